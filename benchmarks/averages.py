@@ -22,8 +22,7 @@ from cld_core.averages import PowerAverages
 from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.stop import StopFlag
-from cld_core.train import session
+from cld_core.run.work import Training
 from cld_core.train.step import Trainer
 
 LENGTHS = (0.02, 0.03, 0.07, 0.15, 0.2, 0.25)
@@ -53,7 +52,7 @@ def trained(
     )
     run = RunFolder.create(folder / f"toy-{snapshots}-{precision}", recipe, {"created": 0.0})
     with mock.patch.object(Trainer, "step", stepping):
-        session.run(run, Ranks(), StopFlag(), job_id="benchmark")
+        Training(run.path).compute(Ranks())
     return run, others[0]
 
 

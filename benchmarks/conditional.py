@@ -54,7 +54,7 @@ def exact(sde: Diffusion) -> Sampler:
         noise, apart = (SampleNoise(0, name, first=0, last=n) for name in ("sample", "observation"))
         given = way.conditioned(LAW.score(sde), sde, observation, apart)
         spec = SECTIONS["sampling"].find(keys["method"]).spec(**keys)
-        return given.finished(sample(given, sde, spec, noise, (2,)).x)
+        return sample(given, sde, spec, noise, (2,)).x
 
     return draw
 

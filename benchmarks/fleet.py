@@ -24,8 +24,7 @@ from cld_core.evaluate.request import request_of
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation
-from cld_core.stop import StopFlag
-from cld_core.train import session
+from cld_core.run.work import Training
 
 SHARDS = 64
 # 10.5 million weights: a checkpoint of 160 MiB, with the average and the two moments of the
@@ -83,7 +82,7 @@ def trained(folder: Path, overrides: tuple[str, ...], shards: int) -> Evaluation
     """An evaluation of a run with one checkpoint, of which nothing is computed yet."""
     settings = ["train.steps=1", "train.batch_size=4", f"eval.points={shards}", *FAST, *overrides]
     run = RunFolder.create(folder, load(RECIPES / "toy.yaml", settings), {"created": 0.0})
-    session.run(run, Ranks(), StopFlag(), job_id="fleet")
+    Training(run.path).compute(Ranks())
     return Evaluation(request_of(run.recipe(), ("loss",), 1, shards).save(run))
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from yaml import safe_load
 
 import cld_core
 from benchmarks import harness
@@ -24,59 +25,47 @@ from benchmarks.diamond import TRUE_LOG_DENSITY, Bench, Case, NoSplit, Quality, 
 from cld_core.config.registry import SECTIONS
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 
-EXPONENTIAL = {"method": "exponential", "corrector": False}
-ROWS: dict[str, dict] = {
-    "EM, quadratic": {"method": "em", "grid": "quadratic"},
-    "SSCS, quadratic": {"method": "sscs", "grid": "quadratic"},
-    "SSCS of order 2, quadratic": {"method": "sscs", "sscs_order": 2, "grid": "quadratic"},
-    "exponential, order 0, power 6": {**EXPONENTIAL, "order": 0},
-    "exponential, order 1, power 6": {**EXPONENTIAL, "order": 1},
-    "exponential, order 2, quadratic": {**EXPONENTIAL, "order": 2, "grid": "quadratic"},
-    "exponential, order 2, power 6": {**EXPONENTIAL, "order": 2},
-    "exponential, order 3, power 3": {**EXPONENTIAL, "order": 3, "grid_power": 3.0},
-    "exponential, order 3, power 6": {**EXPONENTIAL, "order": 3},
-    "exponential, order 1, corrector, power 6": {"method": "exponential"},
-    "exponential, order 2, corrector, power 6": {"method": "exponential", "order": 2},
-    "exponential, order 2, eta 1, quadratic": {
-        **EXPONENTIAL,
-        "order": 2,
-        "eta": 1.0,
-        "grid": "quadratic",
-    },
+# Names of the tables, and settings as in a recipe.
+ROWS = {
+    "EM, quadratic": "method=em grid=quadratic",
+    "SSCS, quadratic": "method=sscs grid=quadratic",
+    "SSCS of order 2, quadratic": "method=sscs sscs_order=2 grid=quadratic",
+    "exponential, order 0, power 6": "method=exponential corrector=false order=0",
+    "exponential, order 1, power 6": "method=exponential corrector=false order=1",
+    "exponential, order 2, quadratic": (
+        "method=exponential corrector=false order=2 grid=quadratic"
+    ),
+    "exponential, order 2, power 6": "method=exponential corrector=false order=2",
+    "exponential, order 3, power 3": "method=exponential corrector=false order=3 grid_power=3.0",
+    "exponential, order 3, power 6": "method=exponential corrector=false order=3",
+    "exponential, order 1, corrector, power 6": "method=exponential",
+    "exponential, order 2, corrector, power 6": "method=exponential order=2",
+    "exponential, order 2, eta 1, quadratic": (
+        "method=exponential corrector=false order=2 eta=1.0 grid=quadratic"
+    ),
 }
-GDDIM, SPLITTING = {"method": "gddim"}, {"method": "splitting"}
-REDUCED_VERLET = {
-    **SPLITTING,
-    "scheme": "velocity-verlet",
-    "conjugate": True,
-    "grid": "power",
-    "grid_power": 3.0,
-}
-FAMILIES: dict[str, dict] = {
+VERLET_IN_FRAME = "method=splitting scheme=velocity-verlet conjugate=true grid=power grid_power=3.0"
+FAMILIES = {
     **{
         name: ROWS[name]
         for name in ("exponential, order 1, corrector, power 6", "exponential, order 3, power 3")
     },
-    "gDDIM, order 0, power 6": {**GDDIM, "order": 0},
-    "gDDIM, order 2, power 3": {**GDDIM, "grid_power": 3.0},
-    "gDDIM, order 3, power 3": {**GDDIM, "order": 3, "grid_power": 3.0},
-    "gDDIM, L_t, order 2, power 3": {**GDDIM, "root": "cholesky", "grid_power": 3.0},
-    "gDDIM, eta 1, power 6": {**GDDIM, "order": 0, "eta": 1.0},
-    "lambda-DDIM, lambda 0, power 6": {"method": "conjugate"},
-    "lambda-DDIM, lambda 0.3, power 6": {"method": "conjugate", "conjugate_lambda": 0.3},
-    "naive symplectic Euler, quadratic": {
-        **SPLITTING,
-        "scheme": "symplectic-euler",
-        "reduced": False,
-    },
-    "reduced symplectic Euler, quadratic": {**SPLITTING, "scheme": "symplectic-euler"},
-    "naive velocity Verlet, quadratic": {**SPLITTING, "reduced": False},
-    "reduced velocity Verlet, quadratic": SPLITTING,
-    "conjugate velocity Verlet, lambda 0, power 3": REDUCED_VERLET,
-    "conjugate velocity Verlet, lambda 0.3, power 3": {**REDUCED_VERLET, "conjugate_lambda": 0.3},
-    "reduced OBA, quadratic": {**SPLITTING, "scheme": "oba"},
-    "reduced BAO, quadratic": {**SPLITTING, "scheme": "bao"},
-    "reduced OBAB, quadratic": {**SPLITTING, "scheme": "obab"},
+    "gDDIM, order 0, power 6": "method=gddim order=0",
+    "gDDIM, order 2, power 3": "method=gddim grid_power=3.0",
+    "gDDIM, order 3, power 3": "method=gddim order=3 grid_power=3.0",
+    "gDDIM, L_t, order 2, power 3": "method=gddim root=cholesky grid_power=3.0",
+    "gDDIM, eta 1, power 6": "method=gddim order=0 eta=1.0",
+    "lambda-DDIM, lambda 0, power 6": "method=conjugate",
+    "lambda-DDIM, lambda 0.3, power 6": "method=conjugate conjugate_lambda=0.3",
+    "naive symplectic Euler, quadratic": ("method=splitting scheme=symplectic-euler reduced=false"),
+    "reduced symplectic Euler, quadratic": "method=splitting scheme=symplectic-euler",
+    "naive velocity Verlet, quadratic": "method=splitting reduced=false",
+    "reduced velocity Verlet, quadratic": "method=splitting",
+    "conjugate velocity Verlet, lambda 0, power 3": VERLET_IN_FRAME,
+    "conjugate velocity Verlet, lambda 0.3, power 3": f"{VERLET_IN_FRAME} conjugate_lambda=0.3",
+    "reduced OBA, quadratic": "method=splitting scheme=oba",
+    "reduced BAO, quadratic": "method=splitting scheme=bao",
+    "reduced OBAB, quadratic": "method=splitting scheme=obab",
     **{
         name: ROWS[name]
         for name in ("SSCS, quadratic", "SSCS of order 2, quadratic", "EM, quadratic")
@@ -85,19 +74,15 @@ FAMILIES: dict[str, dict] = {
 SDES: dict[str, Callable[[], Diffusion]] = {"cld": CLD, "psld": PSLD, "hold": HOLD, "vpsde": VPSDE}
 
 
-def table(bench: Bench, numbers: list[int], rows: dict[str, dict]) -> dict[str, dict[int, Quality]]:
-    """Those of ``rows`` that the diffusion can do."""
-    able = {
-        name: settings for name, settings in rows.items() if _possible(bench.case.sde, settings)
-    }
-    return {
-        name: {nfe: bench(nfe=nfe, **settings) for nfe in numbers}
-        for name, settings in able.items()
-    }
-
-
-def _possible(sde: Diffusion, settings: dict) -> bool:
-    return sde.splittable or not SECTIONS["sampling"].find(settings["method"]).spec.needs_split
+def table(bench: Bench, numbers: list[int], rows: dict[str, str]) -> dict[str, dict[int, Quality]]:
+    """The results of those of ``rows`` that the diffusion can do, by evaluations."""
+    found = {}
+    for name, text in rows.items():
+        settings = {key: safe_load(value) for key, value in (it.split("=") for it in text.split())}
+        needs_split = SECTIONS["sampling"].find(settings["method"]).spec.needs_split
+        if bench.case.sde.splittable or not needs_split:
+            found[name] = {nfe: bench(nfe=nfe, **settings) for nfe in numbers}
+    return found
 
 
 def candidates() -> Iterator[dict]:

@@ -114,7 +114,6 @@ def with_one_step_size(model: Model, noise: Tensor) -> Solution:
     solution = solve(
         field, u.view(1, -1), 1.0, EPS, rtol=spec.rtol, atol=spec.atol, prepare=prepare
     )
-    y, _ = ended(
-        score, sde, replace(spec, eps=EPS, denoise=True), solution.y.to(u.dtype).view_as(u), 0
-    )
+    y = solution.y.to(u.dtype).view_as(u)
+    y, _ = ended(score, sde, replace(spec, eps=EPS, denoise=True), y, 0)
     return replace(solution, y=y)

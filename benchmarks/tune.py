@@ -15,12 +15,10 @@ step).
 
 import argparse
 import itertools
-import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rich.table import Table
@@ -32,7 +30,6 @@ from benchmarks.diamond import LAW, TRUE_LOG_DENSITY, exact, floor, sliced_w2, t
 from cld_core import samplers
 from cld_core.config.sampling import OdeSpec
 from cld_core.model import Model
-from cld_core.records import from_plain
 from cld_core.run import RunFolder
 from cld_core.run.tunings import (
     CANDIDATES,
@@ -196,8 +193,6 @@ def main() -> None:
         "--between", action="store_true", help="only times of one diffusion, used with another"
     )
     parser.add_argument("--only-runs", action="store_true", help="leave the exact scores out")
-    parser.add_argument("--save", type=Path, help="file for the solutions of exact scores")
-    parser.add_argument("--load", type=Path, help="such a file, whose solutions are applied, too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     out = harness.console()
@@ -209,6 +204,10 @@ def main() -> None:
     title = "rms: distance from the flow on fresh noise; sliced W2 / mean log-density"
     shown = harness.table(title, ("case", "NFE", "sampler", "rms", "W2 / log-density"))
 
+    def add(case: Case, nfe: int, sampler: str, linear: Linear, ends: FlowEndpoints) -> None:
+        sampled = quality(case, linear, arguments.samples, arguments.seeds)
+        shown.add_row(case.name, str(nfe), sampler, f"{rms(case, linear, ends):.4f}", sampled)
+
     if not arguments.only_runs:
         mean, error = floor(arguments.samples, arguments.seeds)
         out.print(
@@ -219,26 +218,11 @@ def main() -> None:
         ends = case.ends(9, arguments.fresh)
         for nfe in arguments.nfe:
             for stage, best, linear in fitted(case, nfe, arguments.points):
-                cells = (
-                    f"{rms(case, linear, ends):.4f}",
-                    quality(case, linear, arguments.samples, arguments.seeds),
-                )
-                shown.add_row(case.name, str(nfe), stage, *cells)
-                out.print(
-                    f"{case.name} {nfe} {stage}: held {best.held:.4f} fresh {' '.join(cells)}"
-                )
+                add(case, nfe, stage, linear, ends)
+                out.print(f"{case.name} {nfe} {stage}: held {best.held:.4f}")
             flow = Flow(eps=EPS, denoise=True)
             solution = TunedSampler(coefficients=linear.plain(), flow=flow, rms={}, about={})
             solutions.append((case.name, solution))
-        if arguments.save is not None:
-            arguments.save.write_text(
-                json.dumps([[name, solution.content()] for name, solution in solutions])
-            )
-    if arguments.load is not None:
-        solutions += [
-            (name, from_plain(TunedSampler, one))
-            for name, one in json.loads(arguments.load.read_text())
-        ]
 
     for text in arguments.run:
         run, model = loaded(text)
@@ -247,19 +231,11 @@ def main() -> None:
         found = sorted(solutions_of(run), key=lambda one: one.nfe)
         solutions += [(f"{run.name}, step {one.step}", one) for one in found]
         for nfe in sorted({one.nfe for one in found} | {20}):
-            distance, linear, how = untuned(case, nfe, ends)
-            sampled = quality(case, linear, arguments.samples, arguments.seeds)
-            shown.add_row(case.name, str(nfe), f"untuned, {how}", f"{distance:.4f}", sampled)
-        for one in (one for one in found if one.step == model.step):
-            linear = Linear.of(one.coefficients)
-            sampled = quality(case, linear, arguments.samples, arguments.seeds)
-            shown.add_row(
-                case.name,
-                str(one.nfe),
-                f"tuned ({one.kept})",
-                f"{rms(case, linear, ends):.4f}",
-                sampled,
-            )
+            _, linear, how = untuned(case, nfe, ends)
+            add(case, nfe, f"untuned, {how}", linear, ends)
+        for one in found:
+            if one.step == model.step:
+                add(case, one.nfe, f"tuned ({one.kept})", Linear.of(one.coefficients), ends)
     for text in arguments.on:
         run, model = loaded(text)
         case = of_model(model, f"{run.name}, step {model.step}")
@@ -267,11 +243,7 @@ def main() -> None:
         for origin, one in solutions:
             linear = Linear.of(one.coefficients)
             if linear.matrices[0].shape == (model.sde.n, model.sde.n + model.sde.m):
-                sampled = quality(case, linear, arguments.samples, arguments.seeds)
-                distance = rms(case, linear, ends)
-                shown.add_row(
-                    case.name, str(one.nfe), f"fitted to {origin}", f"{distance:.4f}", sampled
-                )
+                add(case, one.nfe, f"fitted to {origin}", linear, ends)
     out.print(shown)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cld_core.sde import Diffusion
 
-# Limits the rows of a log-density that are computed at once, by rows x components.
+# The most rows times components of a log-density that are computed at once.
 _ROWS_TIMES_COMPONENTS = 4_000_000
 
 
@@ -60,34 +60,34 @@ class GaussianMixture:
         assert self.dimension == 2, (
             f"the quadrature is two-dimensional, the law has d = {self.dimension}"
         )
-        h, margin = self.std / per_std, reach * self.std
+        h = self.std / per_std
+        margin = reach * self.std
         axes = []
         for m in self.means.T:
-            low, high = float(m.min()) - margin, float(m.max()) + margin
-            axes.append(
-                torch.linspace(low, high, math.ceil((high - low) / h) + 1, dtype=torch.float64)
-            )
+            low = float(m.min()) - margin
+            high = float(m.max()) + margin
+            count = math.ceil((high - low) / h) + 1
+            axes.append(torch.linspace(low, high, count, dtype=torch.float64))
         p = self.density_on_grid(*axes)
-        return float(-torch.special.xlogy(p, p).sum()) * math.prod(
-            float(axis[1] - axis[0]) for axis in axes
-        )
+        cell = math.prod(float(axis[1] - axis[0]) for axis in axes)
+        return float(-torch.special.xlogy(p, p).sum()) * cell
 
     def density_on_grid(self, x: Tensor, y: Tensor) -> Tensor:
-        """p, (n, m), float64, where the lines x (n,) and y (m,) of the plane cross: a product of
-        two thin matrices.
+        """p, (n, m), float64, where the lines x (n,) and y (m,) of the plane cross.
 
-        0 where the density underflows, as it does far from all means.
+        It is a product of two thin matrices, and 0 where the density underflows, far from all
+        means.
         """
-        along_x, along_y = (
-            torch.exp(-0.5 * ((nodes.to(torch.float64)[:, None] - m) / self.std).square())
-            / (math.sqrt(2.0 * math.pi) * self.std)
-            for nodes, m in zip((x, y), self.means.T, strict=True)
-        )
-        return (along_x * self.weights) @ along_y.T
+
+        def along(nodes: Tensor, axis: int) -> Tensor:
+            distances = (nodes.to(torch.float64)[:, None] - self.means[:, axis]) / self.std
+            return torch.exp(-0.5 * distances.square()) / (math.sqrt(2.0 * math.pi) * self.std)
+
+        return (along(x, 0) * self.weights) @ along(y, 1).T
 
     def score(self, sde: Diffusion, classes: Tensor | None = None) -> "MixtureScore":
-        """The exact score under ``sde``; with the classes (K,) of the components, also given labels
-        of examples."""
+        """The exact score under ``sde``; with the classes (K,) of the components, that of labels,
+        too."""
         return MixtureScore(self, sde, classes)
 
 
@@ -97,8 +97,8 @@ def gaussian(std: float = 0.5, d: int = 2) -> GaussianMixture:
 
 
 def diamond() -> GaussianMixture:
-    """Nine Gaussians of std 0.04 on the 3x3 grid over [-0.5, 0.5]^2, rotated by 45 degrees: the
-    standard case."""
+    """The standard case: nine Gaussians of std 0.04, on the 3x3 grid over [-0.5, 0.5]^2, rotated by
+    45 degrees."""
     axis = torch.tensor([-0.5, 0.0, 0.5], dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     turn = torch.tensor([[1.0, -1.0], [1.0, 1.0]], dtype=torch.float64) / math.sqrt(2.0)
@@ -108,9 +108,9 @@ def diamond() -> GaussianMixture:
 class MixtureScore:
     """Exact score of the scored halves and log-density at every t, for a mixture as data law.
 
-    Callable as `cld_core.score.Score` is: u (B, n d), t a float or (B,) float64. With ``classes``,
-    the class (K,) of each component, the methods take labels (B,), too, and are then those of the
-    law of the components of that class. The label after the last class stands for none.
+    It is called as `cld_core.score.Score`: u (B, n d), t a float or (B,) float64. With ``classes``,
+    the class (K,) of each component, the methods also take labels (B,): the law of an example is
+    then that of the components of its class. The label after the last class stands for none.
     """
 
     def __init__(self, law: GaussianMixture, sde: Diffusion, classes: Tensor | None = None) -> None:
@@ -139,15 +139,13 @@ class MixtureScore:
 
     def _log_joint(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor]:
         """log(weight_k p_k(u)) (B, K), and the score of each component (B, K, m d)."""
-        sde, d = self.sde, self.law.dimension
+        sde = self.sde
         time = t.to(u.device, torch.float64) if isinstance(t, Tensor) else float(t)
-        means, log_weights = self.law.means.to(u.device), self._log_weights(u, *label)
-        factor = sde.law(time, data_std=self.law.std).to(u.device)
-        # One matrix of each entry, (1 or B, 1, 1), to multiply (B, K, d).
-        lower, psi = (
-            factor.reshape(-1, sde.n, sde.n, 1, 1),
-            sde.mean(time).to(u.device).reshape(-1, sde.n, sde.n, 1, 1),
-        )
+        means = self.law.means.to(u.device)
+        factor = sde.law(time, data_std=self.law.std).to(u.device).reshape(-1, sde.n, sde.n)
+        # Each entry is (1 or B, 1, 1), to multiply (B, K, d).
+        lower = factor[..., None, None]
+        psi = sde.mean(time).to(u.device).reshape(-1, sde.n, sde.n, 1, 1)
 
         # L^-1 (u - mean), half by half: the square is a sum of n terms, and nothing cancels.
         noises: list[Tensor] = []
@@ -157,12 +155,11 @@ class MixtureScore:
                 rest = rest - lower[:, i, j] * noise
             noises.append(rest / lower[:, i, i])
         squares = torch.stack([noise.square().sum(2) for noise in noises]).sum(0)
-        log_det = 2.0 * factor.reshape(-1, sde.n, sde.n).diagonal(dim1=1, dim2=2).log().sum(1)
-        log_joint = log_weights - 0.5 * (
-            squares + d * (log_det[:, None] + sde.n * math.log(2.0 * math.pi))
-        )
+        log_det = 2.0 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        log_volume = self.law.dimension * (log_det[:, None] + sde.n * math.log(2.0 * math.pi))
+        log_joint = self._log_weights(u, *label) - 0.5 * (squares + log_volume)
 
-        # -L^-T of these, from the last half backwards, as far as the scored ones.
+        # -L^-T of these, for the scored halves only, from the last half backwards.
         scores: list[Tensor] = []
         for i in reversed(range(sde.n - sde.m, sde.n)):
             pull = -noises[i]

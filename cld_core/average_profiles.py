@@ -44,36 +44,20 @@ class Profile:
 def exponent(length: float) -> float:
     """gamma of the profile of a relative length sigma.
 
-    It is the root above 0 of sigma^2 (gamma + 2)^2 (gamma + 3) = gamma + 1.
+    It is the root above 0 of sigma^2 (gamma + 2)^2 (gamma + 3) = gamma + 1, a cubic equation.
 
     Raises:
         ValueError: no such profile has this length.
     """
     if not 0 < length < UNIFORM_LENGTH:
         raise ValueError(f"a relative length is between 0 and {UNIFORM_LENGTH:.4f}, not {length:g}")
-    # sigma decreases from UNIFORM_LENGTH at gamma = 0; sigma < 1/(gamma + 1) bounds the root from
-    # above.
-    low = 0.0
-    high = 1.0 / length
-    while low < (middle := 0.5 * (low + high)) < high:
-        if relative_length(middle) > length:
-            low = middle
-        else:
-            high = middle
-    return middle
+    square = length**-2
+    return float(np.roots([1.0, 7.0, 16.0 - square, 12.0 - square]).real.max())
 
 
 def key_of(length: float) -> str:
     """The name of the average of a length in files."""
     return repr(float(length))
-
-
-def relative_length(gamma: float) -> float:
-    """The standard deviation of a profile as a fraction of the training.
-
-    It is sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)).
-    """
-    return math.sqrt(gamma + 1.0) / ((gamma + 2.0) * math.sqrt(gamma + 3.0))
 
 
 def inner(these: Sequence[Profile], those: Sequence[Profile]) -> NDArray[np.float64]:

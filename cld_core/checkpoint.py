@@ -82,11 +82,8 @@ class Writer:
     @property
     def failed(self) -> bool:
         """Whether a write failed; `wait` raises the error."""
-        return (
-            self._writing is not None
-            and self._writing.done()
-            and self._writing.exception() is not None
-        )
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
 
     @property
     def is_busy(self) -> bool:

@@ -8,29 +8,35 @@ import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cld_core.errors import CldError
 from cld_core.files import retried
-from cld_core.run.shards import Arrays, DamagedRowsError, Rows, ShardedWork, count_of
+from cld_core.run.shards import Columns, DamagedRowsError, Rows, ShardedWork, count_of
 from cld_core.run.work import Outcome, Start
-from cld_core.stop import StopCode, StopFlag
+from cld_core.stop import StopFlag
 
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
 
+T = TypeVar("T")
 # Seconds for which a disk may fail before the task crashes, and is restarted elsewhere or later.
 PATIENCE_S = 120.0
+
+
+def _patient(work: Callable[[], T], stop: StopFlag) -> T:
+    """As `retried`, for `PATIENCE_S`, until this process has to stop."""
+    return retried(work, PATIENCE_S, stop=lambda: stop.is_set)
 
 
 class Computer(ABC):
     """Computes rows of one kind."""
 
     @abstractmethod
-    def compute(self, first: int, last: int) -> Arrays:
+    def compute(self, first: int, last: int) -> Columns:
         """The rows ``first <= i < last``, arrays (last - first, ...); a row depends only on i."""
 
-    def review(self, rows: Arrays) -> None:
+    def review(self, rows: Columns) -> None:
         """Check saved rows, each once, before further ones are computed.
 
         Raises:
@@ -55,10 +61,9 @@ class Computation(ABC):
         CldError: as `computers_on`, or files that rows depend on have changed meanwhile.
     """
 
-    def __init__(self, work: ShardedWork, device: Any, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, work: ShardedWork, device: Any, stop: StopFlag) -> None:
         self.work = work
-        self._should_stop = should_stop
-        self._patient = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
+        self._stop = stop
         self._rows = self._places()
         for rows in self._rows.values():
             # Shows that rows are being computed, even if the first batch takes long.
@@ -91,21 +96,17 @@ class Computation(ABC):
         Raises:
             CldError: a file that is needed is gone or has changed, or the result cannot be made.
         """
-
-        def should_stop() -> bool:
-            return stop.code is not StopCode.NONE
-
         mine = range(ranks.rank, work.request.shards, ranks.world_size) if only is None else only
-        patient = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
-        missing = work.lacking(patient(work.lengths))
-        if missing and not set(missing).intersection(mine):
+        missing = work.lacking(_patient(work.lengths, stop))
+        own = sorted(set(missing).intersection(mine))
+        if missing and not own:
             return Outcome("finished")
-        task = patient(lambda: cls(work, ranks.device, should_stop))
+        task = _patient(lambda: cls(work, ranks.device, stop), stop)
         try:
-            for shard in sorted(set(missing).intersection(mine)):
+            for shard in own:
                 task.fill(shard)
-            if not work.lacking(patient(work.lengths)):
-                patient(task.finish)
+            if not work.lacking(_patient(work.lengths, stop)):
+                _patient(task.finish, stop)
         except _StoppedError:
             return Outcome("finished") if work.is_done else Outcome(code=stop.code)
         return Outcome("finished")
@@ -132,10 +133,10 @@ class Computation(ABC):
             until = self.work.request.bounds(kind, chunks[-1])[1]
             for number in chunks:
                 # Other work may have computed it meanwhile.
-                lengths = self._patient(self._rows[kind].lengths)
+                lengths = _patient(self._rows[kind].lengths, self._stop)
                 self._fill(kind, number, lengths.get(number, 0), until)
 
-    def parts(self, kind: str) -> Iterator[Arrays]:
+    def parts(self, kind: str) -> Iterator[Columns]:
         """All rows of a kind, chunk after chunk. A chunk that is damaged is computed again."""
         rows = self._rows[kind]
         request = self.work.request
@@ -174,34 +175,34 @@ class Computation(ABC):
             computer.review(chunk)
         at_once = min(self.work.request.batch_size, rows.chunk)
         while (done := 0 if chunk is None else count_of(chunk)) < last - first:
-            if self._should_stop():
+            if self._stop.is_set:
                 raise _StoppedError
             new = computer.compute(first + done, min(first + done + at_once, last))
             chunk = new if chunk is None else joined([chunk, new])
             try:
-                self._patient(functools.partial(rows.save, number, chunk, done))
+                _patient(functools.partial(rows.save, number, chunk, done), self._stop)
             except OSError as error:
-                if self._should_stop():
+                if self._stop.is_set:
                     raise _StoppedError from error
                 raise
             print(f"{kind}: row {first + count_of(chunk)} of {until}", flush=True)
             computer.review(new)
         return last - first
 
-    def _load(self, rows: Rows, number: int, length: int) -> tuple[Arrays, str] | None:
+    def _load(self, rows: Rows, number: int, length: int) -> tuple[Columns, str] | None:
         """The rows of a chunk and the digest of their file; None if it is damaged and removed."""
         try:
-            return self._patient(lambda: rows.load(number, length))
+            return _patient(lambda: rows.load(number, length), self._stop)
         except DamagedRowsError as error:
             if self.work.is_done:
                 raise _StoppedError from error  # The task that finished it has removed the rows.
             print(f"damaged, and computed again: {error}", flush=True)
             # A damaged file that stays would be read again and again.
-            self._patient(lambda: rows.file(number, length).unlink(missing_ok=True))
+            _patient(lambda: rows.file(number, length).unlink(missing_ok=True), self._stop)
             return None
 
 
-def joined(parts: Iterable[Arrays]) -> Arrays:
+def joined(parts: Iterable[Columns]) -> Columns:
     """Rows one after another."""
     import numpy as np
 

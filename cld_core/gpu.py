@@ -223,10 +223,13 @@ def compared(found: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
     }
     # A NaN is worse than any number.
     worst = max(each, key=lambda name: each[name] if math.isfinite(each[name]) else math.inf)
+    of_loss = abs(found.loss - expected.loss) / abs(expected.loss)
+    of_output = _error(found.output, expected.output)
+    of_gradients = _error(_joined(gradients), _joined(expected.gradients))
     errors = {
-        "loss": (abs(found.loss - expected.loss) / abs(expected.loss), _OUTPUT * unit),
-        "output": (_error(found.output, expected.output), _OUTPUT * unit),
-        "gradients": (_error(_joined(gradients), _joined(expected.gradients)), _GRADIENTS * unit),
+        "loss": (of_loss, _OUTPUT * unit),
+        "output": (of_output, _OUTPUT * unit),
+        "gradients": (of_gradients, _GRADIENTS * unit),
         f"worst parameter ({worst})": (each[worst], _PARAMETER * unit),
     }
     text = ", ".join(

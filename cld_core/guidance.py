@@ -11,7 +11,7 @@ from .score import LabelScore, Score, ScoreFunction
 
 
 class Conditional:
-    """The score given a label for each example of a batch: a `cld_core.score.ScoreFunction`.
+    """A `cld_core.score.ScoreFunction`: the score given a label for each example of a batch.
 
     Args:
         score: the score of any labels, such as `cld_core.score.Score`.
@@ -19,7 +19,8 @@ class Conditional:
     """
 
     def __init__(self, score: LabelScore, label: Tensor) -> None:
-        self._score, self._label = score, label
+        self._score = score
+        self._label = label
         self.single_backward = getattr(score, "single_backward", False)
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
@@ -36,11 +37,10 @@ class Conditional:
 
 
 class Guided:
-    """s(none) + w (s(label) - s(none)) at the times at which guidance acts, and s(label) at the
-    others.
+    """s(none) + w (s(label) - s(none)) at the times of guidance, and s(label) at the others.
 
-    Where both scores are needed, they are computed in one batch of twice the size. The steps of the
-    adaptive solver see a score that jumps at the ends of the interval, and become short there.
+    At these times, both scores are computed in one batch of twice the size. The score jumps at the
+    ends of the interval, so the adaptive solver takes short steps there.
 
     Args:
         score: the score of any labels.
@@ -66,51 +66,52 @@ class Guided:
             return self._score(u, t, self._label.index_fill(0, rows, self._none))
         times = torch.cat([t, t[rows]]) if isinstance(t, Tensor) else t
         label = torch.cat([self._label, torch.full_like(rows, self._none)])
-        given, free = self._score(torch.cat([u, u[rows]]), times, label).split([len(u), len(rows)])
+        both = self._score(torch.cat([u, u[rows]]), times, label)
+        given, free = both.split([len(u), len(rows)])
         self.extra[self._rows[rows]] += 1
         return given.index_copy(0, rows, free + self._spec.guidance * (given[rows] - free))
 
     def networks(self, t: float) -> int:
-        """How many evaluations of the network one evaluation of this score takes."""
+        """The number of evaluations of the network that one of this score takes."""
         acts = self._spec.guidance_from <= t <= self._spec.guidance_to
         return 2 if acts and self._spec.guidance != 0 else 1
 
     def for_rows(self, rows: Tensor) -> "Guided":
-        """As `cld_core.score.for_rows`; its evaluations are counted here, too."""
+        """As `cld_core.score.for_rows`; evaluations are counted in `extra` of this one."""
         part = Guided(self._score, self._label[rows], self._none, self._spec)
-        part._rows, part.extra = self._rows[rows], self.extra
+        part._rows = self._rows[rows]
+        part.extra = self.extra
         return part
 
     def _acting(self, t: float | Tensor) -> Tensor:
         """The rows of the batch whose times are in the interval of guidance."""
-        first, last = self._spec.guidance_from, self._spec.guidance_to
+        first = self._spec.guidance_from
+        last = self._spec.guidance_to
         if isinstance(t, Tensor):
             return ((t >= first) & (t <= last)).nonzero()[:, 0]
-        return torch.arange(
-            len(self._label) if first <= t <= last else 0, device=self._label.device
-        )
+        count = len(self._label) if first <= t <= last else 0
+        return torch.arange(count, device=self._label.device)
 
 
 def bound(score: Score, spec: SamplingSpec, label: Tensor | None, none: int) -> ScoreFunction:
-    """The score that samples with labels (B,) are drawn with, as the recipe says; ``score`` itself
-    if they have none.
+    """The score for samples with labels (B,); ``score`` itself for samples without labels.
 
     Args:
         none: the label that stands for none.
     """
     if label is None:
         return score
-    return Conditional(score, label) if spec.guidance == 1 else Guided(score, label, none, spec)
+    if spec.guidance == 1:
+        return Conditional(score, label)
+    return Guided(score, label, none, spec)
 
 
 def counted(samples: Samples, score: ScoreFunction) -> Samples:
-    """The samples with their numbers of evaluations of the network, of which one of ``score`` may
-    take several."""
+    """The samples with evaluations of the network, not of ``score``, as their `nfe_each`."""
     extra = getattr(score, "extra", None)
     if extra is None:
         return samples
-    # In the adaptive flow, finished samples wait for others: evaluations for them meanwhile do not
-    # count.
-    return dataclasses.replace(
-        samples, nfe_each=samples.nfe_each + torch.minimum(extra, samples.nfe_each)
-    )
+    # In the adaptive flow, finished samples stay in the batch for a while: evaluations for them do
+    # not count.
+    nfe_each = samples.nfe_each + torch.minimum(extra, samples.nfe_each)
+    return dataclasses.replace(samples, nfe_each=nfe_each)

@@ -20,29 +20,33 @@ from cld_core.solver import Field, solve
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Results of B examples with K draws of the other halves each, v_k (CLD: velocities). float64,
-    nats.
+    """Log-densities of B examples, each with K draws v_k of the other halves (CLD: velocities).
 
-    For a diffusion of x alone, K is 1.
+    float64, nats. For a diffusion of x alone, K is 1.
+
+    Attributes:
+        log_joint: (B, K), log p(x, v_k).
+        log_q: (B, K), log q(v_k) of the law of the draws; 0 for x alone.
+        entropy: that of q; 0 for x alone.
+        nfe_each: (B, K), int64, network evaluations.
     """
 
-    log_joint: Tensor  # (B, K): log p(x, v_k)
-    log_q: Tensor  # (B, K): log q(v_k) of the law that v_k was drawn from; 0 for x alone
-    entropy: float  # of q; 0 for x alone
-    nfe_each: Tensor  # (B, K), int64
+    log_joint: Tensor
+    log_q: Tensor
+    entropy: float
+    nfe_each: Tensor
 
     def rescaled(self, log_det: float) -> "Likelihood":
-        """The same of data x = S z + shift, of which this is about z; ``log_det`` is log |S|, in
-        nats."""
+        """Those of x = S z + shift, if these are of z; ``log_det`` is log |S|, in nats."""
         return replace(self, log_joint=self.log_joint - log_det)
 
     @property
     def elbo(self) -> Tensor:
-        """(B,): mean over k of log p(x, v_k) - log q(v_k), a lower bound of log p(x) in
-        expectation.
+        """(B,): mean over k of log p(x, v_k) - log q(v_k).
 
-        The paper has H(q) in place of -log q(v_k). The expectation is the same; this varies far
-        less, because log p(x, v) and log q(v) rise and fall together.
+        In expectation it is a lower bound of log p(x). The paper has H(q) in place of -log q(v_k).
+        The expectation is the same; this varies far less, because log p(x, v) and log q(v) rise
+        and fall together.
         """
         return (self.log_joint - self.log_q).mean(1)
 
@@ -55,16 +59,16 @@ class Likelihood:
     def importance_bound(self) -> Tensor:
         """(B,): log mean over k of p(x, v_k) / q(v_k); never below `elbo`.
 
-        A lower bound of log p(x) in expectation if the trace is exact. The noise of probes enters
-        exponentiated and lifts it (docs/math.md section 8): use several probes, or the exact trace.
+        In expectation it is a lower bound of log p(x) if the trace is exact. The noise of probes
+        is exponentiated, which raises it (docs/math.md section 8): use several probes, or the exact
+        trace.
         """
         weights = self.log_joint - self.log_q
         return torch.logsumexp(weights, dim=1) - math.log(weights.shape[1])
 
     @property
     def elbo_error(self) -> Tensor:
-        """(B,): standard error of each `elbo`, over its draws of the other halves and their probes;
-        NaN if K is 1."""
+        """(B,): standard error of each `elbo`, over its draws and their probes; NaN if K is 1."""
         count = self.log_joint.shape[1]
         if count == 1:
             return torch.full_like(self.log_joint[:, 0], math.nan)
@@ -77,11 +81,10 @@ class Likelihood:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `mean`, over data, draws and probes together; NaN for a single
-        example."""
-        return (
-            float(self.elbo.std()) / math.sqrt(len(self.elbo)) if len(self.elbo) > 1 else math.nan
-        )
+        """Standard error of `mean`, over data, draws and probes; NaN for a single example."""
+        if len(self.elbo) == 1:
+            return math.nan
+        return float(self.elbo.std()) / math.sqrt(len(self.elbo))
 
     @property
     def nfe(self) -> float:
@@ -90,11 +93,10 @@ class Likelihood:
 
 
 def _weighted(sde: Diffusion, scored: Tensor) -> Tensor:
-    """The scored halves (B, mC, ...) of a probe, each times the square root of its weight in the
-    trace.
+    """The scored halves (B, mC, ...) of a probe, times the roots of their weights in the trace.
 
-    Roots on both sides of the Jacobian have the mean of the whole weights on one side, and less
-    variance.
+    With roots on both sides of the Jacobian, the estimate has the same mean as with the weights on
+    one side, and less variance.
     """
     weights = sde.trace_weights
     if all(weight == 1.0 for weight in weights):
@@ -106,19 +108,22 @@ def _weighted(sde: Diffusion, scored: Tensor) -> Tensor:
 def _trace(
     score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor, probes: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The score at u (b, ...) and the weighted trace (b,) of its Jacobian, by one backward pass for
-    each direction.
+    """The score at u (b, ...), and the weighted trace (b,) of its Jacobian.
 
-    The directions are probes (b, P, ...) of the scored halves, for Hutchinson's estimate, or None:
-    all coordinates. Compiled networks may free what a backward pass reads
-    (`Score.single_backward`); they are evaluated each time.
+    There is one backward pass for each direction: for each of the probes (b, P, ...) of the scored
+    halves, which is Hutchinson's estimate, or without probes for each coordinate. Compiled networks
+    may free what a backward pass reads (`Score.single_backward`), so they are evaluated each time.
     """
     once = getattr(score, "single_backward", False)
+    total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
     with torch.enable_grad():
         leaf = u.detach().requires_grad_()
-        s, total = score(leaf, t), torch.zeros(len(u), dtype=torch.float64, device=u.device)
-        units = torch.eye(s[0].numel(), dtype=s.dtype, device=s.device).view(1, -1, *s.shape[1:])
-        directions = (units if probes is None else probes).unbind(1)
+        s = score(leaf, t)
+        if probes is None:
+            units = torch.eye(s[0].numel(), dtype=s.dtype, device=s.device)
+            directions = units.view(-1, 1, *s.shape[1:]).unbind(0)
+        else:
+            directions = probes.unbind(1)
         for p, direction in enumerate(directions):
             if p and once:
                 s = score(leaf, t)
@@ -136,17 +141,19 @@ def density_field(
     dtype: torch.dtype,
     probes: Tensor | None,
 ) -> Field:
-    """Field of the state (u, accumulated divergence), flattened to (R, N + 1) float64, for
-    `solver.solve`.
+    """The field of u and the accumulated divergence, flattened to (R, N + 1), float64.
 
-    ``shape`` and ``dtype`` are those in which the score sees one u of N numbers; ``probes`` as in
-    `log_density`.
+    Args:
+        shape: of one u, of N numbers, as the score gets it.
+        dtype: of u, as the score gets it.
+        probes: as in `log_density`.
     """
     size = shape.numel()
 
     def field(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        now, here = y[:, :size].to(dtype).view(-1, *shape), for_rows(score, rows)
-        s, trace = _trace(here, sde, now, t, None if probes is None else probes[rows])
+        now = y[:, :size].to(dtype).view(-1, *shape)
+        own = None if probes is None else probes[rows]
+        s, trace = _trace(for_rows(score, rows), sde, now, t, own)
         out = torch.empty_like(y)
         out[:, :size] = sde.flow(now, s, t).flatten(1)
         out[:, size] = sde.flow_divergence(trace, t, size // sde.n)
@@ -173,11 +180,11 @@ def log_density(
 
     Args:
         u: (R, nC, ...); (x, v) for CLD.
-        probes: (R, P, mC, ...) of the scored halves; their estimates are averaged within every
+        probes: (R, P, mC, ...) of the scored halves, whose estimates are averaged in every
             evaluation. None: the exact trace, which takes one backward pass per coordinate.
 
     Returns:
-        log-density (R,) in nats, u at time 1 shaped as u, and evaluations (R,); float64, float64,
+        The log-density (R,), float64, in nats; u at time 1, float64; and the evaluations (R,),
         int64.
 
     Raises:
@@ -199,15 +206,15 @@ def likelihood(
     *,
     exact_trace: bool = False,
 ) -> Likelihood:
-    """Bound, or value for a diffusion of x alone, of log p(x) for data x (B, C, ...).
+    """A bound of log p(x) for data x (B, C, ...), or its value for a diffusion of x alone.
 
-    The other halves are drawn from q(v | x), their law at ``spec.eps``, where the flow starts,
-    given x at 0. For CLD it is within one percent of N(0, gamma M) and makes the bound tight
-    (docs/math.md section 8).
+    The other halves are drawn from q(v | x), their law at ``spec.eps`` given x at 0; the flow
+    starts at ``spec.eps``. For CLD, the law is within one percent of N(0, gamma M) and makes the
+    bound tight (docs/math.md section 8).
 
     Args:
         noise: of the B examples; the result of an example depends on its own noise only.
-        exact_trace: no probes; for low dimensions and exact scores.
+        exact_trace: use no probes; for low dimensions and exact scores.
 
     Raises:
         SolverError: the tolerance is out of reach.
@@ -218,18 +225,19 @@ def likelihood(
     law = sde.auxiliary(spec.eps)
 
     log_q = torch.zeros(batch, count, dtype=torch.float64, device=x.device)
-    starts, probes = [], []
+    starts = []
+    probes = []
     for k in range(count):
         start = x
         if sde.n > 1:
-            start, log_q[:, k] = _with_others(
-                law, x, noise.normal((channels * (sde.n - 1), *rest)).to(x)
-            )
+            e = noise.normal((channels * (sde.n - 1), *rest)).to(x)
+            start, log_q[:, k] = _with_others(law, x, e)
         starts.append(start)
         if not exact_trace:
             probes.append(_probes(noise, sde, spec, shape).to(x))
+    rows = torch.arange(batch, device=x.device).repeat(count)
     log_joint, _, nfe = log_density(
-        for_rows(score, torch.arange(batch, device=x.device).repeat(count)),
+        for_rows(score, rows),
         sde,
         torch.cat(starts),
         None if exact_trace else torch.cat(probes),
@@ -237,15 +245,16 @@ def likelihood(
         rtol=spec.rtol,
         atol=spec.atol,
     )
-    entropy = 0.5 * x[0].numel() * ((sde.n - 1) * math.log(2.0 * math.pi * math.e) + _log_det(law))
+    per_number = (sde.n - 1) * math.log(2.0 * math.pi * math.e) + _log_det(law)
+    entropy = 0.5 * x[0].numel() * per_number
     return Likelihood(log_joint.view(count, batch).T, log_q, entropy, nfe.view(count, batch).T)
 
 
 def _probes(noise: SampleNoise, sde: Diffusion, spec: ElboSpec, shape: tuple[int, ...]) -> Tensor:
     """Probes (B, P, mC, ...), P of each example.
 
-    Each scored half has the squared length d, the number of its entries: signs have it, normal
-    numbers are scaled to it (docs/math.md section 8).
+    The squared length of each scored half is the number of its entries: that of signs is, and
+    normal numbers are scaled to it (docs/math.md section 8).
     """
     if spec.probe == "rademacher":
         return noise.rademacher((spec.probes, *shape))
@@ -256,8 +265,11 @@ def _probes(noise: SampleNoise, sde: Diffusion, spec: ElboSpec, shape: tuple[int
 
 
 def _with_others(law: tuple[Tensor, Tensor], x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-    """u (B, nC, ...) with the halves other than x drawn from `Diffusion.auxiliary` by e, and their
-    log-density (B,)."""
+    """u (B, nC, ...), whose halves other than x are drawn from ``law`` with the noise e, and their
+    log-density (B,).
+
+    The law is that of `Diffusion.auxiliary`.
+    """
     others = len(law[0])
     drawn = combined(torch.cat(law, dim=1), (x, *e.chunk(others, dim=1)))
     square = e.double().square().flatten(1).sum(1)

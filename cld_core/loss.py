@@ -1,9 +1,11 @@
-"""Score matching: hybrid (HSM) and denoising (DSM), in the paper's three weightings (docs/math.md
-section 4)."""
+"""Score matching: hybrid (HSM) and denoising (DSM), in the paper's three weightings.
+
+See docs/math.md section 4.
+"""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,28 +21,33 @@ from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, combined, spread
 from cld_core.seeds import SampleNoise
 
-# Cells of the table of importance sampling, equally wide in log t. Only the variance depends on how
-# fine it is.
+# Cells of the table of importance sampling, equally wide in log t. Only the variance of the loss
+# depends on their number.
 CELLS = 1024
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one step for a batch of B."""
+    """The random numbers of one step for a batch of B.
 
-    t: Tensor  # (B,), float64
-    noise: Tensor  # (B, nC, ...)
-    initial: Tensor | None  # (B, (n - 1)C, ...), the halves other than x at time 0; for DSM only
-    importance: Tensor | None = None  # (B,), float64: the losses are multiplied by it
-    augmented: Tensor | None = None  # (B, 9): what the network is told about changes of the images
+    Attributes:
+        t: (B,), float64.
+        noise: (B, nC, ...).
+        initial: (B, (n - 1)C, ...), the halves other than x at time 0; for DSM only.
+        importance: (B,), float64, factors of the losses.
+        augmented: (B, 9), how the images were changed, an input of the network.
+    """
+
+    t: Tensor
+    noise: Tensor
+    initial: Tensor | None
+    importance: Tensor | None = None
+    augmented: Tensor | None = None
 
     def rows(self, rows: slice) -> "Draws":
-        """The share of the examples ``rows`` of the batch."""
-        optional = [
-            part if part is None else part[rows]
-            for part in (self.initial, self.importance, self.augmented)
-        ]
-        return Draws(self.t[rows], self.noise[rows], *optional)
+        """The draws of the examples ``rows`` of the batch."""
+        parts = {name: part[rows] for name, part in vars(self).items() if part is not None}
+        return replace(self, **parts)
 
 
 @dataclass(frozen=True)
@@ -58,16 +65,16 @@ def build(sde: Diffusion, objective: ObjectiveSpec) -> "ScoreMatching":
 
 
 def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
-    """Compute the losses of two examples of noise of this shape once, with a network that predicts
-    no noise.
+    """Compute the losses of two examples of noise of this shape, with a network that returns 0.
 
     Raises:
-        RecipeError: objective or diffusion, whichever is of a plug-in, fails or returns something
-            else than `Losses`.
+        RecipeError: the objective or the diffusion, if a plug-in has it, fails or does not return
+            `Losses`.
     """
     section = "sde" if is_shipped("objective", recipe.objective.name) else "objective"
     with trial(f"{section}.name", getattr(recipe, section).name):
-        diffusion, generator = sde.build(recipe.sde), torch.Generator().manual_seed(0)
+        diffusion = sde.build(recipe.sde)
+        generator = torch.Generator().manual_seed(0)
         sde.require_stationary(diffusion)
         objective = build(diffusion, recipe.objective)
         x = torch.randn(2, *data_shape, generator=generator)
@@ -83,20 +90,20 @@ def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
 
 
 class Importance:
-    """Times with a density nearly proportional to ``weight``, each with what its loss has to be
-    multiplied by.
+    """Times with a density nearly proportional to ``weight``, and the factors of their losses.
 
-    The density is constant in log t on each of `CELLS` cells, as large as the weight is in the
-    middle. Dividing by exactly this density, the mean over times is that over uniform ones,
-    whatever the weight is.
+    The density is constant in log t on each of `CELLS` cells, and is there as large as the weight
+    in the middle of the cell. Losses are divided by exactly this density, so their mean is that
+    over uniform times, whatever the weight is.
 
     Args:
-        weight: of the times (k,), float64; a function that is positive on [eps, 1].
-        eps: smallest time.
+        weight: maps times (k,), float64, to positive weights (k,).
+        eps: the smallest time.
     """
 
     def __init__(self, weight: Callable[[Tensor], Tensor], eps: float) -> None:
-        self._eps, self._width = eps, -math.log(eps) / CELLS
+        self._eps = eps
+        self._width = -math.log(eps) / CELLS
         middles = eps ** (1.0 - (torch.arange(CELLS, dtype=torch.float64) + 0.5) / CELLS)
         masses = middles * weight(middles)
         masses = masses / masses.sum()
@@ -104,19 +111,21 @@ class Importance:
         self._tables = {torch.device("cpu"): (masses, edges / edges[-1])}
 
     def __call__(self, u01: Tensor) -> tuple[Tensor, Tensor]:
-        """Times (B,) from uniform numbers (B,) on [0, 1), and the density of uniform times over
-        that of these, (B,)."""
+        """Times (B,) from uniform numbers (B,) on [0, 1), and the factors of their losses (B,).
+
+        A factor is the density of uniform times divided by that of these.
+        """
         masses, edges = self._on(u01.device)
         cell = (torch.searchsorted(edges, u01, right=True) - 1).clamp(0, CELLS - 1)
-        mass, first = masses[cell], edges[cell]
+        first = edges[cell]
         within = ((u01 - first) / (edges[cell + 1] - first)).clamp(0.0, 1.0)
         t = self._eps ** (1.0 - (cell + within) / CELLS)
-        return t, t * self._width / (mass * (1.0 - self._eps))
+        return t, t * self._width / (masses[cell] * (1.0 - self._eps))
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._tables:
             masses, edges = self._tables[torch.device("cpu")]
-            self._tables[device] = masses.to(device), edges.to(device)
+            self._tables[device] = (masses.to(device), edges.to(device))
         return self._tables[device]
 
 
@@ -129,10 +138,12 @@ class ScoreMatching:
         self._draws_initial = sde.n > 1 and objective.kernel == "dsm"
         self._importance: Importance | None = None
         if objective.times == "importance":
-            # The mean loss of a network that predicts no noise, per dimension of x.
-            self._importance = Importance(
-                lambda t: self.weight_root(t).square().sum((-2, -1)), objective.loss_eps
-            )
+
+            def loss_of_zero(t: Tensor) -> Tensor:
+                """The mean loss of a network that returns 0, per dimension of x."""
+                return self.weight_root(t).square().sum((-2, -1))
+
+            self._importance = Importance(loss_of_zero, objective.loss_eps)
 
     def draw(
         self,
@@ -141,8 +152,7 @@ class ScoreMatching:
         data_shape: tuple[int, ...],
         device: torch.device | str = "cpu",
     ) -> Draws:
-        """Draws for the *global* batch, so that every rank can take its `Draws.rows` of the same
-        numbers."""
+        """Draws for the *global* batch: every rank takes its `Draws.rows` of the same numbers."""
         where = generator.device
 
         def normal(halves: int) -> Tensor:
@@ -153,38 +163,42 @@ class ScoreMatching:
         return self._draws(u01.to(device), normal)
 
     def draw_each(self, noise: SampleNoise, data_shape: tuple[int, ...]) -> Draws:
-        """Draws of which each row depends on its own number only, on the device of ``noise``."""
+        """Draws on the device of ``noise``, in which an example depends on its own noise only."""
         u01 = noise.uniform((), torch.float64)
         return self._draws(u01, lambda halves: noise.normal(_with_halves(data_shape, halves)))
 
     def _draws(self, u01: Tensor, normal: Callable[[int], Tensor]) -> Draws:
-        """From uniform numbers, and a function that draws standard normal ones for some halves."""
-        noise, initial = normal(self.sde.n), None
+        """Draws from uniform numbers (B,); ``normal`` draws noise of a number of halves."""
+        noise = normal(self.sde.n)
+        initial = None
         if self._draws_initial:
             stds = self.sde.initial_std
             parts = zip(normal(len(stds)).chunk(len(stds), dim=1), stds, strict=True)
             initial = torch.cat([part * std for part, std in parts], dim=1)
         eps = self.objective.loss_eps
+        importance = None
         if self._importance is not None:
             t, importance = self._importance(u01)
-            return Draws(t, noise, initial, importance)
-        t = eps ** (1.0 - u01) if self.objective.times == "log" else eps + (1.0 - eps) * u01
-        return Draws(t, noise, initial)
+        elif self.objective.times == "log":
+            t = eps ** (1.0 - u01)
+        else:
+            t = eps + (1.0 - eps) * u01
+        return Draws(t, noise, initial, importance)
 
     def perturb(self, x: Tensor, draws: Draws) -> Tensor:
         """u_t (B, nC, ...), the data x (B, C, ...) moved to the times of ``draws``."""
         matrix = self.sde.perturbation(draws.t, self.objective.kernel)
-        initial = draws.initial if self._draws_initial else None
-        others = () if initial is None else initial.chunk(self.sde.n - 1, dim=1)
-        return combined(matrix, (x, *self.sde.halves(draws.noise), *others))
+        parts = [x, *self.sde.halves(draws.noise)]
+        if self._draws_initial and draws.initial is not None:
+            parts += draws.initial.chunk(self.sde.n - 1, dim=1)
+        return combined(matrix, parts)
 
     def weight_root(self, t: Tensor) -> Tensor:
-        """R (B, m, m) for the times t (B,): the loss is |R e|^2 for the error e of the predicted
+        """R (B, m, m) at times t (B,): the loss is |R e|^2 for the error e of the predicted
         noise."""
         if self.objective.weighting == "reweightedv2":
-            return torch.eye(self.sde.m, dtype=torch.float64, device=t.device).expand(
-                *t.shape, -1, -1
-            )
+            eye = torch.eye(self.sde.m, dtype=torch.float64, device=t.device)
+            return eye.expand(*t.shape, -1, -1)
         roots = (0.5 * self.sde.diffusion2(t)).sqrt()
         if self.objective.weighting == "reweightedv1":
             return torch.diag_embed(roots)
@@ -192,12 +206,11 @@ class ScoreMatching:
         return roots[..., None] * self.sde.target(t, self.objective.kernel)
 
     def per_sample(self, score: NoiseModel, x: Tensor, draws: Draws) -> Tensor:
-        """Losses (B,), summed over dimensions, of the data x (B, C, ...) with the given random
-        numbers."""
+        """Losses (B,), summed over dimensions, of the data x (B, C, ...)."""
         return self.losses(score, x, draws).weighted
 
     def losses(self, score: NoiseModel, x: Tensor, draws: Draws) -> Losses:
-        """As `per_sample`, and the same losses without their weights."""
+        """As `per_sample`, with and without weights."""
         predicted = score.predicted_noise(
             self.perturb(x, draws), draws.t, augmented=draws.augmented
         )

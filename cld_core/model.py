@@ -41,7 +41,7 @@ from .run.recipe import trusted_recipe
 from .run.tunings import Network, Solutions
 from .samplers import Recorder, Watcher
 from .sanitize import one_line
-from .score import Score
+from .score import Score, ScoreFunction
 from .seeds import SampleNoise
 from .version import __version__
 
@@ -521,16 +521,15 @@ class Model:
                 if labels is not None:
                     given = labels[start - first : last - first].to(self.device)
                 bound = guidance.bound(score, spec, given, none=len(self.classes or ()))
-                conditioned = None
+                conditioned: ScoreFunction = bound
                 if observation is not None:
                     other_noise = SampleNoise(seed, "observation", **place)
                     conditioned = way.conditioned(bound, self.sde, observation, other_noise)
-                scored = conditioned or bound
                 drawn = samplers.sample(
-                    scored, self.sde, spec, noise, self.data_shape, watcher, solution
+                    conditioned, self.sde, spec, noise, self.data_shape, watcher, solution
                 )
-                z = drawn.x if conditioned is None else conditioned.finished(drawn.x)
-                parts.append(guidance.counted(replace(drawn, x=self.form.to_data(z)), bound))
+                drawn = replace(drawn, x=self.form.to_data(drawn.x))
+                parts.append(guidance.counted(drawn, bound))
         return samplers.concatenated(parts)
 
     def labels(

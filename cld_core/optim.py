@@ -8,7 +8,7 @@ import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from cld_core.config import registry
+from cld_core.config.registry import implementation_of
 from cld_core.config.train import OptimSpec
 from cld_core.errors import RecipeError
 from cld_core.plugins import described, trial
@@ -22,7 +22,7 @@ def build(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:
             else.
     """
     with trial("optim.name", spec.name):
-        made = registry.build("optim", spec, parameters)
+        made = implementation_of("optim", spec)(spec, parameters)
         if not isinstance(made, Optimizer):
             raise ValueError(f"it returns {described(made)}, not a torch.optim.Optimizer")
         return made

@@ -67,8 +67,10 @@ class Runs(Sequence[Run]):
 
     @classmethod
     def under(cls, root: str | Path | None = None) -> Self:
-        """The runs directly under a folder; default: $CLDCTL_RUNS, else runs/. A folder that is
-        missing has none."""
+        """The runs directly under a folder; default: $CLDCTL_RUNS, else runs/.
+
+        A folder that does not exist has none.
+        """
         folder = default_root() if root is None else path_of(root, "runs_dir", "cld_core.runs")
         return cls([row_of(run) for run in find_runs(folder)], folder.absolute())
 
@@ -175,14 +177,15 @@ def _values(run: RunFolder) -> dict[str, Any]:
     last = history.last
     attempted = None if last is None else last.last_step
     steps = [progress.get("step"), attempted, *checkpoints[-1:]]
+    reached = max((step for step in steps if step is not None), default=0)
     return {
         **_recipe(run),
-        "step": max((step for step in steps if step is not None), default=0),
+        "step": reached,
         "steps": history.steps if history.steps is not None else progress.get("steps"),
         "loss": progress.get("loss"),
         "smoothed_loss": progress.get("smoothed_loss"),
         "state": state_of(history, RunFacts(run), NoAnswers()).name,
-        "cause": last.cause if last is not None else None,
+        "cause": history.cause,
         **_results(run),
     }
 

@@ -34,9 +34,9 @@ class NoiseModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """The score is output net(z) - precision z_S, where z is u, whitened if there is ``whiten``.
+    """The score is output net(z) - precision z_S, where z is whiten u, or u without ``whiten``.
 
-    Matrices (..., k, j) as those of `cld_core.sde.Diffusion`.
+    Matrices are (..., k, j), as those of `cld_core.sde.Diffusion`.
     """
 
     output: Tensor  # (m, m)
@@ -53,14 +53,15 @@ class Coefficients:
 
 
 def preconditioning(sde: Diffusion, t: float | Tensor, data_std: float) -> Coefficients:
-    """Data-variance preconditioning: inputs and outputs scaled as for Gaussian data (docs/math.md,
-    5.1).
+    """Data-variance preconditioning: inputs and outputs scaled as for Gaussian data.
+
+    See docs/math.md section 5.1.
 
     It generalises that of EDM (Karras et al. 2022, arXiv 2206.00364, section 5 and appendix B.6) to
-    any `Diffusion`. If the data had the law N(0, data_std^2 I), u at t would have a covariance C =
-    K K^T and a score that is linear in *all* halves: -P z_S, with the scored block P of K^-T. The
-    network sees z = K^-1 u, which then has unit covariance, and outputs the rest of the score, in
-    units of the standard deviation of x around its linear estimate.
+    any `Diffusion`. If the data had the law N(0, data_std^2 I), u at t would have a covariance
+    C = K K^T and a score that is linear in *all* halves: -P z_S, with the scored block P of K^-T.
+    The network sees z = K^-1 u, which then has unit covariance, and outputs the rest of the score,
+    in units of the standard deviation of x around its linear estimate.
 
     The coefficients are the same for both objectives: halves other than x have their random initial
     values, as in samples. numerical_eps is included.
@@ -87,12 +88,12 @@ def coefficients(sde: Diffusion, objective: ObjectiveSpec, t: Any) -> Coefficien
     return Coefficients(-target, precision)
 
 
-# The times of a grid come again with every batch.
+# Cached, because every batch has the same times.
 _at_number = functools.lru_cache(maxsize=4096)(coefficients)
 
 
 class Score:
-    """The score of the scored halves (v of CLD, x of VPSDE) that a network stands for.
+    """The score of the scored halves (v of CLD, x of VPSDE) by a network.
 
     ``net`` maps u and t, (B,), to (B, mC, ...). The result has the type of u, whatever the network
     computes in. A network of labelled data takes labels, (B,), int64, as well; without them, the
@@ -120,11 +121,9 @@ class Score:
 
         It is what `__call__` computes; the coefficients for all times are computed together.
         """
-        count = len(times)
-        stages = zip(
-            times.to(self._dtype(dtype)), self._coefficients(times).each(count, dtype), strict=True
-        )
-        return [functools.partial(self._score, t=t, found=found) for t, found in stages]
+        found = self._coefficients(times).each(len(times), dtype)
+        stages = zip(times.to(self._dtype(dtype)), found, strict=True)
+        return [functools.partial(self._score, t=t, found=each) for t, each in stages]
 
     def _coefficients(self, t: float | Tensor) -> Coefficients:
         find = coefficients if isinstance(t, Tensor) else _at_number
@@ -140,22 +139,20 @@ class Score:
     ) -> Tensor:
         z = u if found.whiten is None else apply(found.whiten, u)
         score = apply(found.output, self._network(z, t, *label, augmented=augmented))
-        precision = found.precision
-        return (
-            score if precision is None else torch.sub(score, apply(precision, self.sde.scored(z)))
-        )
+        if found.precision is None:
+            return score
+        return torch.sub(score, apply(found.precision, self.sde.scored(z)))
 
     def _network(
         self, u: Tensor, t: float | Tensor, *label: Tensor, augmented: Tensor | None = None
     ) -> Tensor:
         dtype = self._dtype(u.dtype)
         more = {} if augmented is None else {"augmented": augmented}
-        return self.net(u.to(dtype), as_batch(t, len(u), u.device, dtype), *label, **more).to(
-            u.dtype
-        )
+        times = as_batch(t, len(u), u.device, dtype)
+        return self.net(u.to(dtype), times, *label, **more).to(u.dtype)
 
     def _dtype(self, otherwise: torch.dtype) -> torch.dtype:
-        """What the network computes in."""
+        """The type in which the network computes."""
         return otherwise if self._weight is None else self._weight.dtype
 
     def predicted_noise(
@@ -166,26 +163,27 @@ class Score:
         Args:
             augmented: how the images were changed, as `Draws.augmented`; None: they were not.
         """
-        name = self.objective.kernel
+        kernel = self.objective.kernel
         if self.objective.precondition == "data":
-            found, first = self._coefficients(t), self.sde.n - self.sde.m
+            found = self._coefficients(t)
+            first = self.sde.n - self.sde.m
             assert found.precision is not None, "preconditioning has a linear part"
             # The score times -E^-1, which is the transpose of the scored block of L.
-            unscale = -self.sde.factor(t, name)[..., first:, first:].mT
+            unscale = -self.sde.factor(t, kernel)[..., first:, first:].mT
             scaled = Coefficients(unscale @ found.output, unscale @ found.precision, found.whiten)
             return self._score(u, t, scaled, *label, augmented=augmented)
         alpha = self._network(u, t, *label, augmented=augmented)
         if not self.objective.mixed_score:
             return alpha
-        *_, shift = self.sde.mixed(t, name)
+        *_, shift = self.sde.mixed(t, kernel)
         return alpha + apply(shift, self.sde.scored(u))
 
 
 def for_rows(score: ScoreFunction, rows: Tensor) -> ScoreFunction:
-    """The score for some ``rows`` (b,) of the batch that it is for, whose u is then (b, nC, ...).
+    """The score for the examples ``rows`` (b,) of a batch, as a function of their u (b, nC, ...).
 
-    Only a score that is bound to examples, such as `cld_core.guidance.Conditional`, has another one
-    for each.
+    It is the ``score`` itself, unless that is bound to examples, as
+    `cld_core.guidance.Conditional`.
     """
     select = getattr(score, "for_rows", None)
     return score if select is None else select(rows)

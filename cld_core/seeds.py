@@ -1,7 +1,8 @@
 """The only place where randomness is keyed (docs/architecture.md, "Decisions").
 
-A draw is a function of what it is for, never of what was drawn before it. So a run that was killed
-and resumed draws what it would have drawn, and a sample does not depend on who computed it.
+A draw is a function of its purpose, never of earlier draws. So a run that was killed and resumed
+draws the same numbers as one that was not, and a sample does not depend on the process that
+computes it.
 """
 
 import hashlib
@@ -9,15 +10,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-# Consecutive samples that share a generator. A constant of the format: to change it is to change
-# every sample.
+# The number of consecutive samples that share a generator. Changing it changes every sample.
 SAMPLE_BLOCK = 32
 
 
 def key_of(*parts: int | str) -> int:
     """A 63-bit seed from any sequence of integers and names.
 
-    torch's generators of the CPU use the lower 32 bits: of n of them, two are alike with a
+    torch's generators of the CPU use the lower 32 bits. Two of n generators are equal with a
     probability of about n^2 / 2^33 (docs/math.md section 7).
     """
     text = "\x1f".join(str(part) for part in parts)
@@ -32,27 +32,26 @@ def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Ge
 
 
 def blocks_of(first: int, last: int) -> tuple[range, slice]:
-    """The blocks of the samples ``first <= i < last``, and the place of the samples in them."""
+    """The blocks of the samples ``first <= i < last``, and the place of these in the blocks."""
     blocks = range(first // SAMPLE_BLOCK, (last - 1) // SAMPLE_BLOCK + 1)
     start = first - blocks[0] * SAMPLE_BLOCK
     return blocks, slice(start, start + last - first)
 
 
 class SampleNoise:
-    """Noise of the samples ``first <= i < last``, each a function of (``parts``, i) and of the
-    call's number.
+    """Noise of the samples ``first <= i < last``.
 
-    Samples are drawn in fixed blocks of `SAMPLE_BLOCK`, and a range that cuts a block draws the
-    whole block and keeps its share. Hence sample i is the same whatever the batch size, the shard
-    or the rank.
+    That of sample i is a function of ``parts``, i and the number of the call, whatever the batch
+    size, the shard or the rank: samples are drawn in fixed blocks of `SAMPLE_BLOCK`, and a range
+    that cuts a block draws the whole block and keeps its share.
 
-    It is the same on any device, too: numbers are drawn on the CPU, because what a CUDA generator
-    yields for large tensors depends on the model of the card. One core draws 3e8 normal numbers per
-    second (measured on Zen 5): those of a step of 50,000 images of CIFAR-10 take half a second, a
-    small part of what a GPU needs for that step.
+    Numbers are the same for any device. They are drawn on the CPU, because those of a CUDA
+    generator depend on the model of the card for large tensors. One core draws 3e8 normal numbers
+    per second (measured on Zen 5). Those of a step of 50,000 images of CIFAR-10 take half a second,
+    a small part of the time of a GPU for that step.
 
     Args:
-        device: where the numbers are wanted.
+        device: of the numbers.
     """
 
     def __init__(
@@ -80,16 +79,15 @@ class SampleNoise:
         self, draw: Callable[..., torch.Tensor], shape: Sequence[int], dtype: torch.dtype
     ) -> torch.Tensor:
         size = (SAMPLE_BLOCK, *shape)
-        return torch.cat([draw(size, generator=g, dtype=dtype) for g in self._generators])[
-            self._slice
-        ]
+        blocks = [draw(size, generator=each, dtype=dtype) for each in self._generators]
+        return torch.cat(blocks)[self._slice]
 
 
 def delivered(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Numbers on a device; a CUDA device copies those of the CPU while the CPU goes on."""
+    """Numbers on a device; the CPU does not wait for a copy to a CUDA device."""
     on_cuda = device.type == "cuda"
     if on_cuda and numbers.device.type == "cpu":
-        # From memory that can be paged out, the CPU would wait. torch keeps pinned memory that a
-        # stream still reads.
+        # The CPU waits for copies of memory that can be paged out. torch keeps pinned memory as
+        # long as a stream reads it.
         numbers = numbers.pin_memory()
     return numbers.to(device, non_blocking=on_cuda)

@@ -1,10 +1,9 @@
-"""Dormand-Prince 5(4) with a step size for every row, so that no row's result depends on its
-neighbours.
+"""Dormand-Prince 5(4) with a step size for every row of a batch.
 
-The step control is scipy's RK45, row by row: a single row takes scipy's steps
-(tests/cld_core/test_solver.py). Rows that have reached the end leave the batch, some of them a
-little later, so the work is about the sum of what each row needs (docs/math.md section 9). The host
-waits for the device once per step.
+No row's result depends on the others. The step control is that of scipy's RK45, row by row: a
+single row takes scipy's steps (tests/cld_core/test_solver.py). Rows that have reached the end leave
+the batch, at once or a little later, so the work is about the sum over the rows (docs/math.md
+section 9). The host waits for the device once per step.
 """
 
 import math
@@ -24,20 +23,27 @@ Prepare = Callable[[Tensor], Sequence[Any]]
 
 @dataclass(frozen=True)
 class Steps:
-    """One step of b rows that `solve` has tried: what an observer needs to know the solution in
-    between."""
+    """A step of b rows, accepted or not, from which an observer can interpolate the solution.
 
-    rows: Tensor  # (b,) indices of the rows in the whole batch
-    accepted: Tensor  # (b,) bool; rows at the end have steps of size 0
-    t: tuple[Tensor, Tensor]  # (b,) each, before and after
-    y: tuple[Tensor, Tensor]  # (b, n) each
-    slope: tuple[Tensor, Tensor]  # (b, n) each, dy/dt
+    Attributes:
+        rows: (b,), indices of the rows in the whole batch.
+        accepted: (b,), bool; rows at the end have steps of size 0.
+        t: (b,) each, before and after the step.
+        y: (b, n) each.
+        slope: (b, n) each, dy/dt.
+    """
+
+    rows: Tensor
+    accepted: Tensor
+    t: tuple[Tensor, Tensor]
+    y: tuple[Tensor, Tensor]
+    slope: tuple[Tensor, Tensor]
 
 
 Observer = Callable[[Steps], None]
 
-# The stages of a step after the first, as fractions of it. The last one's time is also that of the
-# next step's first.
+# Times of the stages after the first, as fractions of a step. The last one is also the first of the
+# next step.
 _C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
 _A = (
     (1 / 5,),
@@ -50,37 +56,36 @@ _B = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
 # Fifth-order minus fourth-order weights.
 _E = (-71 / 57600, 0.0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 / 40)
 
-_SAFETY, _SHRINK, _GROW = 0.9, 0.2, 10.0
+_SAFETY = 0.9
+_SHRINK = 0.2
+_GROW = 10.0
 _ORDER = 5
 _SMALLEST_STEP = 1e-15
 
 
 @dataclass(frozen=True)
 class Solution:
-    """``y`` (B, n), float64, at the end time, and ``nfe`` (B,), int64, the evaluations that each
-    row took."""
+    """The state at the end time, and the evaluations of each row."""
 
-    y: Tensor
-    nfe: Tensor
+    y: Tensor  # (B, n), float64
+    nfe: Tensor  # (B,), int64
 
 
 @dataclass
 class _Rows:
-    """The rows in progress, packed; some that have arrived may be among them."""
+    """The rows in progress, packed; some that have reached the end may be among them."""
 
     index: Tensor
     t: Tensor
     y: Tensor
     h: Tensor
     slope: Tensor
-    rejected: Tensor  # whether the last step was
+    rejected: Tensor  # whether the last step was rejected
     done: Tensor
     nfe: Tensor
 
     def keep(self, which: Tensor) -> "_Rows":
-        return _Rows(
-            *(getattr(self, name).index_select(0, which) for name in self.__dataclass_fields__)
-        )
+        return _Rows(*(part.index_select(0, which) for part in vars(self).values()))
 
 
 class _Step:
@@ -102,8 +107,11 @@ class _Step:
         self._fractions = fractions[: len(_C), None]
 
     def __call__(self, rows: _Rows, h: Tensor, t_new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One step of every row: the new state and its slope, and the error of the state per unit
-        of h, each (b, n)."""
+        """One step of every row.
+
+        Returns:
+            The new state, its slope, and the error of the state per unit of h, each (b, n).
+        """
         shape = rows.y.shape
         step = (self._sign * h)[:, None].expand(shape).contiguous()
         times = torch.addcmul(rows.t, self._fractions, self._sign * h)
@@ -137,25 +145,23 @@ def solve(
     A row's error is the root mean square over its n components of error / (atol + rtol |y|).
 
     Args:
-        y0: (B, n). The state is float64 whatever ``y0`` is; the field may compute in less
-            precision.
-        max_steps: the largest number of steps of a row, including rejected ones.
-        prepare: from the times (k, b) of a step, the k objects that the field gets in the place of
-            each t. What depends on the time alone is cheaper for all stages at once.
-        observe: is shown every step, and changes nothing.
+        y0: (B, n), of any type. The state is float64; the field may compute in less precision.
+        max_steps: the largest number of steps of a row, rejected ones included.
+        prepare: makes, from the times (k, b) of a step, the k objects that the field gets in place
+            of t. Quantities that depend on the time alone are cheaper for all stages at once.
+        observe: is called with every step, and changes nothing.
 
     Raises:
         SolverError: a row does not reach the end, or its step size becomes too small.
     """
-    solution = Solution(
-        y0.to(torch.float64, copy=True), torch.zeros(len(y0), dtype=torch.int64, device=y0.device)
-    )
+    nfe = torch.zeros(len(y0), dtype=torch.int64, device=y0.device)
+    solution = Solution(y0.to(torch.float64, copy=True), nfe)
     rows = _begin(field, prepare, solution.y, start, end, rtol, atol)
     _check(rows)
     sign = math.copysign(1.0, end - start)
     take_step = _Step(field, prepare, sign, solution.y)
     for _ in range(max_steps):
-        # A step that would end within rounding of the end goes there.
+        # A step that would end within rounding of the end time ends there.
         left = (end - rows.t).abs()
         last = rows.h >= left * (1.0 - 1e-10)
         h = torch.where(last, left, rows.h)
@@ -168,7 +174,8 @@ def solve(
         rows, active = _after(rows, h, t, y, slope, last, error)
         size = _size(active)
         if size < len(h):
-            solution.y[rows.index], solution.nfe[rows.index] = rows.y, rows.nfe
+            solution.y[rows.index] = rows.y
+            solution.nfe[rows.index] = rows.nfe
             if not active:
                 return solution
             rows = rows.keep(rows.done.to(torch.uint8).argsort(stable=True)[:size])
@@ -178,10 +185,10 @@ def solve(
 def _after(
     rows: _Rows, h: Tensor, t: Tensor, y: Tensor, slope: Tensor, last: Tensor, error: Tensor
 ) -> tuple[_Rows, int]:
-    """The rows after steps of size h to t, y and slope, if their errors (b,) allow; and how many
-    are not at the end.
+    """The rows after steps of size h to t, y and slope, which are accepted if their errors (b,)
+    are below 1; and the number of rows that are not at the end.
 
-    Rows at the end stand still, with steps of size 0, until the others are few enough to be packed.
+    Rows at the end have steps of size 0, until so few others are left that these are packed.
 
     Raises:
         SolverError: a step size becomes too small.
@@ -189,14 +196,14 @@ def _after(
     accepted = error < 1.0
     done = (accepted & last).logical_or_(rows.done)
     h = (h * _factor(error, rows.rejected)).masked_fill_(done, 1.0)
-    # The only time that the host waits. (`torch.where` with a number is another, since it is copied
+    # The host waits here only. (It would also wait for `torch.where` with a number, which is copied
     # to the device.)
     counts = (mask.sum(dtype=torch.float64) for mask in (accepted, done))
     shortest, longest, good, at_end = torch.stack([*torch.aminmax(h), *counts]).tolist()
     if good < len(h):
-        took = accepted[:, None]
         t = torch.where(accepted, t, rows.t)
-        y, slope = torch.where(took, y, rows.y), torch.where(took, slope, rows.slope)
+        y = torch.where(accepted[:, None], y, rows.y)
+        slope = torch.where(accepted[:, None], slope, rows.slope)
     nfe = rows.nfe + 6 * ~rows.done
     after = _Rows(rows.index, t, y, h, slope, ~accepted, done, nfe)
     if not (shortest > _SMALLEST_STEP and longest < math.inf):
@@ -205,10 +212,9 @@ def _after(
 
 
 def _size(rows: int) -> int:
-    """The number of rows to go on with, at least ``rows``: every number up to 16, then eight to
-    each doubling.
+    """The size of the next batch, at least ``rows``: any up to 16, then eight to each doubling.
 
-    Libraries prepare for each size of a batch that is new to them, which takes oneDNN half a
+    For each new size of a batch, libraries prepare their kernels, which takes oneDNN half a
     millisecond for a layer.
     """
     step = 1 << max(0, (rows - 1).bit_length() - 4)
@@ -218,24 +224,25 @@ def _size(rows: int) -> int:
 def _begin(
     field: Field, prepare: Prepare, y: Tensor, start: float, end: float, rtol: float, atol: float
 ) -> _Rows:
-    """All rows at the start, with the first step size of Hairer, Norsett, Wanner, Solving ODEs I,
-    section II.4.
+    """All rows at the start, with the first step size.
 
-    One Euler step of a guessed size gives it.
+    It comes from one Euler step of a guessed size (Hairer, Norsett, Wanner, Solving ODEs I, section
+    II.4).
     """
     index = torch.arange(len(y), device=y.device)
     t = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
     slope = field(prepare(t[None])[0], y, index).to(torch.float64)
-    span, sign = abs(end - start), math.copysign(1.0, end - start)
+    span = abs(end - start)
+    sign = math.copysign(1.0, end - start)
     scale = atol + rtol * y.abs()
-    d0, d1 = _norm(y / scale), _norm(slope / scale)
+    d0 = _norm(y / scale)
+    d1 = _norm(slope / scale)
     h0 = (0.01 * d0 / d1).masked_fill_((d0 < 1e-5) | (d1 < 1e-5), 1e-6).clamp_(max=span)
     probe = field(prepare((t + sign * h0)[None])[0], y + (sign * h0)[:, None] * slope, index)
     d2 = _norm((probe - slope) / scale) / h0
     largest = torch.maximum(d1, d2)
-    h1 = torch.where(
-        largest <= 1e-15, (h0 * 1e-3).clamp_(min=1e-6), (0.01 / largest) ** (1.0 / _ORDER)
-    )
+    of_slopes = (0.01 / largest) ** (1.0 / _ORDER)
+    h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp_(min=1e-6), of_slopes)
     h = torch.minimum(100.0 * h0, h1).clamp(max=span)
     no = torch.zeros_like(index, dtype=torch.bool)
     return _Rows(index, t, y.clone(), h, slope, no, no, torch.full_like(index, 2))
@@ -247,10 +254,9 @@ def _norm(y: Tensor) -> Tensor:
 
 
 def _factor(error: Tensor, rejected: Tensor) -> Tensor:
-    """What step sizes are multiplied by, (b,); ``rejected`` says which rows' last steps were.
+    """The factors of the step sizes, (b,).
 
-    An accepted step, whose error is below 1, after a rejection does not grow the next one. NaN
-    shrinks the most.
+    After a rejected step the size does not grow. An error of NaN shrinks it the most.
     """
     factor = (_SAFETY * error ** (-1.0 / _ORDER)).nan_to_num_(_SHRINK).clamp_(_SHRINK, _GROW)
     return torch.where(rejected, factor.clamp(max=1.0), factor)
@@ -266,8 +272,7 @@ def _error(rows: _Rows, why: str) -> SolverError:
     worst = int(rows.h.nan_to_num(0.0).argmin())
     return SolverError(
         f"adaptive solver: {why} for {int((~rows.done).sum())} row(s); row "
-        f"{int(rows.index[worst])} is at t = "
-        f"{float(rows.t[worst]):.3g}, step {float(rows.h[worst]):.3g}, |y| up to "
-        f"{float(rows.y[worst].abs().max()):.3g}. "
-        "Raise rtol and atol, or check that the network is trained and its output is finite."
+        f"{int(rows.index[worst])} is at t = {float(rows.t[worst]):.3g}, step "
+        f"{float(rows.h[worst]):.3g}, |y| up to {float(rows.y[worst].abs().max()):.3g}. Raise rtol "
+        f"and atol, or check that the network is trained and its output is finite."
     )

@@ -27,6 +27,10 @@ class StopFlag:
     def __init__(self) -> None:
         self.code = StopCode.NONE
 
+    @property
+    def is_set(self) -> bool:
+        return self.code is not StopCode.NONE
+
     def request(self, code: StopCode) -> None:
         self.code = max(self.code, code)
 

@@ -52,7 +52,8 @@ from cld_core.run.tunings import (
 )
 from cld_core.run.work import Outcome, Start
 from cld_core.samplers import rest, tuned
-from cld_core.samplers.tuned import Linear, follow, stepped
+from cld_core.samplers.multistep import stepped
+from cld_core.samplers.tuned import Linear, follow
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion, Schedule
 from cld_core.seeds import SampleNoise
@@ -179,7 +180,7 @@ class Fitted:
             way = by_backpropagation
             size = self.at_once
         for rows in torch.arange(len(u)).split(size):
-            fitted = dataclasses.replace(self, score=for_rows(self.score, rows), points=len(rows))
+            fitted = replace(self, score=for_rows(self.score, rows), points=len(rows))
             yield way(fitted, linear, u[rows], denoise)
 
 
@@ -295,11 +296,7 @@ class Problem:
 
     def row(self, stage: str, rows: Rows) -> StageRow:
         """The next row of a stage, from the rows of this stage and of those before it."""
-        ways = {
-            "untuned": self._untuned,
-            "grid": self._grid,
-            "coefficients": self._coefficients,
-        }
+        ways = {"untuned": self._untuned, "grid": self._grid, "coefficients": self._coefficients}
         which, sampler, damping, errors = ways[stage](rows)
         is_decreasing = bool((sampler.times.diff() < 0).all())
         # A sampler whose times do not decrease cannot be a solution.
@@ -344,22 +341,17 @@ class Problem:
         is_first = not done or len(done) in (PLAIN, PLAIN + ROBUST)
         damping = FIRST_DAMPING if is_first else start.damping
         robust = PLAIN <= len(done) < PLAIN + ROBUST
-        return which, *self._fitted(Linear.of(start.sampler), damping, robust=robust)
-
-    def _fitted(
-        self, start: Linear, damping: float, *, robust: bool
-    ) -> tuple[Linear, float, Tensor]:
-        """An iteration of times and coefficients: the sampler, the next damping, and the errors."""
-        start = tuned.with_memory(start)
+        origin = tuned.with_memory(Linear.of(start.sampler))
 
         def sampler(parameters: Tensor) -> Linear:
-            return unpacked(parameters, start, self.denoise, self.eps)
+            return unpacked(parameters, origin, self.denoise, self.eps)
 
         def slopes(parameters: Tensor, errors: Tensor) -> Iterator[Tensor]:
             for part in self.fitted.slopes(sampler(parameters), self.fit.u, self.denoise):
                 yield part.flatten(2)
 
-        return self._moved(packed(start, self.denoise), damping, sampler, slopes, robust=robust)
+        parameters = packed(origin, self.denoise)
+        return which, *self._moved(parameters, damping, sampler, slopes, robust=robust)
 
     def _moved(
         self,

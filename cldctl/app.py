@@ -1,6 +1,7 @@
 """The `cldctl` command: its commands in groups, its own options, and errors as one line and an exit
 code."""
 
+import importlib
 import inspect
 import os
 import re
@@ -16,23 +17,22 @@ import typer
 from typer import Option
 from typer.core import TyperCommand, TyperGroup
 
-from cld_core import cpu
+from cld_core.cpu import wait_briefly
 from cld_core.errors import CldError
 from cld_core.sanitize import one_line
 from cld_core.stop import StopFlag
 
-from .cli import evaluate, look, manage, setup, train
 from .show import console
 from .show.console import err, out
 
-# In the order of the help. A command is a public function of its module, and has its name:
-# `data_stats` is "data stats", `eval_` is "eval".
+# The modules of commands, in the order of the help. A command is a public function of its module,
+# and has its name: `data_stats` is "data stats", `eval_` is "eval".
 _PANELS = {
-    "Train": train,
-    "Look": look,
-    "Evaluate and sample": evaluate,
-    "Manage": manage,
-    "Set up": setup,
+    "Train": "train",
+    "Look": "look",
+    "Evaluate and sample": "evaluate",
+    "Manage": "manage",
+    "Set up": "setup",
 }
 _GROUPS = {"bench": "Compare what can be done with one checkpoint.", "data": "Prepare image data."}
 INTERRUPTED = 130
@@ -115,7 +115,9 @@ def _completion(metavar: str) -> Callable[[typer.Context, str], list[str]] | Non
     return complete
 
 
-def _app() -> typer.Typer:
+def command_line(words: Sequence[str] = ()) -> typer.Typer:
+    """The commands; of modules after the one with the command that ``words`` name, none."""
+    named = next((word for word in words if word[:1] not in ("", "-")), None)
     app = typer.Typer(
         name="cldctl",
         cls=_Group,
@@ -126,7 +128,9 @@ def _app() -> typer.Typer:
     app.callback()(_options)
     groups = {"": app}
     for panel, module in _PANELS.items():
-        for command in _commands(module):
+        if named in {command.name for command in app.registered_commands} | groups.keys():
+            break
+        for command in _commands(importlib.import_module(f"cldctl.cli.{module}")):
             for parameter in inspect.signature(command).parameters.values():
                 _configure(parameter)
             group, _, name = command.__name__.strip("_").rpartition("_")
@@ -207,16 +211,13 @@ def _options(
     console.verbose(verbose)
 
 
-app = _app()
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of this process; returns the exit code of
     docs/cli.md."""
     StopFlag.interrupted = False
     try:
-        words = None if arguments is None else list(arguments)
-        code = app(words, prog_name="cldctl", standalone_mode=False)
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        code = command_line(words)(words, prog_name="cldctl", standalone_mode=False)
         code = code if isinstance(code, int) else 0
         # A training in this process has saved and shown its state before it ends.
         return INTERRUPTED if code and StopFlag.interrupted else code
@@ -281,5 +282,5 @@ def _wrong_usage(error: Any) -> str:
 
 def main() -> None:
     """What the entry point calls: the process ends with the exit code of the command."""
-    cpu.wait_briefly()
+    wait_briefly()
     sys.exit(run())

@@ -1,6 +1,5 @@
 """The whole run: what its tests share, and what one leaves to the next."""
 
-import itertools
 import os
 import shutil
 import signal
@@ -39,7 +38,6 @@ os.fsync = lambda descriptor: None
 
 # What commands remember between calls is not that of the user, nor of another test.
 _caches = tempfile.mkdtemp(prefix="cldctl-caches-")
-_numbers = itertools.count()
 os.environ["CLDCTL_CACHE"] = os.path.join(_caches, "shared")
 
 # A shell that starts the tests behind its back lets them, and what they start, ignore Ctrl-C, which
@@ -62,7 +60,7 @@ def what_plugins_register():
 def environment():
     """Jobs that run inside a test or a fixture export their place; what later tests start does not
     inherit it."""
-    own = os.path.join(_caches, str(next(_numbers)))
+    own = tempfile.mkdtemp(dir=_caches)
     # Nor are their defaults.
     with mock.patch.dict(os.environ, {"CLDCTL_CACHE": own, "XDG_CONFIG_HOME": f"{own}-config"}):
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):

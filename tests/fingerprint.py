@@ -34,55 +34,51 @@ KERNEL, BOUND, SAMPLES, STEEP, METRIC, TRAINING, FIT = 1e-12, 1e-9, 1e-5, 1e-4, 
 # Of an array, the first numbers that are kept; of a short one, all.
 FIRST, SHORT = 6, 12
 
-FIXED = {"nfe": 8}
+# Beside these settings, all but the adaptive one have a number of evaluations.
+NFE = 8
 SAMPLERS = {
     "ode": {"method": "ode", "rtol": 1e-3, "atol": 1e-3},
-    "em": {"method": "em", **FIXED},
-    "em quadratic": {"method": "em", "grid": "quadratic", "denoise": False, **FIXED},
-    "sscs 1": {"method": "sscs", **FIXED},
-    "sscs 2": {"method": "sscs", "sscs_order": 2, **FIXED},
-    "exponential": {"method": "exponential", **FIXED},
+    "em": {"method": "em"},
+    "em quadratic": {"method": "em", "grid": "quadratic", "denoise": False},
+    "sscs 1": {"method": "sscs"},
+    "sscs 2": {"method": "sscs", "sscs_order": 2},
+    "exponential": {"method": "exponential"},
     "exponential 0": {
         "method": "exponential",
         "order": 0,
         "corrector": False,
         "grid": "linear",
-        **FIXED,
     },
-    "exponential 3": {"method": "exponential", "order": 3, **FIXED},
+    "exponential 3": {"method": "exponential", "order": 3},
     "exponential noise": {
         "method": "exponential",
         "order": 2,
         "corrector": False,
         "eta": 0.3,
-        **FIXED,
     },
-    "exponential repeats": {"method": "exponential", "repeats": 2, "jump": 3, **FIXED},
-    "gddim": {"method": "gddim", **FIXED},
-    "gddim cholesky": {"method": "gddim", "root": "cholesky", "corrector": True, **FIXED},
-    "gddim noise": {"method": "gddim", "order": 0, "eta": 0.5, **FIXED},
-    "conjugate": {"method": "conjugate", "conjugate_lambda": 0.3, **FIXED},
+    "exponential repeats": {"method": "exponential", "repeats": 2, "jump": 3},
+    "gddim": {"method": "gddim"},
+    "gddim cholesky": {"method": "gddim", "root": "cholesky", "corrector": True},
+    "gddim noise": {"method": "gddim", "order": 0, "eta": 0.5},
+    "conjugate": {"method": "conjugate", "conjugate_lambda": 0.3},
     "conjugate ones": {
         "method": "conjugate",
         "conjugate_lambda": 0.3,
         "conjugate_matrix": "ones",
-        **FIXED,
     },
     "symplectic euler": {
         "method": "splitting",
         "scheme": "symplectic-euler",
         "reduced": False,
-        **FIXED,
     },
     "velocity verlet": {
         "method": "splitting",
         "scheme": "velocity-verlet",
         "conjugate": True,
-        **FIXED,
     },
-    "oba": {"method": "splitting", "scheme": "oba", **FIXED},
-    "bao": {"method": "splitting", "scheme": "bao", "noise_scale": 0.5, **FIXED},
-    "obab": {"method": "splitting", "scheme": "obab", "reduced": False, **FIXED},
+    "oba": {"method": "splitting", "scheme": "oba"},
+    "bao": {"method": "splitting", "scheme": "bao", "noise_scale": 0.5},
+    "obab": {"method": "splitting", "scheme": "obab", "reduced": False},
 }
 # Without those that are far off with so few evaluations, and enlarge what is rounded.
 DEMO_SAMPLERS = (
@@ -208,8 +204,11 @@ def sampled(model, name, samplers, n, **more):
 
     found = {}
     for sampler in samplers:
+        settings = {**SAMPLERS[sampler], **more}
+        if sampler != "ode":
+            settings["nfe"] = NFE
         try:
-            x = model.sample(n, seed=1, first=3, batch_size=n - 1, **SAMPLERS[sampler], **more)
+            x = model.sample(n, seed=1, first=3, batch_size=n - 1, **settings)
             steep = name == "demo" or sampler == "ode"
             found[f"{name}: samples, {sampler}"] = entry(x, STEEP if steep else SAMPLES)
         except CldError:

@@ -26,7 +26,6 @@ import re
 import sys
 import tokenize
 from collections import Counter
-from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -82,31 +81,24 @@ _COMPARED = re.compile(rf"[=!]=\s*{_CLUSTER}|{_CLUSTER}\s*[=!]=|in \({_CLUSTER}"
 _FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-@dataclass
 class File:
-    """A Python file: its text, its syntax tree, and where its tokens and code lines are."""
+    """A Python file: its text, its syntax tree, and where its tokens are."""
 
-    path: Path
-    text: str = field(init=False)
-    tree: ast.Module = field(init=False)
-    tokens: list[tuple[int, int]] = field(init=False, default_factory=list)
-    code: set[int] = field(init=False, default_factory=set)
-
-    def __post_init__(self):
-        self.text = self.path.read_text()
+    def __init__(self, path):
+        self.path = path
+        self.text = path.read_text()
         self.tree = ast.parse(self.text)
+        self.tokens = []
         docstrings = _docstring_lines(self.tree)
         # From Python 3.12 an f-string is a series of tokens between these two.
         inside = 0
         for token in tokenize.generate_tokens(io.StringIO(self.text).readline):
             name = tokenize.tok_name[token.type]
             inside -= name == "FSTRING_END"
-            if token.type not in _LAYOUT:
-                self.code |= set(range(token.start[0], token.end[0] + 1))
-                if not inside and name != "FSTRING_END" and token.start[0] not in docstrings:
-                    self.tokens.append(token.start)
+            is_code = token.type not in _LAYOUT and token.start[0] not in docstrings
+            if is_code and not inside and name != "FSTRING_END":
+                self.tokens.append(token.start)
             inside += name == "FSTRING_START"
-        self.code -= docstrings
 
     @property
     def module(self):

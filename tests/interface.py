@@ -25,7 +25,7 @@ import torch
 import typer
 import yaml
 
-from cldctl.app import app
+from cldctl.app import command_line
 from tests.support import extractor, tools
 from tests.support.images import SMALL_RECIPE
 from tests.support.paths import FIXTURES, ROOT
@@ -213,7 +213,7 @@ rm pair --yes
 
 
 def options():
-    """The options of all commands, and whether their help has an example."""
+    """The options and arguments of all commands."""
 
     def walk(command, name):
         for inner, below in getattr(command, "commands", {}).items():
@@ -229,12 +229,9 @@ def options():
             for parameter in command.params
             if parameter.param_type_name == "argument"
         ]
-        yield (
-            name,
-            {"options": used, "arguments": arguments, "example": "Example" in (command.help or "")},
-        )
+        yield name, {"options": used, "arguments": arguments}
 
-    return dict(walk(typer.main.get_command(app), ""))
+    return dict(walk(typer.main.get_command(command_line()), ""))
 
 
 def make(out):

@@ -1,7 +1,6 @@
-"""Samples given a linear observation of x, y = H x + sigma z, with the same network (docs/math.md
-section 14).
+"""Samples given a linear observation of x, y = H x + sigma z, with the same network.
 
-A `Way` conditions a score on y; `GradientGuidance` and `Replacement` are two, with their settings.
+A `Way` conditions a score on y: `GradientGuidance` or `Replacement` (docs/math.md section 14).
 """
 
 import math
@@ -24,18 +23,15 @@ from cld_core.sde.matrices import apply, as_batch, combined, spread
 
 __all__ = ["GradientGuidance", "GradientGuided", "Observation", "Replaced", "Replacement", "Way"]
 
-# Up to this many observed values, "auto" means "jacobian", which takes a backward pass for each.
+# Up to this number of observed values, "auto" means "jacobian", which takes a backward pass for
+# each.
 MOST_BACKWARD = 8
-# Smaller variances, as a fraction of the isotropic one, are replaced by that.
+# Variances that are a smaller fraction of the isotropic one are replaced by it.
 _LEAST_SHARE = 1e-2
 
 
 def _require_untuned(spec: SamplingSpec) -> None:
-    """Refuse a sampler that was fitted to the flow without an observation.
-
-    Raises:
-        UsageError
-    """
+    """Raise UsageError if the sampler was fitted to the flow without an observation."""
     if spec.needs_solution:
         raise UsageError(
             f"sampling.method={spec.method} was fitted to the network's flow without an "
@@ -47,21 +43,21 @@ def _require_untuned(spec: SamplingSpec) -> None:
 class GradientGuidance:
     """Settings of conditioning by gradient (docs/math.md section 14.2).
 
-    The score gets the gradient of log N(y; H x_hat, H C H^T + sigma^2 I), where x_hat = E[x_0 |
-    u_t] and C stands for the covariance of x_0 given u_t: diffusion posterior sampling (arXiv
-    2209.14687) as pseudo-inverse guidance has it (Song et al., ICLR 2023), in phase space. On
-    Gaussian data it is exact. Every network evaluation also takes backward passes through the
-    network.
+    The gradient of log N(y; H x_hat, H C H^T + sigma^2 I) is added to the score, where x_hat =
+    E[x_0 | u_t] and C stands for the covariance of x_0 given u_t. This is diffusion posterior
+    sampling (arXiv 2209.14687) in the form of pseudo-inverse guidance (Song et al., ICLR 2023), in
+    phase space. On Gaussian data it is exact. Every evaluation also takes backward passes through
+    the network.
 
     Attributes:
         scale: factor of the gradient; 1 is Bayes' rule.
-        covariance: what C is. "jacobian": the covariance of x_0 given u_t, from the derivative of
-            x_hat by one backward pass for each observed value. "isotropic": r_t^2 I, which it would
-            be for data N(0, data_std^2 I); one backward pass. "auto": "jacobian" for up to 8
-            observed values.
-        data_std: standard deviation of the data, in the units of x, as "isotropic" and
-            `score_error` assume it; of features or channels, the root mean square. None: 1 in the
-            units of the model.
+        covariance: C. "jacobian": the covariance of x_0 given u_t, from the derivative of x_hat,
+            which takes one backward pass for each observed value. "isotropic": r_t^2 I, the
+            covariance for data N(0, data_std^2 I), with one backward pass. "auto": "jacobian" for
+            up to 8 observed values.
+        data_std: standard deviation of the data, in the units of x, for "isotropic" and
+            `score_error`; of features or channels, the root mean square. None: 1 in the units of
+            the model.
         score_error: root-mean-square error of the noise that the network predicts (docs/math.md
             section 14.1). With 0, x_hat trusts the score completely. Only exact scores allow that:
             for t near 1, errors are multiplied by 400.
@@ -95,14 +91,14 @@ class GradientGuidance:
         return replace(self, data_std=self.data_std / scale)
 
     def of_jacobian(self, observation: Observation) -> bool:
-        """Whether "jacobian" is meant."""
-        count = observation.count
-        return self.covariance == "jacobian" or (
-            self.covariance == "auto" and count <= MOST_BACKWARD
-        )
+        """Whether the covariance is "jacobian", with "auto" resolved."""
+        if self.covariance == "auto":
+            return observation.count <= MOST_BACKWARD
+        return self.covariance == "jacobian"
 
     def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
-        """
+        """Check the sampler.
+
         Raises:
             UsageError: the sampler is tuned, or the network is compiled and would be differentiated
                 several times.
@@ -123,7 +119,7 @@ class GradientGuidance:
 
 
 class GradientGuided:
-    """A score with the gradient of an observation's likelihood added; callable as ``score`` is."""
+    """A score plus the gradient of an observation's likelihood."""
 
     def __init__(
         self,
@@ -153,10 +149,6 @@ class GradientGuided:
         pull = self._pull(found, leaf, observed, residual)
         return torch.add(score.detach(), pull.to(u.dtype), alpha=self.guidance.scale)
 
-    def finished(self, x: Tensor) -> Tensor:
-        """The samples x (B, C, ...), as they are."""
-        return x
-
     def for_rows(self, rows: Tensor) -> "GradientGuided":
         """As `cld_core.score.for_rows`."""
         part = for_rows(self._score, rows)
@@ -173,30 +165,31 @@ class GradientGuided:
 
     def _solved(self, variance: Tensor, residual: Tensor) -> Tensor:
         """(variance H H^T + sigma^2 I)^-1 residual, (B, k), for a variance (B, 1)."""
-        noise, gram = self.observation.sigma**2, self.observation.gram
+        noise = self.observation.sigma**2
+        gram = self.observation.gram
         if not isinstance(gram, Tensor):
             return residual / (variance * gram + noise)
         values, vectors = torch.linalg.eigh(gram.to(residual.device))
-        return ((residual @ vectors) / (variance * values.clamp(min=0.0) + noise)) @ vectors.T
+        scale = variance * values.clamp(min=0.0) + noise
+        return ((residual @ vectors) / scale) @ vectors.T
 
     def _by_jacobian(
         self, found: Estimate, leaf: Tensor, observed: Tensor, residual: Tensor
     ) -> Tensor:
         rows, variances, axes = self._principal(found, leaf, observed)
-        weights = torch.einsum("bjk,bk->bj", axes, residual) / (
-            variances + self.observation.sigma**2
-        )
+        along = torch.einsum("bjk,bk->bj", axes, residual)
+        weights = along / (variances + self.observation.sigma**2)
         pull = torch.einsum("bj,bj...->b...", weights, rows)
         return apply(found.pull[:, :, None], pull)
 
     def _principal(
         self, found: Estimate, leaf: Tensor, observed: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """H C and H C H^T in the axes in which the latter is diagonal: (B, k, C, ...), (B, k); and
+        """H C (B, k, C, ...) and H C H^T (B, k), in the axes in which the latter is diagonal, and
         the axes (B, k, k).
 
-        In axes in which the variance is negative or tiny, as it can be with a network, the
-        isotropic ones are used.
+        Where the variance along an axis is negative or tiny, as that of a network can be, both are
+        those of the isotropic covariance.
         """
         observation = self.observation
         batch, count = observed.shape
@@ -207,22 +200,19 @@ class GradientGuided:
         rows = torch.einsum("bjk,bk...->bj...", axes, rows)
         plain = observation.transpose(axes.flatten(0, 1)).view_as(rows)
         plain = spread(found.variance, plain) * plain
-        plain_variances = (
-            observation.apply(plain.flatten(0, 1)).view(batch, count, count) * axes
-        ).sum(2)
+        plain_projected = observation.apply(plain.flatten(0, 1)).view(batch, count, count)
+        plain_variances = (plain_projected * axes).sum(2)
         doubtful = variances < _LEAST_SHARE * plain_variances
         rows = torch.where(doubtful.view(batch, count, *[1] * (rows.ndim - 2)), plain, rows)
         return rows, torch.where(doubtful, plain_variances, variances), axes
 
     def _rows_of_covariance(self, found: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
         """H C, (B, k, C, ...), float64: the derivative of H x_hat by scored half i is c_i H C."""
-        batch, count = observed.shape
-        rows = [
-            self.sde.scored(
-                torch.autograd.grad(observed, leaf, unit.expand(batch, count), retain_graph=True)[0]
-            )
-            for unit in torch.eye(count, dtype=observed.dtype, device=observed.device)
-        ]
+        rows = []
+        for unit in torch.eye(observed.shape[1], dtype=observed.dtype, device=observed.device):
+            direction = unit.expand_as(observed)
+            (gradient,) = torch.autograd.grad(observed, leaf, direction, retain_graph=True)
+            rows.append(self.sde.scored(gradient))
         jacobian = torch.stack(rows, dim=1).double()
         shares = found.pull / found.pull.square().sum(1, keepdim=True)
         return torch.einsum("bm,bkm...->bk...", shares, jacobian.unflatten(2, (self.sde.m, -1)))
@@ -233,10 +223,10 @@ class Replacement:
     """Settings of conditioning by replacement, for observations through a mask (docs/math.md
     section 14.3).
 
-    In every evaluation of the network, the observed coordinates of u are replaced by a draw of the
+    At every evaluation of the network, the observed coordinates of u are replaced by a draw of the
     kernel given the observed x, in all halves jointly (Song et al. 2021, arXiv 2011.13456, section
-    5, in phase space). This is an approximation: the network sees a noisy version of what is known
-    exactly.
+    5, in phase space). This is an approximation: the network sees a noisy version of the observed
+    values.
 
     Attributes:
         renew: draw new noise for the observed coordinates at every evaluation. Otherwise each
@@ -250,10 +240,11 @@ class Replacement:
         return self
 
     def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
-        """
+        """Check observation and sampler.
+
         Raises:
-            UsageError: what is observed is not a part of x, or the sampler is tuned or chooses its
-                own steps.
+            UsageError: the observed values are not numbers of x, or the sampler is tuned or chooses
+                its own steps.
         """
         _require_untuned(spec)
         if observation.mask is None:
@@ -271,8 +262,7 @@ class Replacement:
 
 
 class Replaced:
-    """A score whose observed coordinates are replaced; callable as ``score`` is, by a sampler with
-    fixed steps.
+    """A score whose observed coordinates are replaced, for samplers with fixed steps.
 
     With noise of std sigma in y, the observed x of a sample is drawn once from N(y, sigma^2).
     """
@@ -308,7 +298,8 @@ class Replaced:
 
     def replaced(self, u: Tensor, t: float | Tensor) -> Tensor:
         """u with Psi_0 x + L e in its observed coordinates."""
-        known = combined(self.sde.perturbation(t), (self._x.to(u), *self.sde.halves(self._e.to(u))))
+        noise = self.sde.halves(self._e.to(u))
+        known = combined(self.sde.perturbation(t), (self._x.to(u), *noise))
         return torch.where(self._wide(self.sde.n), known, u)
 
     def _wide(self, halves: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Observations of an example: y = H x + sigma z with standard normal z (docs/math.md section 14).
 
-They are made in Python, or read from files: arrays (.npz), or a picture and a mask.
+They are made in Python or read from files: arrays (.npz), or a picture and a mask.
 """
 
 import math
@@ -22,17 +22,18 @@ from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 from cld_core.seeds import key_of
 
-# How far pixels may be beyond [-1, 1] because of rounding.
+# The distance of pixels from [-1, 1] that rounding may cause.
 _TOLERANCE = 1e-4
 # The most values for which the (k, k) matrix H H^T is computed: 128 MB in float64.
 MOST_VALUES = 4096
 _RANK_TOLERANCE = 1e-10
+# What a file of arrays may have, in messages.
 _FORMS = "x and mask, y and matrix, or y and factor; and sigma"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Observation:
-    """A linear observation of one example, on which all samples are conditioned.
+    """A linear observation of one example, for samples that are conditioned on it.
 
     Attributes:
         y: (k,), float64.
@@ -61,8 +62,10 @@ class Observation:
         """
         gram = self.gram
         if isinstance(gram, Tensor) and self.y.shape != gram.shape[:1]:
-            text = f"y has the shape {tuple(self.y.shape)}, and {len(gram)} values are observed"
-            raise UsageError(f"{text}. Pass y of shape ({len(gram)},).")
+            raise UsageError(
+                f"y has the shape {tuple(self.y.shape)}, and {len(gram)} values are observed. Pass "
+                f"y of shape ({len(gram)},)."
+            )
         if not bool(self.y.isfinite().all()):
             raise UsageError(
                 "y has values that are not finite. Leave them out of the mask, or correct them."
@@ -88,8 +91,8 @@ class Observation:
         """Some numbers of an example: inpainting.
 
         Args:
-            x: (C, ...), whose values count where the mask is true.
-            mask: bool, of the shape of x, or of its last dimensions: (H, W) is for all channels of
+            x: (C, ...); only its values where the mask is true matter.
+            mask: bool, of the shape of x or of its last dimensions: (H, W) is for all channels of
                 an image.
 
         Raises:
@@ -101,8 +104,10 @@ class Observation:
                 f"the mask has the type {mask.dtype}. Pass booleans: True where x is known."
             )
         if tuple(mask.shape) != tuple(x.shape)[x.ndim - mask.ndim :]:
-            text = f"the mask has the shape {tuple(mask.shape)}, and x {tuple(x.shape)}"
-            raise UsageError(f"{text}. Pass a mask of the shape of x, or of its last dimensions.")
+            raise UsageError(
+                f"the mask has the shape {tuple(mask.shape)}, and x {tuple(x.shape)}. Pass a mask "
+                "of the shape of x, or of its last dimensions."
+            )
         known = mask.expand(x.shape).contiguous()
         if not known.any():
             raise UsageError(
@@ -122,11 +127,10 @@ class Observation:
         def apply(x: Tensor) -> Tensor:
             return x.flatten(1)[:, places.to(x.device)]
 
-        shape = tuple(known.shape)
         return cls(
             y=x[known],
             sigma=sigma,
-            shape=shape,
+            shape=tuple(known.shape),
             apply=apply,
             transpose=transpose,
             gram=1.0,
@@ -149,7 +153,9 @@ class Observation:
             )
         if factor < 1:
             raise UsageError(f"images cannot be downscaled by {factor}. Use a factor of 1 or more.")
-        shape, gram = (y.shape[0], y.shape[1] * factor, y.shape[2] * factor), factor**-2
+        channels, height, width = y.shape
+        shape = (channels, height * factor, width * factor)
+        gram = factor**-2
 
         def transpose(w: Tensor) -> Tensor:
             image = w.view(-1, *y.shape) * gram
@@ -166,7 +172,7 @@ class Observation:
     def linear(
         cls, matrix: Tensor, y: Tensor, sigma: float = 0.0, shape: tuple[int, ...] | None = None
     ) -> Self:
-        """A matrix (k, d) times the d numbers of an example.
+        """The product of a matrix (k, d) and the d numbers of an example.
 
         Args:
             shape: of one example; None: (d,).
@@ -178,14 +184,15 @@ class Observation:
         shape = tuple(matrix.shape[1:] if shape is None else shape)
         numbers = math.prod(shape)
         if matrix.ndim != 2 or matrix.shape[1] != numbers or not len(matrix):
-            text = (
+            raise UsageError(
                 f"the matrix H is {tuple(matrix.shape)}, and an example {shape} has {numbers} "
-                f"numbers"
+                f"numbers. Pass a matrix (k, {numbers})."
             )
-            raise UsageError(f"{text}. Pass a matrix (k, {numbers}).")
         if len(matrix) > MOST_VALUES:
-            text = f"{len(matrix)} observed values: a matrix may have 1 to {MOST_VALUES} rows"
-            raise UsageError(f"{text}. Observe fewer.")
+            raise UsageError(
+                f"{len(matrix)} observed values: a matrix may have 1 to {MOST_VALUES} rows. "
+                f"Observe fewer."
+            )
         if not bool(matrix.isfinite().all()):
             raise UsageError("the matrix H has entries that are not finite. Correct them.")
         h = matrix.to(torch.float64)
@@ -207,8 +214,9 @@ class Observation:
         shape: tuple[int, ...],
         sigma: float = 0.0,
     ) -> Self:
-        """Functions that compute H x, (B, k), of x (B, C, ...), and H^T w of w (B, k); y has at
-        most 4,096 values.
+        """Functions for H x, (B, k), of x (B, C, ...), and for H^T w of w (B, k).
+
+        y has at most 4,096 values.
 
         Raises:
             UsageError: their results have other shapes, they are not each other's transpose, or y
@@ -220,16 +228,14 @@ class Observation:
                 f"{count} observed values: functions may give 1 to {MOST_VALUES}. Observe fewer."
             )
         generator = torch.Generator().manual_seed(0)
-        x, w = (
-            torch.randn(1, *shape, generator=generator),
-            torch.randn(1, count, generator=generator),
-        )
-        there, back = forward(x), transpose(w)
+        x = torch.randn(1, *shape, generator=generator)
+        w = torch.randn(1, count, generator=generator)
+        there = forward(x)
+        back = transpose(w)
         if there.shape != w.shape or back.shape != x.shape:
-            shapes = f"H gives {tuple(there.shape)} and H^T {tuple(back.shape)}"
             raise UsageError(
-                f"{shapes}, where (1, {count}) and {tuple(x.shape)} are expected. Correct the "
-                f"functions."
+                f"H gives {tuple(there.shape)} and H^T {tuple(back.shape)}, where (1, {count}) and "
+                f"{tuple(x.shape)} are expected. Correct the functions."
             )
         if not torch.isclose((there * w).sum(), (back * x).sum(), rtol=1e-3, atol=1e-4):
             raise UsageError(
@@ -241,17 +247,16 @@ class Observation:
         )
 
     def require_fit(self, shape: tuple[int, ...], *, is_image: bool) -> None:
-        """Refuse an observation that does not fit the examples of a model.
+        """Check that the observation fits the examples of a model, of this shape.
 
         Raises:
-            UsageError: names both shapes, or a value that is not one of a pixel.
+            UsageError: the shapes differ, or a pixel is outside [-1, 1].
         """
         if self.shape != tuple(shape):
-            text = (
+            raise UsageError(
                 f"the observation is of an example of shape {self.shape}, and the model draws "
-                f"{tuple(shape)}"
+                f"{tuple(shape)}. Observe an example of that shape."
             )
-            raise UsageError(f"{text}. Observe an example of that shape.")
         largest = float(self.y.abs().max())
         if is_image and self.sigma == 0 and self.mask is not None and largest > 1 + _TOLERANCE:
             raise UsageError(f"a pixel of the observation is {largest:g}. Scale images to [-1, 1].")
@@ -260,30 +265,25 @@ class Observation:
         """The same observation as one of z, which the model sees in place of x = S z + shift.
 
         Raises:
-            UsageError: the factors of what is observed differ, and there are too many of them to
-                compute H S S H^T.
+            UsageError: the factors of the observed numbers differ, and there are too many of them
+                to compute H S S H^T.
         """
         if not form.scale:
             return self
         shift = form.to_data(torch.zeros(1, *self.shape, dtype=torch.float64))
         factor = form.to_data(torch.ones(1, *self.shape, dtype=torch.float64)) - shift
-        y, own = (
-            self.y - self.apply(shift)[0],
-            factor[0] if self.mask is None else factor[0][self.mask],
-        )
-        alike = bool((own == own.flatten()[0]).all())
-        if alike or (self.mask is not None and self.sigma == 0):
-            # Numbers that are observed as they are stay so, each with its factor; and one factor is
-            # that of y as well.
-            by = own.flatten()[0] if alike else own
-            return replace(self, y=y / by, sigma=self.sigma / float(own.flatten()[0]))
+        y = self.y - self.apply(shift)[0]
+        factors = factor[0] if self.mask is None else factor[0][self.mask]
+        one = factors.flatten()[0]
+        if bool((factors == one).all()):
+            return replace(self, y=y / one, sigma=self.sigma / float(one))
+        if self.mask is not None and self.sigma == 0:
+            return replace(self, y=y / factors)
         if self.count > MOST_VALUES:
-            text = (
-                f"{self.count} values are observed with noise, or as sums, of channels with "
-                f"different scales"
-            )
             raise UsageError(
-                f"{text}. Observe at most {MOST_VALUES}, or numbers as they are, with sigma=0."
+                f"{self.count} values are observed with noise, or as sums, of channels with "
+                f"different scales. Observe at most {MOST_VALUES}, or numbers as they are, with "
+                f"sigma=0."
             )
 
         def apply(z: Tensor) -> Tensor:
@@ -302,20 +302,23 @@ class Observation:
         return self.y.to(x) - self.apply(x)
 
     def digest(self, *words: str) -> str:
-        """16 hexadecimal digits that differ for other observations, or other words."""
-        known, seen = self.backprojected().double(), self.mask
+        """16 hexadecimal digits that identify the observation and the words."""
+        example = self.backprojected().double()
+        seen = self.mask
         if seen is None:
             # H^T of fixed random numbers, which is different for different maps.
-            seen = self.transpose(
-                torch.randn(1, self.count, generator=torch.Generator().manual_seed(0))
-            )
-        parts = (part.numpy().tobytes().hex() for part in (known, seen, self.y))
+            generator = torch.Generator().manual_seed(0)
+            seen = self.transpose(torch.randn(1, self.count, generator=generator))
+        parts = (part.numpy().tobytes().hex() for part in (example, seen, self.y))
         return f"{key_of(*parts, repr(self.sigma), *words):016x}"
 
     def backprojected(self) -> Tensor:
-        """The example of least norm with H x = y, (C, ...), float32, to show an observation."""
-        gram, y = self.gram, self.y[None]
-        weights = torch.linalg.lstsq(gram, y.T).solution.T if isinstance(gram, Tensor) else y / gram
+        """The example of least norm with H x = y, (C, ...), float32: a picture of y."""
+        weights = self.y[None]
+        if isinstance(self.gram, Tensor):
+            weights = torch.linalg.lstsq(self.gram, weights.T).solution.T
+        else:
+            weights = weights / self.gram
         return self.transpose(weights.float())[0]
 
 
@@ -323,23 +326,23 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
     """The observation in a file of arrays.
 
     The file has x (C, ...) and mask, bool or 0 and 1, of the shape of x or of its last dimensions;
-    or y (k,) and matrix (k, d); or a small image y (C, h, w) and the number factor. sigma is a
-    number, 0 if it is missing.
+    or y (k,) and matrix (k, d); or a small image y (C, h, w) and the number factor. It may have
+    sigma, a number.
 
     Args:
         shape: of one example.
-        sigma: used if the file has none.
+        sigma: of a file without one; None: 0.
 
     Raises:
-        WrongSourceError: there is no such file, or it is not one of arrays.
+        WrongSourceError: there is no such file, or it has no arrays.
         UsageError: it has other arrays, or they do not fit each other.
     """
     try:
         content, _ = npz.load(path)
     except (OSError, npz.DamagedError) as error:
-        text = f"{path} cannot be read as an observation: {one_line(error).rstrip('.')}"
         raise WrongSourceError(
-            f"{text}. Pass a file that np.savez wrote, with {_FORMS}."
+            f"{path} cannot be read as an observation: {one_line(error).rstrip('.')}. Pass a file "
+            f"that np.savez wrote, with {_FORMS}."
         ) from error
     names = set(content)
     if "sigma" in names and sigma is not None:
@@ -348,37 +351,35 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
         std = float(content["sigma"]) if "sigma" in names else sigma or 0.0
         match sorted(names - {"sigma"}):
             case ["mask", "x"]:
-                made = Observation.masked(_numbers(content["x"]), _mask(content["mask"]), std)
+                x = _numbers(content["x"])
+                observation = Observation.masked(x, _mask(content["mask"]), std)
             case ["matrix", "y"]:
-                made = Observation.linear(
-                    _numbers(content["matrix"]), _numbers(content["y"]), std, shape
-                )
+                matrix = _numbers(content["matrix"])
+                observation = Observation.linear(matrix, _numbers(content["y"]), std, shape)
             case ["factor", "y"]:
-                made = Observation.downscaled(
-                    _numbers(content["y"]), _whole(content["factor"]), std
-                )
+                y = _numbers(content["y"])
+                observation = Observation.downscaled(y, _whole(content["factor"]), std)
             case _:
                 raise UsageError(
                     f"it has the arrays {one_line(', '.join(sorted(names)), 200) or 'of nothing'}"
                 )
-        if made.shape != tuple(shape):
-            raise UsageError(f"it is about examples of shape {made.shape}")
-        return made
+        if observation.shape != tuple(shape):
+            raise UsageError(f"it is about examples of shape {observation.shape}")
+        return observation
     except (UsageError, ValueError, TypeError, RuntimeError) as error:
-        text = f"{path}: {one_line(error).rstrip('.')}"
         raise UsageError(
-            f"{text}. Pass {_FORMS}; an example has the shape {tuple(shape)}."
+            f"{path}: {one_line(error).rstrip('.')}. Pass {_FORMS}; an example has the shape "
+            f"{tuple(shape)}."
         ) from error
 
 
 def from_pictures(
     picture: Path, mask: Path, shape: tuple[int, ...], sigma: float | None = None
 ) -> Observation:
-    """Inpainting: a picture, and a mask that is white where it is to be painted and black where it
-    is known.
+    """Inpainting: a picture, and a mask that is black where the picture is known, else white.
 
     Args:
-        shape: of one example, (C, H, W) with C of 1, for which colours become grey, or 3; both
+        shape: of one example, (C, H, W), with C of 3, or of 1, for which colours become grey. Both
             files have H x W pixels.
 
     Raises:
@@ -387,18 +388,21 @@ def from_pictures(
         UsageError: the mask is black or white everywhere, or sigma is not a standard deviation.
     """
     if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
-        text = f"examples of shape {tuple(shape)} are not square pictures"
-        raise UsageError(f"{text}. Pass --observe with a file of arrays.")
+        raise UsageError(
+            f"examples of shape {tuple(shape)} are not square pictures. Pass --observe with a file "
+            "of arrays."
+        )
     pixels = _picture(picture, shape)
     white = _picture(mask, (3, *shape[1:])).float().mean(0) > 127.5
-    if white.all() or not (white.any() or sigma):
-        what = (
-            "white everywhere: nothing is known"
-            if white.all()
-            else "black everywhere: there is nothing to paint"
-        )
+    if white.all():
         raise UsageError(
-            f"{mask} is {what}. Make it black where the picture is known, white elsewhere."
+            f"{mask} is white everywhere: nothing is known. Make it black where the picture is "
+            "known, white elsewhere."
+        )
+    if not white.any() and not sigma:
+        raise UsageError(
+            f"{mask} is black everywhere: there is nothing to paint. Make it black where the "
+            "picture is known, white elsewhere."
         )
     return Observation.masked(to_model(pixels), ~white, sigma or 0.0)
 

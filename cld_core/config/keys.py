@@ -1,6 +1,7 @@
 """The keys of a recipe: their defaults, bounds, types and descriptions.
 
-A spec is a frozen dataclass whose fields are made by `key` and `section`, and read by `entries`.
+A spec is a frozen dataclass whose fields are made by `key`, `other_default` and `section`, and read
+by `entries`.
 """
 
 import dataclasses
@@ -50,6 +51,11 @@ def key(default: Any, doc: str, *, is_path: bool = False, **bounds: float) -> An
         )
     metadata = {"doc": doc, "is_path": is_path, "bounds": tuple(bounds.items())}
     return field(default=default, metadata=metadata)
+
+
+def other_default(spec: Any, name: str, default: Any) -> Any:
+    """A key that ``spec`` has too, with another default."""
+    return field(default=default, metadata=spec.__dataclass_fields__[name].metadata)
 
 
 def section(spec: type, doc: str) -> Any:

@@ -1,9 +1,9 @@
 r"""From YAML files, overrides and arguments of Python functions to a checked `Recipe`.
 
-A recipe is layers of keys: the files that it extends, itself, a profile, and each override.
-OmegaConf merges them and replaces references: ``${train.steps}`` is the value of that key, and
-``\${`` stands for the text ``${``. ``${`` has no other meaning: no environment, no files, no code.
-Frozen recipes have no references, and are read without OmegaConf.
+A recipe is layers of keys: the files that it extends, itself, a profile, and each override; later
+ones win. OmegaConf replaces references: ``${train.steps}`` is the value of that key, and ``\${``
+stands for the text ``${``. ``${`` has no other meaning: no environment, no files, no code. Frozen
+recipes have no references.
 """
 
 import functools
@@ -422,13 +422,12 @@ def parse(
         RecipeError: it is not YAML, nested too deeply, too long with its aliases, or has a value
             that no recipe can have.
     """
-    content = _Content()
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
+        content = _Content(_Loader(text))
+        node = content.loader.get_single_node()
         if node is None:
             return None, content.lines
-        return content.value(loader, node, section or "", 0), content.lines
+        return content.value(node, section or "", 0), content.lines
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -444,10 +443,16 @@ def parse(
 
 
 class _Refused(yaml.MarkedYAMLError):  # type: ignore[misc] # PyYAML has no types
-    """Valid YAML that a recipe cannot have."""
+    """Valid YAML that a recipe cannot have.
 
-    def __init__(self, node: yaml.Node, problem: str) -> None:
-        super().__init__(problem=problem, problem_mark=node.start_mark)
+    Args:
+        path: the dotted key whose value it is in.
+        problem: the rest of the sentence that begins with this key.
+    """
+
+    def __init__(self, node: yaml.Node, path: str, problem: str) -> None:
+        subject = f"'{path.partition('[')[0]}'" if path else "the recipe"
+        super().__init__(problem=f"{subject} {problem}", problem_mark=node.start_mark)
 
 
 @dataclass
@@ -457,81 +462,79 @@ class _Content:
     Refuses YAML that is valid and never intended, such as tags and numbers in base 60.
     """
 
+    loader: _Loader
     lines: dict[str, int] = field(default_factory=dict)
     values: int = 0
 
-    def value(self, loader: _Loader, node: yaml.Node, path: str, depth: int) -> Any:
+    def value(self, node: yaml.Node, path: str, depth: int) -> Any:
         """The value of ``node``, at the dotted key ``path``."""
         self.values += 1
-        named = f"'{path.partition('[')[0]}'" if path else "the recipe"
         if depth > MAX_DEPTH:
             raise _Refused(
                 node,
-                f"{named} is nested more than {MAX_DEPTH} levels deep, aliases included. "
+                path,
+                f"is nested more than {MAX_DEPTH} levels deep, aliases included. "
                 "Write plain values",
             )
         if self.values > MAX_VALUES:
             raise _Refused(
                 node,
-                f"{named} has more than {MAX_VALUES} values, aliases included. Write plain values",
+                path,
+                f"has more than {MAX_VALUES} values, aliases included. Write plain values",
             )
         if node.tag not in _KINDS:
             raise _Refused(
                 node,
-                f"{named} has the YAML tag {shown(node.tag)}. Write a plain value, or quote it",
+                path,
+                f"has the YAML tag {shown(node.tag)}. Write a plain value, or quote it",
             )
         if isinstance(node, yaml.SequenceNode):
             return [
-                self.value(loader, item, f"{path}[{number}]", depth + 1)
+                self.value(item, f"{path}[{number}]", depth + 1)
                 for number, item in enumerate(node.value)
             ]
         if isinstance(node, yaml.MappingNode):
-            return self._mapping(loader, node, path, depth)
-        return node.value if node.tag in _TEXT_TAGS else _number(loader, node, path)
+            return self._mapping(node, path, depth)
+        return node.value if node.tag in _TEXT_TAGS else self._number(node, path)
 
-    def _mapping(
-        self, loader: _Loader, node: yaml.MappingNode, path: str, depth: int
-    ) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[str, Any]:
         values = {}
         for key, value in node.value:
             if key.tag != _TEXT or not _NAME.fullmatch(key.value):
-                named = f"'{path.partition('[')[0]}'" if path else "the recipe"
                 other = shown(key.value if isinstance(key, yaml.ScalarNode) else key.tag)
                 raise _Refused(
                     key,
-                    f"{named} has no key {other}. "
+                    path,
+                    f"has no key {other}. "
                     "Write the name of a key, nested as in `train: {steps: 9}`",
                 )
             inner = f"{path}.{key.value}" if path else key.value
             if inner in self.lines:
-                first = self.lines[inner]
                 raise _Refused(
-                    key,
-                    f"not valid YAML (duplicate key {shown(inner)}, first on line {first}). "
-                    "Remove one",
+                    key, inner, f"is given twice, first on line {self.lines[inner]}. Remove one"
                 )
             self.lines[inner] = key.start_mark.line + 1
-            values[key.value] = self.value(loader, value, inner, depth + 1)
+            values[key.value] = self.value(value, inner, depth + 1)
         return values
 
-
-def _number(loader: _Loader, node: yaml.ScalarNode, path: str) -> Any:
-    """The value of a node that is not a text: a number, true, false or null."""
-    if node.tag.endswith((":int", ":float")) and _OLD_NUMBER.search(node.value):
-        # YAML 1.1 reads numbers in base 60 (1:30 is 90) and 8 (0123 is 83).
-        raise _Refused(
-            node,
-            f"'{path}' cannot be {node.value}, which YAML reads as another number. "
-            "Write a plain number (times are in minutes), or quote a name",
-        )
-    try:
-        return loader.construct_object(node)
-    except (ValueError, LookupError, OverflowError) as error:
-        raise _Refused(
-            node,
-            f"'{path}' cannot be {shown(node.value)}, which is not a number. "
-            "Write one, or quote it",
-        ) from error
+    def _number(self, node: yaml.ScalarNode, path: str) -> Any:
+        """The value of a node that is not a text: a number, true, false or null."""
+        if node.tag.endswith((":int", ":float")) and _OLD_NUMBER.search(node.value):
+            # YAML 1.1 reads numbers in base 60 (1:30 is 90) and 8 (0123 is 83).
+            raise _Refused(
+                node,
+                path,
+                f"cannot be {node.value}, which YAML reads as another number. "
+                "Write a plain number (times are in minutes), or quote a name",
+            )
+        try:
+            return self.loader.construct_object(node)
+        except (ValueError, LookupError, OverflowError) as error:
+            raise _Refused(
+                node,
+                path,
+                f"cannot be {shown(node.value)}, which is not a number. Write one, or quote it",
+            ) from error
 
 
 def read(path: Path, *, follow: bool = True) -> Layer:
@@ -667,8 +670,8 @@ class _Assembly:
         where: for each dotted key, the place that set it.
         specs: of the sections with variants, as chosen by the layers so far.
         known: the keys that a recipe with these specs can have.
-        layers: the dotted keys of the layers so far, without those that later choices of variants
-            have dropped.
+        values: by dotted key, those of the merged layers so far; a choice of another variant drops
+            the keys that it does not keep.
         is_lenient: whether plug-ins are named and not imported.
         unchecked: whether a chosen variant is unknown, so one of these plug-ins registers it.
     """
@@ -680,7 +683,7 @@ class _Assembly:
     where: dict[str, str] = field(default_factory=dict)
     specs: dict[str, type] = field(default_factory=default_specs)
     known: dict[str, Entry] = field(default_factory=dict)
-    layers: list[dict[str, Any]] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
     is_lenient: bool = False
     unchecked: bool = False
 
@@ -734,8 +737,7 @@ class _Assembly:
                 raise RecipeError(f"{layer.place(path)}: {problem}")
             if not self.known[path].is_section:
                 self._check_references(path, value)
-        values = walk(layer.keys)
-        self.layers.append({key: value for key, value in values if not self.known[key].is_section})
+                self.values[path] = value
 
     def _choose(self, section: str, node: Mapping[str, Any]) -> None:
         """Drop keys of earlier layers that the chosen variant of a section does not keep."""
@@ -747,11 +749,10 @@ class _Assembly:
             self.unchecked = True
         kept = variants.kept(self.specs[section], spec)
         self.specs[section] = spec
-        for keys in self.layers:
-            for key in list(keys):
-                if key.startswith(f"{section}.") and key.split(".")[1] not in kept:
-                    del keys[key]
-                    self.where.pop(key, None)
+        for key in list(self.values):
+            if key.startswith(f"{section}.") and key.split(".")[1] not in kept:
+                del self.values[key]
+                del self.where[key]
 
     def _check_references(self, key: str, value: Any) -> None:
         """Refuse texts that OmegaConf would not read as plain text or the name of another key."""
@@ -768,34 +769,33 @@ class _Assembly:
                     rule = "a frozen recipe has no references"
                 else:
                     rule = "only other keys can be referred to"
-                fix = r"Write ${train.steps}, for example, or \${ for the text ${."
-                self._refuse(key, f"has {reference}; {rule}. {fix}")
+                self._refuse(
+                    key,
+                    f"has {reference}; {rule}. "
+                    r"Write ${train.steps}, for example, or \${ for the text ${.",
+                )
 
     def _resolved(self) -> dict[str, Any]:
-        """The values of the merged layers, with references replaced."""
-        values = {key: value for layer in self.layers for key, value in layer.items()}
+        """The values, with references replaced."""
         has_references = False
         if not self.frozen:
-            for key, value in values.items():
+            for key, value in self.values.items():
                 for text in _texts(value):
                     for name in _references(text):
-                        self._check_target(values, key, text, name)
+                        self._check_target(key, text, name)
                         has_references = True
-        # Commands that only read a recipe, or change one, need OmegaConf only for references.
-        if self.frozen or not (self.with_plugins or has_references):
-            return {key: _unescaped(value) for key, value in values.items()}
+        if not has_references:
+            return {key: _unescaped(value) for key, value in self.values.items()}
         from omegaconf import OmegaConf
 
-        tree: Any = OmegaConf.to_container(
-            OmegaConf.unsafe_merge(*map(_nested, self.layers)), resolve=True
-        )
-        return {key: value for key, value in walk(tree) if key in values}
+        tree: Any = OmegaConf.to_container(OmegaConf.create(_nested(self.values)), resolve=True)
+        return {key: value for key, value in walk(tree) if key in self.values}
 
-    def _check_target(self, values: Mapping[str, Any], key: str, text: str, name: str) -> None:
+    def _check_target(self, key: str, text: str, name: str) -> None:
         """Refuse a reference to a key without a value, or with a reference of its own."""
-        target = values.get(name)
+        target = self.values.get(name)
         if target is None:
-            is_section = any(other.startswith(f"{name}.") for other in values)
+            is_section = any(other.startswith(f"{name}.") for other in self.values)
             reason = "is a section" if is_section else "is not set"
             self._refuse(
                 key,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
-from .keys import Problem, key, shown
+from .keys import Problem, key, other_default, shown
 
 # A key of a network, and the rest of the sentence that begins with it: why its value does not fit
 # examples of some shape, and the fix.
@@ -56,21 +56,29 @@ def _typed(value: Any) -> str:
     return shown(list(value) if isinstance(value, tuple) else value).replace(" ", "")
 
 
-def _problems(spec: "MlpSpec | ResnetSpec") -> Iterator[Problem]:
-    if spec.width**2 * spec.layers > MAX_WEIGHTS:
-        yield (
-            "width",
-            "layers",
-            f"is {spec.width} in {spec.layers} layers: more than {MAX_WEIGHTS:g} weights. "
-            "Lower one of them.",
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
-class MlpSpec(NetworkSpec):
+class HiddenLayersSpec(NetworkSpec):
+    """The base of the specs of networks for vectors, with hidden layers of one width."""
+
     takes_labels: ClassVar[bool] = True
     axes: ClassVar[int] = 1
 
+    width: int
+    layers: int
+
+    def problems(self) -> Iterator[Problem]:
+        """Pairs of keys of this section that do not go together."""
+        if self.width**2 * self.layers > MAX_WEIGHTS:
+            yield (
+                "width",
+                "layers",
+                f"is {self.width} in {self.layers} layers: more than {MAX_WEIGHTS:g} weights. "
+                "Lower one of them.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlpSpec(HiddenLayersSpec):
     name: Literal["mlp"] = key("mlp", "fully connected network for vectors")
     width: int = key(128, "units of a hidden layer", ge=1, le=65_536)
     layers: int = key(5, "linear layers, including the output layer", ge=2, le=1000)
@@ -90,21 +98,14 @@ class MlpSpec(NetworkSpec):
         gt=0,
     )
 
-    problems = _problems
-
 
 @dataclass(frozen=True, kw_only=True)
-class ResnetSpec(NetworkSpec):
-    takes_labels: ClassVar[bool] = True
-    axes: ClassVar[int] = 1
-
+class ResnetSpec(HiddenLayersSpec):
     name: Literal["resnet"] = key(
         "resnet", "residual network for vectors, with log t at every layer"
     )
-    width: int = key(64, "units of a hidden layer", ge=1, le=65_536)
+    width: int = other_default(MlpSpec, "width", 64)
     layers: int = key(20, "residual layers between the first and the last", ge=1, le=1000)
-
-    problems = _problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,17 +271,8 @@ class Unet1dSpec(UnetSpec):
     name: Literal["unet1d"] = key(
         "unet1d", "the U-Net of ncsnpp in one dimension, for curves and series (C, L)"
     )
-    channels: int = key(64, "channels at full resolution", ge=4, le=8192)
-    multipliers: tuple[int, ...] = key(
-        (1, 2, 2), "channels of each resolution, as multiples of `channels`"
-    )
-    blocks: int = key(
-        2,
-        "residual blocks of each resolution on the way down; one more on the way up",
-        ge=1,
-        le=256,
-    )
-    dropout: float = key(
-        0.0, "probability of dropping a unit between a block's convolutions", ge=0, lt=1
-    )
-    fourier_scale: float = key(1.0, "standard deviation of the Fourier frequencies", gt=0)
+    channels: int = other_default(UnetSpec, "channels", 64)
+    multipliers: tuple[int, ...] = other_default(UnetSpec, "multipliers", (1, 2, 2))
+    blocks: int = other_default(UnetSpec, "blocks", 2)
+    dropout: float = other_default(UnetSpec, "dropout", 0.0)
+    fourier_scale: float = other_default(UnetSpec, "fourier_scale", 1.0)

@@ -194,11 +194,6 @@ def implementation_of(section: str, spec: Any) -> Any:
     return resolve(variants[name].implementation)
 
 
-def build(section: str, spec: Any, *args: Any, **keywords: Any) -> Any:
-    """Call the implementation of ``spec`` with the spec and further arguments."""
-    return implementation_of(section, spec)(spec, *args, **keywords)
-
-
 def default_specs() -> dict[str, type]:
     """The spec of the default variant of each section with variants."""
     return {name: section.find(None).spec for name, section in SECTIONS.items()}

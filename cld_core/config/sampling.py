@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 from cld_core.errors import RecipeError
 
-from .keys import Problem, key
+from .keys import Problem, key, other_default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,16 @@ class SscsSpec(FixedStepSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExponentialSpec(FixedStepSpec):
+class MultistepSpec(FixedStepSpec):
+    """The keys of methods that interpolate the score between steps (`samplers.multistep`)."""
+
+    order: int = key(1, "degree of the interpolating polynomial", ge=0, le=3)
+    corrector: bool = key(True, "let each evaluation correct the step before it")
+    eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExponentialSpec(MultistepSpec):
     auto_grid: ClassVar[str] = "power"
     compared: ClassVar[Mapping[str, str]] = {
         "exponential": "",
@@ -168,9 +177,6 @@ class ExponentialSpec(FixedStepSpec):
     }
 
     method: Literal["exponential"] = key("exponential", "exponential multistep")
-    order: int = key(1, "degree of the interpolating polynomial", ge=0, le=3)
-    corrector: bool = key(True, "let each evaluation correct the step before it")
-    eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
     repeats: int = key(
         1,
         "how often each group of sampling.jump steps is made; before each repetition, the forward "
@@ -199,7 +205,7 @@ class ExponentialSpec(FixedStepSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GddimSpec(FixedStepSpec):
+class GddimSpec(MultistepSpec):
     auto_grid: ClassVar[str] = "power"
     compared: ClassVar[Mapping[str, str]] = {"gddim": "", "gddim-noise": "order=0,eta=1"}
 
@@ -207,9 +213,8 @@ class GddimSpec(FixedStepSpec):
     root: Literal["flow", "cholesky"] = key(
         "flow", "root of the kernel's covariance that defines the noise: R_t (flow) or L_t of gDDIM"
     )
-    order: int = key(2, "degree of the interpolating polynomial", ge=0, le=3)
-    corrector: bool = key(False, "let each evaluation correct the step before it")
-    eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
+    order: int = other_default(MultistepSpec, "order", 2)
+    corrector: bool = other_default(MultistepSpec, "corrector", False)
 
     @property
     def follows_flow(self) -> bool:
@@ -235,7 +240,15 @@ class GddimSpec(FixedStepSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConjugateSpec(FixedStepSpec):
+class ChangeOfVariablesSpec(FixedStepSpec):
+    """The keys of methods that may change variables before they step (arXiv 2310.07894)."""
+
+    conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100)
+    conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConjugateSpec(ChangeOfVariablesSpec):
     """Euler steps after a change of variables: lambda-DDIM of arXiv 2310.07894.
 
     Attributes:
@@ -251,12 +264,10 @@ class ConjugateSpec(FixedStepSpec):
     compared: ClassVar[Mapping[str, str]] = {"conjugate": ""}
 
     method: Literal["conjugate"] = key("conjugate", "conjugate integrator (lambda-DDIM)")
-    conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100)
-    conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplittingSpec(FixedStepSpec):
+class SplittingSpec(ChangeOfVariablesSpec):
     """Alternating updates of positions and velocities (arXiv 2310.07894).
 
     Attributes:
@@ -280,8 +291,6 @@ class SplittingSpec(FixedStepSpec):
     )
     reduced: bool = key(True, "one evaluation per step, shared by its updates")
     conjugate: bool = key(False, "split after the change of variables of method=conjugate")
-    conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100)
-    conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J")
     noise_scale: float = key(
         1.0,
         "lambda_s: scales the noise of scored halves before the last; 1 is the reverse SDE",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .keys import Problem, key
+from .keys import Problem, key, other_default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,8 @@ class VpsdeSpec(SdeSpec):
     objectives: ClassVar[tuple[str, ...]] = ("dsm",)
 
     name: Literal["vpsde"] = key("vpsde", "variance-preserving diffusion, the baseline")
-    beta0: float = key(0.1, "beta(t) = beta0 + beta1 t", ge=0)
-    beta1: float = key(19.9, "beta(t) = beta0 + beta1 t", ge=0)
+    beta0: float = other_default(SdeSpec, "beta0", 0.1)
+    beta1: float = other_default(SdeSpec, "beta1", 19.9)
     numerical_eps: float = key(0.0, "added to the kernel's variance", ge=0)
 
 
@@ -61,7 +61,7 @@ class PsldSpec(SdeSpec):
     name: Literal["psld"] = key(
         "psld", "phase-space Langevin diffusion, with noise in data and velocity"
     )
-    beta0: float = key(8.0, "beta(t) = beta0 + beta1 t", ge=0)
+    beta0: float = other_default(SdeSpec, "beta0", 8.0)
     friction: float = key(
         0.01, "friction of the data, the paper's Gamma; 0 makes it CLD with half of the beta", ge=0
     )
@@ -69,7 +69,7 @@ class PsldSpec(SdeSpec):
         4.01, "friction of the velocity; the inverse mass is (friction - nu)^2 / 4", gt=0
     )
     kappa: float = key(0.04, "variance of the initial velocity, in units of the mass", gt=0, le=1)
-    numerical_eps: float = key(1e-9, "added to the diagonal of the kernel's covariance", ge=0)
+    numerical_eps: float = other_default(CldSpec, "numerical_eps", 1e-9)
     triangle: Literal["lower", "upper"] = key(
         "lower", "which triangular factor of the kernel's covariance multiplies the noise"
     )

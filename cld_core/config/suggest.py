@@ -28,6 +28,8 @@ _GRIDS: dict[str, dict[str, Any]] = {
 }
 # By the number of axes, the most passes over the examples: with more, a network memorises them.
 _MOST_PASSES = {1: 5000, 2: 1000, 3: 500}
+# By the number of axes, the test points of an evaluation.
+_POINTS = {1: 1000, 2: 100, 3: 64}
 # The longest side that is not folded, in multiples of the channels, and the largest patch.
 _LONGEST = {2: 3, 3: 0.75}
 _MOST_FOLDED = {2: 8, 3: 4}
@@ -69,30 +71,26 @@ def suggested(
         if examples is not None:
             most = min(most, max(_MOST_PASSES[len(shape)] * examples // batch, 1))
         steps = rounded(most)
-    points = {1: 1000, 2: 100, 3: 64}[len(shape)]
-    tolerance = 1e-4 if is_vector else 1e-3
-    keys: Keys = {
-        "network": _network(shape, dials),
-        "objective": _objective(sde, data_std, is_vector),
-        "optim": {"lr": dials["lr"], "warmup_steps": min(100, steps // 10), "decay": "cosine"},
-        "train": {
-            "steps": steps,
-            "batch_size": batch,
-            "ema": _ema(steps),
-            "checkpoint_every": rounded(steps / 4),
-        },
-        "periodic": {"samples_every": rounded(steps / 4)},
-    }
+    every = rounded(steps / 4)
+    points = _POINTS[len(shape)]
+    if tests is not None:
+        points = max(1, min(points, tests))
+    keys: Keys = {"network": _network(shape, dials), "objective": _objective(sde, data_std)}
+    keys["optim"] = {"lr": dials["lr"], "warmup_steps": min(100, steps // 10), "decay": "cosine"}
+    keys["train"] = {"steps": steps, "batch_size": batch, "ema": _ema(steps)}
+    keys["train"]["checkpoint_every"] = every
+    keys["periodic"] = {"samples_every": every}
     if is_vector:
+        # Vectors differ most from normal ones at small t. The coarse structure of curves and
+        # pictures is decided at large t.
+        keys["objective"]["times"] = "log"
         keys["sampling"] = {"method": "exponential", "nfe": 30}
+        keys["eval"] = {"samples": 2000, "points": points, "batch_size": 2000}
+        keys["eval"]["elbo"] = {"rtol": 1e-4, "atol": 1e-4}
     else:
         keys["sampling"] = {"method": "exponential", "nfe": 50, "grid": "quadratic"}
-    keys["eval"] = {
-        "samples": 2000 if is_vector else 500,
-        "points": points if tests is None else max(1, min(points, tests)),
-        "batch_size": 2000 if is_vector else 100,
-        "elbo": {"rtol": tolerance, "atol": tolerance},
-    }
+        keys["eval"] = {"samples": 500, "points": points, "batch_size": 100}
+        keys["eval"]["elbo"] = {"rtol": 1e-3, "atol": 1e-3}
     if is_vector and size == "s":
         # With a network of this size, several threads would only wait for each other.
         keys["cluster"] = {"cpus_per_task": 1}
@@ -101,19 +99,11 @@ def suggested(
     return keys
 
 
-def _objective(sde: str, data_std: float, is_vector: bool) -> dict[str, Any]:
+def _objective(sde: str, data_std: float) -> dict[str, Any]:
+    keys = {"precondition": "data", "data_std": data_std}
     spec = SECTIONS["sde"].find(sde).spec
     objectives: tuple[str, ...] = getattr(spec, "objectives", (ObjectiveSpec.name,))
-    keys: dict[str, Any] = {}
-    if ObjectiveSpec.name not in objectives:
-        keys["name"] = objectives[0]
-    keys["precondition"] = "data"
-    keys["data_std"] = data_std
-    if is_vector:
-        # Vectors differ most from normal ones at small t. The coarse structure of curves and
-        # pictures is decided at large t.
-        keys["times"] = "log"
-    return keys
+    return keys if ObjectiveSpec.name in objectives else {"name": objectives[0], **keys}
 
 
 def _ema(steps: int) -> float:
@@ -149,11 +139,10 @@ def _network(shape: tuple[int, ...], dials: Mapping[str, Any]) -> dict[str, Any]
     channels = dials["channels"]
     # Patches and resolutions divide all sides.
     common = math.gcd(*sides)
-    levels = {
-        patch: _levels(common // patch, min(sides) // patch, dials["levels"])
-        for patch in range(1, _MOST_FOLDED[len(shape)] + 1)
-        if common % patch == 0
-    }
+    levels = {}
+    for patch in range(1, _MOST_FOLDED[len(shape)] + 1):
+        if common % patch == 0:
+            levels[patch] = _levels(common // patch, min(sides) // patch, dials["levels"])
     longest = _LONGEST[len(shape)] * channels
     largest = next((patch for patch in levels if max(sides) / patch <= longest), max(levels))
     # A network of one resolution sees too little of an example: a smaller patch with two of them is

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from cld_core import seeds
 from cld_core.classes import Classes
-from cld_core.config import Recipe, registry
+from cld_core.config import Recipe
 from cld_core.config.data import DataSpec, StoredDataSpec, ToyDataSpec
+from cld_core.config.registry import implementation_of
 from cld_core.errors import DataError
 from cld_core.plugins import described, fingerprint, trial
 from cld_core.run.identity import IMAGES, MEANS, PLUGIN, POINTS
@@ -97,7 +98,7 @@ def source(
     Raises:
         DataError: there is no such toy density.
     """
-    made: Source = registry.build("data", spec, device)
+    made: Source = implementation_of("data", spec)(spec, device)
     if form is not None:
         use_form(made, form)
     return made

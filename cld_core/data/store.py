@@ -163,29 +163,28 @@ def find(
             prepares them.
     """
     root = Path(path).expanduser()
-    fix = "To prepare it"
-    try:
-        about = read_about(root)
-        if about is None:
-            about = _published(root)
-        elif name not in ("folder", about.name):
-            raise DataError(f"{root} holds {about.name}, not {name}.")
-        elif (found := bytes_of(root / IMAGES)) != about.bytes:
-            fix = f"Remove {root} and prepare it again"
-            raise DataError(
-                f"{root.absolute() / IMAGES} has {found} bytes, but {ABOUT} says {about.bytes}: "
-                "it was copied incompletely or changed."
-            )
-        if pixels not in (None, about.size):
-            raise DataError(
-                f"{root} has images of {about.size}x{about.size}, not {pixels}x{pixels}."
-            )
-        if channels not in (None, about.channels):
-            fix = "Set data.channels=null, or prepare it again"
-            plural = "channel" if about.channels == 1 else "channels"
-            raise DataError(f"{root} has images with {about.channels} {plural}, not {channels}.")
-    except DataError as error:
-        raise DataError(f"{error} {fix}: {prepare_hint(name, path, pixels)}") from error
+    hint = prepare_hint(name, path, pixels)
+    about = read_about(root)
+    if about is None:
+        about = _published(root, hint)
+    elif name not in ("folder", about.name):
+        raise DataError(f"{root} holds {about.name}, not {name}. To prepare it: {hint}")
+    elif (found := bytes_of(root / IMAGES)) != about.bytes:
+        raise DataError(
+            f"{root.absolute() / IMAGES} has {found} bytes, but {ABOUT} says {about.bytes}: "
+            f"it was copied incompletely or changed. Remove {root} and prepare it again: {hint}"
+        )
+    if pixels not in (None, about.size):
+        raise DataError(
+            f"{root} has images of {about.size}x{about.size}, not {pixels}x{pixels}. "
+            f"To prepare it: {hint}"
+        )
+    if channels not in (None, about.channels):
+        plural = "channel" if about.channels == 1 else "channels"
+        raise DataError(
+            f"{root} has images with {about.channels} {plural}, not {channels}. "
+            f"Set data.channels=null, or prepare it again: {hint}"
+        )
     return about
 
 
@@ -193,16 +192,17 @@ def bytes_of(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
 
 
-def _published(root: Path) -> DatasetInfo:
-    """The description of LMDB files in the published form."""
+def _published(root: Path, hint: str) -> DatasetInfo:
+    """The description of LMDB files in the published form; ``hint`` as in `Prepared`."""
     readers = {split: reader for split in SPLITS if (reader := published(root, split)) is not None}
     if "train" not in readers:
         if partial_path(root).is_dir():
             raise DataError(
-                f"the preparation of {root.absolute()} is unfinished: the same command continues "
-                "it."
+                f"the preparation of {root.absolute()} is unfinished. To continue it: {hint}"
             )
-        raise DataError(f"there is no prepared data set in {root.absolute()}.")
+        raise DataError(
+            f"there is no prepared data set in {root.absolute()}. To prepare it: {hint}"
+        )
     splits = {
         split: SplitInfo(count=reader.shape[0], digest=reader.about)
         for split, reader in readers.items()
@@ -376,8 +376,8 @@ def read_labels(root: Path, about: DatasetInfo, split: Split) -> "np.ndarray":
         ) from error
     if blake2b(labels.tobytes()) != about.labels:
         raise DataError(
-            f"{path} does not hold the labels that {ABOUT} describes. Remove {root} and prepare it "
-            f"again."
+            f"{path} does not hold the labels that {ABOUT} describes. "
+            f"Remove {root} and prepare it again."
         )
     return labels[about.rows(split)]
 
@@ -433,7 +433,7 @@ class LmdbReader:
         if not size or CHANNELS * size**2 != length:
             raise DataError(
                 f"{path} has values of {length} bytes under '0', which are not square raw RGB "
-                f"images."
+                f"images. {_AGAIN}"
             )
         self.shape = (count, CHANNELS, size, size)
         self.about = f"{count} images, {self.bytes} bytes"

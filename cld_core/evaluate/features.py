@@ -1,5 +1,4 @@
-"""Metrics of images: features of samples and of training images, compared by torch-fidelity's
-formulas.
+"""Metrics of images: features of samples and of training images, compared as by torch-fidelity.
 
 Features come from the extractors of torch-fidelity: Inception, and others that are registered with
 it. torch-fidelity unpickles the files of weights that it is given, and those that it finds where
@@ -30,7 +29,7 @@ from cld_core.model import Model
 from cld_core.nets import execution
 from cld_core.plugins import fingerprint_of, resolve, table
 from cld_core.run.evaluations import EvalRequest, Extraction, Files
-from cld_core.run.shards import Arrays
+from cld_core.run.shards import Columns
 from cld_core.sanitize import printable
 
 from . import stats_file
@@ -61,11 +60,6 @@ def find(name: str) -> Any:
             "Name one of them, or the file that registers it in `plugins`."
         )
     return FEATURE_EXTRACTORS_REGISTRY[name]
-
-
-def is_built_in(kind: Any) -> bool:
-    """Whether an extractor comes with torch-fidelity, and therefore needs weights."""
-    return str(kind.__module__).startswith("torch_fidelity")
 
 
 def score_layer(name: str) -> str:
@@ -131,7 +125,7 @@ def _network(kind: Any, extraction: Extraction, weights: str | None, layers: lis
     settings = {}
     if weights is not None:
         settings["feature_extractor_weights_path"] = _loadable(Path(weights), extraction, kind)
-    elif is_built_in(kind):
+    elif kind.__module__.startswith("torch_fidelity"):
         # torch-fidelity would unpickle a file from where torch keeps downloads.
         raise UsageError(
             f"'eval.fid.extractor' {name} needs weights. Name their file in eval.fid.weights."
@@ -258,7 +252,7 @@ class FeatureRows(SampleRows):
         scores = "scores" in registry.read_of("features", request.metrics)
         self._extractor = load(request.inputs, request.files, model.device, scores)
 
-    def compute(self, first: int, last: int) -> Arrays:
+    def compute(self, first: int, last: int) -> Columns:
         drawn = self.draw(first, last)
         floor = self.request.inputs.quantisation == "floor"
         pixels = to_grey(drawn.x, self.model.form, floor=floor)
@@ -284,7 +278,7 @@ class ImageRows(Computer):
         self._form = form_of(stored)
         self.n: int = self._images.n
 
-    def compute(self, first: int, last: int) -> Arrays:
+    def compute(self, first: int, last: int) -> Columns:
         pixels = self._images.batch(torch.arange(first, last))
         if pixels.dtype != torch.uint8:
             pixels = to_grey(self._form.to_data(pixels), self._form)
@@ -299,23 +293,19 @@ def fid(table: Table) -> dict[str, Any]:
 
 def frechet(ours: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> float:
     """The Fréchet distance of features (n, D) from a mean (D,) and covariance (D, D)."""
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
 
     mean, covariance = stats_file.moments([ours])
     statistics = {"mu": mean, "sigma": covariance}
     reference = {"mu": mu, "sigma": sigma}
-    value = fid_statistics_to_metric(statistics, reference, verbose=False)[KEY_METRIC_FID]
+    result = fid_statistics_to_metric(statistics, reference, verbose=False)
     # For equal sets of few images, rounding makes the formula negative.
-    return max(0.0, float(value))
+    return max(0.0, float(result["frechet_inception_distance"]))
 
 
 def kid(table: Table) -> dict[str, Any]:
     """Kernel distance between the features of samples and of training images."""
-    from torch_fidelity.metric_kid import (
-        KEY_METRIC_KID_MEAN,
-        KEY_METRIC_KID_STD,
-        kid_features_to_metric,
-    )
+    from torch_fidelity.metric_kid import kid_features_to_metric
 
     spec = table.request.kid
     ours, theirs = _both_features(table)
@@ -323,8 +313,8 @@ def kid(table: Table) -> dict[str, Any]:
         ours, theirs, verbose=False, kid_subsets=spec.subsets, kid_subset_size=spec.subset_size
     )
     return {
-        "value": result[KEY_METRIC_KID_MEAN],
-        "std": result[KEY_METRIC_KID_STD],
+        "value": result["kernel_inception_distance_mean"],
+        "std": result["kernel_inception_distance_std"],
         **asdict(spec),
         **table.about_samples(),
         **table.about_reference(),
@@ -333,17 +323,13 @@ def kid(table: Table) -> dict[str, Any]:
 
 def isc(table: Table) -> dict[str, Any]:
     """Inception Score of samples."""
-    from torch_fidelity.metric_isc import (
-        KEY_METRIC_ISC_MEAN,
-        KEY_METRIC_ISC_STD,
-        isc_features_to_metric,
-    )
+    from torch_fidelity.metric_isc import isc_features_to_metric
 
     spec = table.request.isc
     result = isc_features_to_metric(torch.from_numpy(table.arrays["scores"]), splits=spec.splits)
     return {
-        "value": result[KEY_METRIC_ISC_MEAN],
-        "std": result[KEY_METRIC_ISC_STD],
+        "value": result["inception_score_mean"],
+        "std": result["inception_score_std"],
         **asdict(spec),
         **table.about_samples(),
         "layer": score_layer(table.request.inputs.extractor),
@@ -369,16 +355,11 @@ def _precision_and_recall(
     ours: Tensor, theirs: Tensor, neighbours: int
 ) -> tuple[float, float, float]:
     """Precision, recall and F score of features (n, D) of samples and (m, D) of training images."""
-    from torch_fidelity.metric_prc import (
-        KEY_METRIC_F_SCORE,
-        KEY_METRIC_PRECISION,
-        KEY_METRIC_RECALL,
-    )
     from torch_fidelity.metric_prc import prc_features_to_metric as to_metric
 
     # Saves memory: all distances at once are 10 GB for 50,000 samples.
     result = to_metric(ours, theirs, prc_neighborhood=neighbours, save_cpu_ram=True, verbose=False)
-    return result[KEY_METRIC_PRECISION], result[KEY_METRIC_RECALL], result[KEY_METRIC_F_SCORE]
+    return result["precision"], result["recall"], result["f_score"]
 
 
 def classes(table: Table) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""Metrics of the model itself: likelihood bound, loss on test data, distance of samplers from its
-flow."""
+"""Metrics of the model itself: likelihood bound, test loss, distance of samplers from its flow."""
 
 import functools
 import math
@@ -18,7 +17,7 @@ from cld_core.errors import SolverError
 from cld_core.likelihood import likelihood
 from cld_core.loss import build as objective_of
 from cld_core.nets import execution
-from cld_core.run.shards import Arrays
+from cld_core.run.shards import Columns
 from cld_core.sde import Diffusion
 from cld_core.sde.base import TYPICAL_DATA_STD
 from cld_core.seeds import SampleNoise
@@ -40,7 +39,7 @@ class ElboRows(RowComputer):
     """
 
     @execution.using(tf32=False)
-    def compute(self, first: int, last: int) -> Arrays:
+    def compute(self, first: int, last: int) -> Columns:
         model = self.model
         seed = self.request.seed
         spec = self.request.elbo
@@ -153,7 +152,7 @@ class LossRows(RowComputer):
 
     @execution.using(tf32=False)
     @torch.no_grad()
-    def compute(self, first: int, last: int) -> Arrays:
+    def compute(self, first: int, last: int) -> Columns:
         model = self.model
         seed = self.request.seed
         draws = self.request.loss.draws
@@ -171,14 +170,14 @@ class LossRows(RowComputer):
 def loss(table: Table) -> dict[str, Any]:
     """The mean training objective of test points, summed over dimensions, as in training."""
     losses = table.arrays["loss"]
-    request = table.request
+    objective = table.request.objective
     return {
         "value": float(losses.mean()),
         "stderr": standard_error(losses),
         "n": len(losses),
-        "draws": request.loss.draws,
-        "objective": request.objective.name,
-        "weighting": request.objective.weighting,
+        "draws": table.request.loss.draws,
+        "objective": objective.name,
+        "weighting": objective.weighting,
     }
 
 
@@ -193,7 +192,7 @@ class FlowRows(SampleRows):
     def total(self) -> int:
         return self.request.sizes["flow"]
 
-    def compute(self, first: int, last: int) -> Arrays:
+    def compute(self, first: int, last: int) -> Columns:
         drawn = self.draw(first, last)
         end, nfe = self._flow(first, last)
         # In the units of the model, which do not depend on those of the data.
@@ -209,13 +208,9 @@ class FlowRows(SampleRows):
             SolverError: the tolerance cannot be met.
         """
         seed = self.request.seed
-        solver: dict[str, Any] = {
-            "method": "ode",
-            "rtol": self.request.flow.rtol,
-            "atol": self.request.flow.atol,
-            "precision": "fp32",
-            "compile": False,
-        }
+        flow = self.request.flow
+        solver: dict[str, Any] = {"method": "ode", "rtol": flow.rtol, "atol": flow.atol}
+        solver |= {"precision": "fp32", "compile": False}
         spec = sampling_spec(self.model.recipe, solver, "flow")
         key = (self._weights, self.request.model_digest, spec, seed, first, last)
         if key in _ENDS:
@@ -244,11 +239,12 @@ def flow_distance(table: Table) -> dict[str, Any]:
     if stderr is not None:
         # Of the root, to first order.
         stderr = stderr / (2.0 * value) if value > 0 else None
+    nfe = float(arrays["flow_nfe"].mean())
     return {
         "value": value,
         "stderr": stderr,
         **table.about_drawn(),
-        "flow_nfe_mean": float(arrays["flow_nfe"].mean()),
+        "flow_nfe_mean": nfe,
         "rtol": spec.rtol,
         "atol": spec.atol,
     }

@@ -27,7 +27,7 @@ from cld_core.model import Model
 from cld_core.plugins import is_shipped, resolve, trial
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import EvalRequest, Evaluation, numbers, remarks
-from cld_core.run.shards import Arrays
+from cld_core.run.shards import Columns
 from cld_core.run.tunings import moved_on
 from cld_core.run.work import use_plugins
 from cld_core.samplers import Samples
@@ -113,14 +113,14 @@ class SampleRows(RowComputer):
         return self.model.draw(last - first, seed=self.request.seed, first=first)
 
     @staticmethod
-    def about(drawn: Samples) -> Arrays:
+    def about(drawn: Samples) -> Columns:
         """``nfe`` and ``nonfinite``."""
         return {
             "nfe": drawn.nfe_each.double().cpu().numpy(),
             "nonfinite": not_finite(drawn.x).cpu().numpy(),
         }
 
-    def review(self, rows: Arrays) -> None:
+    def review(self, rows: Columns) -> None:
         """Count samples that are not finite.
 
         Raises:
@@ -146,7 +146,7 @@ class Table:
 
     model: Model
     request: EvalRequest
-    arrays: Arrays
+    arrays: Columns
 
     def __post_init__(self) -> None:
         if "nonfinite" in self.arrays:
@@ -181,16 +181,17 @@ class Table:
     def about_samples(self) -> dict[str, Any]:
         """The entries of a section about samples and their features."""
         inputs = self.request.inputs
+        weights = {
+            "file": self.request.files.get("weights"),
+            "sha256": inputs.weights,
+            "published": inputs.weights == PUBLISHED_SHA256,
+        }
         return {
             **self.about_drawn(),
             "extractor": inputs.extractor,
             "layer": inputs.layer,
             "quantisation": inputs.quantisation,
-            "weights": {
-                "file": self.request.files.get("weights"),
-                "sha256": inputs.weights,
-                "published": inputs.weights == PUBLISHED_SHA256,
-            },
+            "weights": weights,
         }
 
     def about_reference(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from cld_core.data.source import test_count
 from cld_core.errors import UsageError
 from cld_core.model import Model
 from cld_core.pictures import Plane
-from cld_core.run.shards import Arrays
+from cld_core.run.shards import Columns
 
 from .rows import SampleRows, Table, standard_error
 
@@ -46,7 +46,7 @@ _REACH = 0.5
 class VectorRows(SampleRows):
     """Rows of samples: ``x`` (last - first, d), float32, ``nfe`` and ``nonfinite``."""
 
-    def compute(self, first: int, last: int) -> Arrays:
+    def compute(self, first: int, last: int) -> Columns:
         drawn = self.draw(first, last)
         return {"x": drawn.x.flatten(1).float().cpu().numpy(), **self.about(drawn)}
 

@@ -1,24 +1,24 @@
-"""The networks alpha(u, t), and what one of your own has to be (docs/howto/own-network.md).
+"""The networks alpha(u, t), and the interface of networks of your own.
 
-A network is a `torch.nn.Module` that is made as ``Network(spec, data_shape, halves_in,
-halves_out)``, with these arguments of `build`, and called as ``net(u, t)``:
+See docs/howto/own-network.md. A network is a `torch.nn.Module` that is made as ``Network(spec,
+data_shape, halves_in, halves_out)``, with these arguments of `build`, and called as ``net(u, t)``:
 
-    u       (B, nC, ...), in the type of the network's weights: n halves of an example (C, ...), one
-    after another t       (B,), of the same type, in (0, 1]: 0 is data, 1 is noise; it can be as
-    small as `objective.loss_eps` result  (B, mC, ...), any floating type: for each of the m halves
-    whose score is learned, the noise in it, or what
-            is left of it by `objective.mixed_score` or `objective.precondition`
+    u       (B, nC, ...), of the type of the network's weights: n halves of an example (C, ...),
+            one after another
+    t       (B,), of the same type, in (0, 1]: 0 is data, 1 is noise; at least `objective.loss_eps`
+    result  (B, mC, ...), of any floating type: the noise in each of the m halves whose score is
+            learned, or what `objective.mixed_score` or `objective.precondition` leave of it
 
 n and m are `halves_in` and `halves_out`: 2 and 1 for CLD, whose halves are x and its velocity, 1
-and 1 for VPSDE. Examples are vectors (d), curves (C, L) or images (C, H, W), about as large as a
-standard normal number.
+and 1 for VPSDE. Examples are vectors (d), curves (C, L) or images (C, H, W), whose numbers are
+about as large as standard normal ones.
 
-A network whose spec has ``takes_labels = True`` may also be made with ``classes=K``, if the data
-are labelled. Then it is called as ``net(u, t, label)``, too, with labels (B,), int64, from 0 to K -
-1; K, or no label, stands for none.
+If the data are labelled, a network whose spec has ``takes_labels = True`` is made with
+``classes=K``, and also called as ``net(u, t, label)``, with labels (B,), int64, from 0 to K - 1; K,
+or no label, stands for none.
 
-The examples of a batch do not affect each other, and nothing but weights and buffers is kept
-between calls.
+The examples of a batch do not affect each other, and only weights and buffers are kept between
+calls.
 """
 
 import copy
@@ -34,15 +34,14 @@ from cld_core.errors import RecipeError
 from cld_core.plugins import described, is_shipped, register, trial
 
 __all__ = ["build", "of_recipe", "require_usable"]
-# Numbers that stand for a label where they are appended to an input.
+# The size of the embedding of a label that is appended to an input.
 LABEL_FEATURES = 16
 
 
 def of_recipe(
     recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None = None
 ) -> nn.Module:
-    """The network of a recipe, for the halves of its diffusion; the other arguments, and errors,
-    are as in `build`."""
+    """The network of a recipe, for the halves of its diffusion; see `build`."""
     diffusion = sde.build(recipe.sde)
     sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": len(classes or ())}
     return build(recipe.network, data_shape=data_shape, **sizes)
@@ -60,21 +59,25 @@ def build(
 
     Args:
         data_shape: shape of one example, (C, ...).
-        halves_in: n, halves of the state that the network sees.
-        halves_out: m, halves that it answers for.
-        classes: of the data; 0 if the network gets no labels.
+        halves_in: n, the halves of the input.
+        halves_out: m, the halves of the result.
+        classes: their number; 0 for a network without labels.
 
     Raises:
-        RecipeError: the network does not take data of this shape, or no labels.
+        RecipeError: the network does not take data of this shape, or takes no labels.
     """
     if classes and not spec.takes_labels:
-        fix = "Set data.labels=false, or use mlp, resnet, ncsnpp or unet1d"
-        raise RecipeError(f"network.name={spec.name} takes no labels. {fix}.")
+        raise RecipeError(
+            f"network.name={spec.name} takes no labels. Set data.labels=false, or use mlp, resnet, "
+            f"ncsnpp or unet1d."
+        )
     for name, text in spec.misfits(data_shape):
         raise RecipeError(f"'network.{name}' {text}")
-    # Networks of plug-ins need not know of classes.
+    # Networks of plug-ins need not have the argument.
     more = {"classes": classes} if classes else {}
-    net: nn.Module = registry.build("network", spec, data_shape, halves_in, halves_out, **more)
+    net: nn.Module = registry.implementation_of("network", spec)(
+        spec, data_shape, halves_in, halves_out, **more
+    )
     return net
 
 
@@ -85,14 +88,13 @@ def _module(spec: ModuleSpec, *sizes: object, **more: object) -> nn.Module:
     )
 
 
-# Not shipped: it is tried as what plug-ins register. A recipe that names it is refused by
-# `_module`.
+# Registered as a plug-in's, so that it is tried as one. `_module` refuses a recipe that names it.
 register("network", ModuleSpec.name, _module, ModuleSpec)
 
 
 def outline(recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None = None) -> nn.Module:
-    """As `of_recipe`, to compare names, shapes and types with: without its numbers, unless it is of
-    a plug-in."""
+    """As `of_recipe`, for comparing names, shapes and types: its tensors have no numbers, except
+    those of a plug-in."""
     where = "meta" if is_shipped("network", recipe.network.name) else "cpu"
     with torch.device(where), torch.random.fork_rng(devices=[]):
         return of_recipe(recipe, data_shape, classes)
@@ -101,17 +103,17 @@ def outline(recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None =
 def require_usable(
     recipe: Recipe, data_shape: tuple[int, ...], net: object = None, classes: Sized | None = None
 ) -> None:
-    """Call the network of a recipe once, on two examples of noise of this shape, as training would.
+    """Call the network of a recipe once, as training does, on two examples of noise of this shape.
 
     Args:
-        net: what was passed as the network, of which a copy is called; None: it is made.
-        classes: of the data; None: any number of them, if the recipe wants labels.
+        net: the network that was passed, of which a copy is called; None: it is made.
+        classes: of the data; None: of any number, if the recipe has labels.
 
     Raises:
-        RecipeError: it cannot be made, it fails, or it returns something else than this module
-            says.
+        RecipeError: the network cannot be made, fails, or does not return what this module says.
     """
-    diffusion, (channels, *rest) = sde.build(recipe.sde), data_shape
+    diffusion = sde.build(recipe.sde)
+    channels, *rest = data_shape
     classes = range(3 if recipe.data.labels else 0) if classes is None else classes
     label = [torch.tensor([0, len(classes)])] if classes else []
     with (
@@ -127,23 +129,27 @@ def require_usable(
             raise ValueError("it has no weights")
         u = torch.randn(2, diffusion.n * channels, *rest).to(weight.dtype)
         alpha = net(u, u.new_tensor([recipe.objective.loss_eps, 1.0]), *label)
-        wanted = (2, diffusion.m * channels, *rest)
-        if getattr(alpha, "shape", None) != wanted or not alpha.is_floating_point():
-            found = f"for u of shape {tuple(u.shape)} it returns {described(alpha)}"
-            raise ValueError(f"{found}, not floats of shape {wanted}")
+        shape = (2, diffusion.m * channels, *rest)
+        if getattr(alpha, "shape", None) != shape or not alpha.is_floating_point():
+            raise ValueError(
+                f"for u of shape {tuple(u.shape)} it returns {described(alpha)}, not floats of "
+                f"shape {shape}"
+            )
         if not alpha.isfinite().all():
             raise ValueError("it returns numbers that are not finite")
 
 
 class LabelEmbedding(nn.Embedding):
-    """A vector for each of the classes, and one more for "no label"."""
+    """A vector for each class, and one for "no label"."""
 
     def of(self, like: Tensor, label: tuple[Tensor, ...]) -> Tensor:
-        """(B, size), for a batch ``like`` (B, ...) with labels, or with none."""
+        """(B, size), for a batch ``like`` (B, ...) with labels (B,), or without."""
+        if label:
+            return self(*label)
         none = self.num_embeddings - 1
-        return self(*(label or (torch.full((len(like),), none, device=like.device),)))
+        return self(torch.full((len(like),), none, device=like.device))
 
 
 def embedding(classes: int, size: int) -> LabelEmbedding | None:
-    """None, which draws no random numbers, for a network without labels."""
+    """The embedding of labels; None for a network without labels, which draws no numbers."""
     return LabelEmbedding(classes + 1, size) if classes else None

@@ -1,7 +1,6 @@
-"""How a network computes: its precision, the memory format of images, and `torch.compile`, called
-nowhere else.
+"""How a network computes: its precision, the memory format of images, and `torch.compile`.
 
-And how GPUs compute in float32 and cuDNN chooses its kernels, for the whole process (`using`).
+Also, for the whole process, how GPUs compute in float32 and cuDNN chooses its kernels (`using`).
 """
 
 import contextlib
@@ -17,26 +16,26 @@ from cld_core.sanitize import one_line
 
 # By the names of recipes. TF32 is a setting of the whole process (`using`), not of a network.
 AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# The adaptive solver's batch shrinks as rows finish. Each size is compiled separately, so there are
-# only this many.
+# The number of sizes to which batches are padded. The adaptive solver's batch shrinks as rows
+# finish, and each size is compiled separately.
 SIZES = 4
-# Each size is compiled once with and once without gradients, in training and in evaluation mode,
-# and for each setting of TF32. torch's own limit is 8 for everything in a process; it warns of what
-# exceeds it, and runs that uncompiled.
+# The most compilations of a process. Each size is compiled with and without gradients, in training
+# and in evaluation mode, and for each setting of TF32. torch's own limit is 8, above which it warns
+# and does not compile.
 LIMIT = 64
-# What turns graphs into code.
+# torch's compiler.
 BACKEND = "inductor"
 
 
 def usable(device: torch.device | str | None) -> torch.device:
-    """A device, once a number has been on it; None: a GPU if one is available, else the CPU.
+    """The device, tried with a number; None: a GPU if one is available, else the CPU.
 
     Raises:
         RecipeError: torch cannot compute there.
     """
     try:
         if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            return usable("cuda" if torch.cuda.is_available() else "cpu")
         found = torch.device(device)
         torch.zeros(1, device=found).item()
     except (AssertionError, RuntimeError, TypeError) as error:
@@ -49,25 +48,30 @@ def usable(device: torch.device | str | None) -> torch.device:
 
 @contextlib.contextmanager
 def using(*, tf32: bool, fixed_shapes: bool = False) -> Iterator[None]:
-    """Compute with these settings of torch inside the block, on all devices and in all threads of
-    the process.
+    """Compute with these settings of torch inside the block.
 
-    On CPUs they change nothing. They are changed here only.
+    They apply to all threads of the process, and have no effect on CPUs. No other code sets them.
 
     Args:
         tf32: let GPUs round the factors of float32 products and convolutions to 10 bits of mantissa
             (TF32).
-        fixed_shapes: the block computes with a few shapes many times, so that cuDNN may time its
-            kernels and keep the fastest. Two processes may choose differently, and every new shape
-            is timed again.
+        fixed_shapes: cuDNN times its kernels and keeps the fastest, which pays if the block
+            computes with a few shapes many times. Two processes may choose different kernels, and
+            each new shape is timed.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
+
+    def use(matmul_tf32: bool, cudnn_tf32: bool, benchmark: bool) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = matmul_tf32
+        torch.backends.cudnn.allow_tf32 = cudnn_tf32
+        torch.backends.cudnn.benchmark = benchmark
+
+    cudnn = torch.backends.cudnn
+    before = (torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
     try:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, fixed_shapes
+        use(tf32, tf32, fixed_shapes)
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+        use(*before)
 
 
 class Autocast(nn.Module):
@@ -75,7 +79,7 @@ class Autocast(nn.Module):
 
     Args:
         precision: a name in `AUTOCAST`.
-        channels_last: hand images over with channels last.
+        channels_last: pass images with channels last.
     """
 
     def __init__(
@@ -98,10 +102,9 @@ class Autocast(nn.Module):
 
 
 def prepared(net: nn.Module, device: torch.device, precision: str) -> nn.Module:
-    """What to call instead of ``net`` to compute in ``precision``: ``net`` itself if there is
-    nothing to change.
+    """The module that computes ``net`` in ``precision``: ``net`` itself if nothing has to change.
 
-    Images are handed over as the weights are stored, except on CPUs, where they stay as they are.
+    On GPUs, images are passed in the memory format of the weights.
     """
     channels_last = prefers_channels_last(device) and _stores_channels_last(net)
     if AUTOCAST[precision] is None and not channels_last:
@@ -110,21 +113,19 @@ def prepared(net: nn.Module, device: torch.device, precision: str) -> nn.Module:
 
 
 def prefers_channels_last(device: torch.device) -> bool:
-    """Whether images are computed with channels last there, unless a recipe says otherwise: on
-    GPUs."""
+    """Whether images are computed with channels last by default: on GPUs."""
     return device.type == "cuda"
 
 
 def store(net: nn.Module, *, channels_last: bool) -> None:
-    """Store the weights of convolutions with channels last or first, in place; other weights stay
-    as they are."""
+    """Store the weights of convolutions with channels last or first, in place."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    # Documented, but no overload in torch's annotations takes this argument alone.
+    # torch documents this argument alone, but annotates no such overload.
     net.to(memory_format=layout)  # type: ignore[call-overload]
 
 
 def _stores_channels_last(net: nn.Module) -> bool:
-    # Of a 1x1 convolution both formats are the same.
+    # The weights of a 1x1 convolution are the same in both formats.
     return any(
         weight.ndim == 4
         and weight.is_contiguous(memory_format=torch.channels_last)
@@ -140,8 +141,8 @@ def compiled(net: nn.Module, *, graphs: bool = False) -> nn.Module:
     Args:
         net: maps (u, t) to a tensor.
         graphs: GPUs replay recorded CUDA graphs. Every result is written into the same memory, so
-            call `torch.compiler.cudagraph_mark_step_begin` before each forward pass, and copy what
-            is to outlive the next.
+            call `torch.compiler.cudagraph_mark_step_begin` before each forward pass, and copy
+            results that are needed after the next one.
     """
     from torch._dynamo import config
 
@@ -151,18 +152,16 @@ def compiled(net: nn.Module, *, graphs: bool = False) -> nn.Module:
         setattr(config, name, LIMIT)
     if next(net.parameters()).is_cuda:
         start_workers()
-    made: Any = torch.compile(
-        net, dynamic=False, backend=BACKEND, mode="reduce-overhead" if graphs else None
-    )
+    mode = "reduce-overhead" if graphs else None
+    made: Any = torch.compile(net, dynamic=False, backend=BACKEND, mode=mode)
     return made
 
 
 def start_workers() -> None:
     """Start the processes in which torch compiles for GPUs, unless they run.
 
-    Slurm sends SIGUSR2 to them, too. It would end them, and with them the compilation that is in
-    progress: they inherit that it is blocked. SIGTERM is left to them, because the pool ends its
-    processes with it.
+    Slurm also sends SIGUSR2 to them, which would end them and their compilations, so they inherit a
+    mask that blocks it. SIGTERM is not blocked, because the pool ends its processes with it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     try:
@@ -178,12 +177,12 @@ class Compiled(nn.Module):
     """``net`` compiled for sampling and likelihoods; on GPUs with CUDA graphs.
 
     Batches are padded with copies of their first row to a multiple of a quarter of the largest
-    batch so far. So a handful of sizes is compiled, instead of every size that occurs in the
-    adaptive solver. Results differ from those of ``net`` by rounding.
+    batch so far. So a few sizes are compiled, not all that occur in the adaptive solver. Results
+    differ from those of ``net`` by rounding.
 
     Attributes:
-        single_backward: a result may be differentiated once only. Compiled code may overwrite what
-            it has saved.
+        single_backward: a result may be differentiated once only, because compiled code may
+            overwrite saved tensors.
     """
 
     single_backward = True
@@ -196,7 +195,7 @@ class Compiled(nn.Module):
         self._call: Any = compiled(net, graphs=self._on_gpu)
 
     def padded(self, rows: int) -> int:
-        """The size that a batch of ``rows`` is computed with."""
+        """The size to which a batch of ``rows`` is padded."""
         self._largest = max(self._largest, rows)
         unit = -(-self._largest // SIZES)
         return min(self._largest, -(-rows // unit) * unit)
@@ -205,12 +204,13 @@ class Compiled(nn.Module):
         """(B, nC, ...) and (B,) to (B, mC, ...), as ``net``."""
         rows = len(u)
         more = self.padded(rows) - rows
+        inputs = (u, t, *label)
         if more:
-            u = torch.cat([u, u[:1].expand(more, *u.shape[1:])])
-            t, *padded = (torch.cat([it, it[:1].expand(more)]) for it in (t, *label))
-            label = tuple(padded)
+            inputs = tuple(
+                torch.cat([part, part[:1].expand(more, *part.shape[1:])]) for part in inputs
+            )
         if self._on_gpu:
             torch.compiler.cudagraph_mark_step_begin()
-        found = self._call(u, t, *label)[:rows]
+        found = self._call(*inputs)[:rows]
         # A CUDA graph writes its output into the same memory every time.
         return found.clone() if self._on_gpu else found

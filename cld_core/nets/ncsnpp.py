@@ -1,16 +1,15 @@
-"""NCSN++: the U-Net for images of Song et al. 2021 (arXiv 2011.13456, appendix H), and the same in
-one dimension.
+"""NCSN++: the U-Net for images of Song et al. 2021, and the same in one dimension.
 
-On the way down, every resolution has `blocks` residual blocks, each followed by attention if
-configured, and then one that halves the resolution. Each of them passes its output to the way up,
-which has one more block at every resolution, takes those outputs in reverse order, and ends with
-attention (if configured) and a block that doubles the resolution. "Progressive" inputs and outputs
-are resampled images that enter and leave at every resolution.
+See arXiv 2011.13456, appendix H. On the way down, every resolution has `blocks` residual blocks,
+each followed by attention if configured, and then one that halves the resolution. Each of them
+passes its output to the way up. That has one more block at every resolution, takes the outputs in
+reverse order, and ends with attention (if configured) and a block that doubles the resolution.
+"Progressive" inputs and outputs are resampled images that enter and leave at every resolution.
 
-All layers are in one list, `all_modules`, in the order of their use: together with the names inside
-the layers, this gives the state dict of the published checkpoints. Only the layers of the published
+All layers are in one list, `all_modules`, in the order of their use. With the names inside the
+layers, this gives the state dict of the published checkpoints. Only the layers of the published
 models could be checked against such checkpoints; the positions of the others (ddpm blocks,
-input_skip, progressive outputs) follow the same rule, order of use.
+input_skip, progressive outputs) follow the same rule.
 
 Shapes are given for images, (B, C, H, W); with one dimension they are (B, C, L), and filters have
 one axis less.
@@ -64,8 +63,10 @@ def init_uniform_(weight: Tensor, scale: float = 1.0) -> None:
 def conv(
     channels_in: int, channels_out: int, size: int, scale: float = 1.0, *, axes: int
 ) -> nn.Conv1d | nn.Conv2d:
-    """A convolution that keeps the resolution: (B, channels_in, H, W) -> (B, channels_out, H, W);
-    `size` is odd."""
+    """A convolution that keeps the resolution: (B, channels_in, H, W) -> (B, channels_out, H, W).
+
+    `size` is odd.
+    """
     made = nn.Conv2d if axes == 3 else nn.Conv1d
     layer = made(channels_in, channels_out, size, padding=size // 2)
     init_uniform_(layer.weight, scale)
@@ -86,7 +87,7 @@ def dense(features_in: int, features_out: int, *, bias: bool = True) -> nn.Linea
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation with groups of at least four channels and at most 32 groups.
 
-    If channels is not a multiple of that number of groups, the next smaller divisor is used.
+    If `channels` is not a multiple of that number, the next smaller divisor is used.
     """
     most = max(1, min(channels // 4, 32))
     groups = next(n for n in range(most, 0, -1) if channels % n == 0)
@@ -94,13 +95,12 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def spread(numbers: Tensor, like: Tensor) -> Tensor:
-    """(..., C) -> (..., C, 1, 1), to go with features ``like`` (B, C, H, W)."""
+    """(..., C) -> (..., C, 1, 1), to be added to features ``like`` (B, C, H, W)."""
     return numbers.view(*numbers.shape, *[1] * (like.ndim - 2))
 
 
 def fold(x: Tensor, size: int) -> Tensor:
-    """Squares of `size` x `size` pixels as channels: (B, C, H, W) -> (B, C size^2, H/size,
-    W/size)."""
+    """Make channels of squares of pixels: (B, C, H, W) -> (B, C size^2, H/size, W/size)."""
     if x.ndim == 4:
         return F.pixel_unshuffle(x, size)
     return x.unflatten(2, (-1, size)).transpose(2, 3).flatten(1, 2)
@@ -151,8 +151,7 @@ def positional_embedding(t: Tensor, size: int) -> Tensor:
 
 
 class NIN(nn.Module):
-    """The same linear map at every position ("network in network"): (..., in) -> (..., out), W (in,
-    out)."""
+    """The same linear map at every position ("network in network"), W (in, out)."""
 
     def __init__(self, channels_in: int, channels_out: int, scale: float = 0.1) -> None:
         super().__init__()
@@ -166,12 +165,11 @@ class NIN(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of the pixels, one head, with a residual connection: (B, C, H, W) -> (B, C, H,
-    W).
+    """Self-attention of the pixels of (B, C, H, W), one head, with a residual connection.
 
-    It can be differentiated once. For a second derivative (through a gradient) run the forward pass
-    inside `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`: the fused kernels of PyTorch have
-    none.
+    It can be differentiated once, because the fused kernels of PyTorch have no second derivative.
+    For that (through a gradient), run the forward pass inside
+    `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
     """
 
     def __init__(self, spec: UnetSpec, channels: int) -> None:
@@ -186,7 +184,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # (B, heads = 1, H W, C): a view if x is channels_last.
         pixels = self.GroupNorm_0(x).flatten(2).transpose(1, 2).unsqueeze(1)
-        query, key, value = self.NIN_0(pixels), self.NIN_1(pixels), self.NIN_2(pixels)
+        query = self.NIN_0(pixels)
+        key = self.NIN_1(pixels)
+        value = self.NIN_2(pixels)
         h = self.NIN_3(F.scaled_dot_product_attention(query, key, value))
         h = h.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
         return scaled_sum(x, h, self.skip_scale)
@@ -203,25 +203,23 @@ def fir_filter(
     x: Tensor, kernel: Tensor, *, stride: int, padding: int, transposed: bool = False
 ) -> Tensor:
     """Every channel of x (B, C, H, W) convolved with the same kernel (K, K): (B, C, H', W')."""
-    if x.device.type == "cpu":
-        # The 16-bit depthwise kernels of CPUs are up to thirty times slower than a cast there and
-        # back.
-        with torch.autocast("cpu", enabled=False):
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))
-            return _depthwise(wide, kernel, stride, padding, transposed).to(x.dtype)
-    return _depthwise(x, kernel, stride, padding, transposed)
-
-
-def _depthwise(x: Tensor, kernel: Tensor, stride: int, padding: int, transposed: bool) -> Tensor:
     channels = x.shape[1]
-    weight = kernel.to(x.dtype).expand(channels, 1, *kernel.shape).contiguous()
-    convolve = TRANSPOSED if transposed else CONVOLVE
-    return convolve[x.ndim](x, weight, stride=stride, padding=padding, groups=channels)
+    convolve = (TRANSPOSED if transposed else CONVOLVE)[x.ndim]
+
+    def filtered(x: Tensor) -> Tensor:
+        weight = kernel.to(x.dtype).expand(channels, 1, *kernel.shape).contiguous()
+        return convolve(x, weight, stride=stride, padding=padding, groups=channels)
+
+    if x.device.type != "cpu":
+        return filtered(x)
+    # The 16-bit depthwise kernels of CPUs are up to thirty times slower than casting to float32 and
+    # back.
+    with torch.autocast("cpu", enabled=False):
+        return filtered(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
 
 class Resample(nn.Module):
-    """Halve or double the resolution without parameters: (B, C, H, W) -> (B, C, H/2, W/2) or (B, C,
-    2H, 2W).
+    """Halve or double the resolution: (B, C, H, W) -> (B, C, H/2, W/2) or (B, C, 2H, 2W).
 
     The FIR filter is that of StyleGAN2 (Karras et al. 2020, appendix B), as used by Song et al.
     2021, appendix H: a separable filter h with sum 1, applied before every second pixel is dropped,
@@ -229,8 +227,8 @@ class Resample(nn.Module):
     zero. An even number of symmetric taps keeps the centre of the image in place.
 
     One depthwise convolution filters and strides at once, so no pixel is computed and then dropped,
-    and no inserted zero is multiplied. These are ordinary convolutions: they can be compiled,
-    differentiated any number of times, and follow the memory format.
+    and no inserted zero is multiplied. It can be compiled and differentiated any number of times,
+    and follows the memory format.
 
     Args:
         direction: "down" or "up".
@@ -243,9 +241,8 @@ class Resample(nn.Module):
     def __init__(self, direction: Direction, fir: Sequence[float] | None, axes: int = 3) -> None:
         super().__init__()
         self.direction = direction
-        self.register_buffer(
-            "kernel", None if fir is None else fir_kernel(fir, axes), persistent=False
-        )
+        kernel = None if fir is None else fir_kernel(fir, axes)
+        self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
@@ -253,15 +250,13 @@ class Resample(nn.Module):
         if self.kernel is None:
             pool = F.avg_pool2d if x.ndim == 4 else F.avg_pool1d
             return pool(x, 2) if down else F.interpolate(x, scale_factor=2, mode="nearest")
-        kernel, padding = (
-            (self.kernel if down else 2**self.kernel.ndim * self.kernel),
-            len(self.kernel) // 2 - 1,
-        )
+        kernel = self.kernel if down else 2**self.kernel.ndim * self.kernel
+        padding = len(kernel) // 2 - 1
         return fir_filter(x, kernel, stride=2, padding=padding, transposed=not down)
 
 
 class ConvResample(Resample):
-    """Resample by 2 with a learnt 3x3 convolution: (B, C, H, W) -> (B, C', H/2, W/2) or (B, C', 2H,
+    """`Resample` with a learnt 3x3 convolution: (B, C, H, W) -> (B, C', H/2, W/2) or (B, C', 2H,
     2W).
 
     With a FIR filter: blur, then convolve with stride 2; or convolve the zero-interleaved image,
@@ -292,23 +287,23 @@ class ConvResample(Resample):
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
         layer = getattr(self, self.layer_name)
-        weight, bias = layer.weight, layer.bias
-        down, convolve = self.direction == "down", CONVOLVE[x.ndim]
+        weight = layer.weight
+        bias = layer.bias
+        down = self.direction == "down"
+        convolve = CONVOLVE[x.ndim]
         if self.kernel is None:
             if down:
                 return convolve(F.pad(x, (0, 1) * (x.ndim - 2)), weight, bias, stride=2)
-            return convolve(
-                F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1
-            )
+            wide = F.interpolate(x, scale_factor=2, mode="nearest")
+            return convolve(wide, weight, bias, padding=1)
         half = self.kernel.shape[0] // 2
         if down:
             blurred = fir_filter(x, self.kernel, stride=1, padding=half)
             return convolve(blurred, weight, bias, stride=2)
         flipped = weight.flip(tuple(range(2, x.ndim))).transpose(0, 1)
         interleaved = TRANSPOSED[x.ndim](x, flipped, stride=2)
-        blurred = fir_filter(
-            interleaved, 2**self.kernel.ndim * self.kernel, stride=1, padding=half - 1
-        )
+        kernel = 2**self.kernel.ndim * self.kernel
+        blurred = fir_filter(interleaved, kernel, stride=1, padding=half - 1)
         return blurred + spread(bias, x).to(blurred.dtype)
 
 
@@ -326,7 +321,8 @@ class ResBlock(nn.Module):
         self, spec: UnetSpec, channels_in: int, channels_out: int, resample: Direction | None = None
     ) -> None:
         super().__init__()
-        axes, fir = spec.axes, spec.fir_kernel if spec.fir else None
+        axes = spec.axes
+        fir = spec.fir_kernel if spec.fir else None
         self.act = ACTIVATIONS[spec.nonlinearity]
         self.dropout = spec.dropout
         self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
@@ -346,7 +342,8 @@ class ResBlock(nn.Module):
         """`temb` (B, E) has already been through the activation."""
         h = self.act(self.GroupNorm_0(x))
         if self.resample is not None:
-            h, x = self.resample(h), self.resample(x)
+            h = self.resample(h)
+            x = self.resample(x)
         h = self.Conv_0(h) + spread(self.Dense_0(temb), h)
         h = F.dropout(self.act(self.GroupNorm_1(h)), self.dropout, self.training)
         return scaled_sum(self._shortcut(x), self.Conv_1(h), self.skip_scale)
@@ -381,13 +378,9 @@ ReadOut = tuple[int, int]
 
 @dataclass(frozen=True)
 class _Level:
-    """One resolution of one direction: the positions of its layers in `all_modules`, None for those
-    it lacks.
+    """The positions in `all_modules` of the layers of one resolution; None for a missing layer."""
 
-    Each block comes with the attention after it.
-    """
-
-    blocks: Sequence[tuple[int, int | None]]
+    blocks: Sequence[tuple[int, int | None]]  # with the attention after each
     resample: int | None
     merge: int | None
     read_out: ReadOut | None = None
@@ -413,54 +406,48 @@ class Ncsnpp(nn.Module):
     ) -> None:
         super().__init__()
         channels, *sides = data_shape
-        self.spec, self._attends = spec, spec.attends(data_shape[1:])
+        self.spec = spec
+        self._attends = spec.attends(data_shape[1:])
         self._shape = (halves_in * channels, *sides)
         folded = channels * spec.patch ** len(sides)
-        self.channels_in, self.channels_out = halves_in * folded, halves_out * folded
+        self.channels_in = halves_in * folded
+        self.channels_out = halves_out * folded
         self.act = ACTIVATIONS[spec.nonlinearity]
         self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
         self.all_modules = nn.ModuleList()
         self._fir = spec.fir_kernel if spec.fir else None
-        self.image_down = (
-            Resample("down", self._fir, spec.axes)
-            if spec.progressive_input == "input_skip"
-            else None
-        )
-        self.image_up = (
-            Resample("up", self._fir, spec.axes)
-            if spec.progressive_output == "output_skip"
-            else None
-        )
+        self.image_down = None
+        if spec.progressive_input == "input_skip":
+            self.image_down = Resample("down", self._fir, spec.axes)
+        self.image_up = None
+        if spec.progressive_output == "output_skip":
+            self.image_up = Resample("up", self._fir, spec.axes)
 
         self._embedding = self._add_embedding()
         self._first = self._add(conv(self.channels_in, spec.channels, 3, axes=spec.axes))
         self._down, skips, channels = self._add_down()
-        first, attention = (
-            self._add(ResBlock(spec, channels, channels)),
-            self._add(Attention(spec, channels)),
-        )
-        self._middle = first, attention, self._add(ResBlock(spec, channels, channels))
+        first = self._add(ResBlock(spec, channels, channels))
+        attention = self._add(Attention(spec, channels))
+        self._middle = (first, attention, self._add(ResBlock(spec, channels, channels)))
         self._up, channels = self._add_up(skips, channels)
-        self._last = (
-            None
-            if self.image_up
-            else self._add_read_out(channels, self.channels_out, spec.init_scale)
-        )
+        self._last = None
+        if self.image_up is None:
+            self._last = self._add_read_out(channels, self.channels_out, spec.init_scale)
         self.label_embedding = embedding(classes, 4 * spec.channels)
         if self.label_embedding is not None:
             nn.init.zeros_(self.label_embedding.weight)  # it begins as a network without labels
-        told = getattr(spec, "augment", 0.0) > 0
-        self.augmentation = dense(CONDITIONS, 4 * spec.channels, bias=False) if told else None
+        self.augmentation = None
+        if getattr(spec, "augment", 0.0) > 0:
+            self.augmentation = dense(CONDITIONS, 4 * spec.channels, bias=False)
 
     def forward(
         self, u: Tensor, t: Tensor, *label: Tensor, augmented: Tensor | None = None
     ) -> Tensor:
-        """The result has the type of u, even under autocast; t may have any floating type, and
-        float64 is kept.
+        """The result has the type of u, even under autocast. t may have any floating type.
 
         Args:
             augmented: how images were changed (B, 9), see `train.step.Changes`; None: they were
-                not. Only networks with `spec.augment` take it.
+                not. Only for networks with `spec.augment`.
 
         Raises:
             ValueError: u does not have the shape that the network was built for.
@@ -478,13 +465,11 @@ class Ncsnpp(nn.Module):
         return unfold(alpha, patch) if patch > 1 else alpha
 
     def embed(self, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
-        """Time and label, (B,) each, in the form that every residual block gets: (B, 4 channels),
-        of the weights' type.
+        """The embedding of time and label, (B,) each, for the residual blocks: (B, 4 channels).
 
-        With `spec.augment`, how images were changed is added.
-
-        Autocast does not apply: in half precision near times would look the same, and sampling,
-        which is in float32, would see other embeddings than training.
+        With `spec.augment`, that of the changes of images is added. It has the type of the weights.
+        Autocast does not apply: in half precision, close times would have the same embedding, and
+        the embeddings of training would not be those of sampling, which is in float32.
         """
         *features, first, second = (self.all_modules[place] for place in self._embedding)
         with torch.autocast(t.device.type, enabled=False):
@@ -493,23 +478,22 @@ class Ncsnpp(nn.Module):
             if self.label_embedding is not None:
                 hidden = hidden + self.label_embedding.of(t, label)
             if self.augmentation is not None:
-                # Also where it adds nothing: DDP expects a gradient of every parameter.
-                told = (
-                    hidden.new_zeros(len(t), CONDITIONS)
-                    if augmented is None
-                    else augmented.to(hidden.dtype)
-                )
-                hidden = hidden + self.augmentation(told)
+                if augmented is None:
+                    # Zeros add nothing, but DDP expects a gradient of every parameter.
+                    augmented = hidden.new_zeros(len(t), CONDITIONS)
+                hidden = hidden + self.augmentation(augmented.to(hidden.dtype))
             return self.act(hidden)
 
     def _go_down(self, u: Tensor, temb: Tensor) -> tuple[Tensor, list[Tensor]]:
         layers = self.all_modules
         h = layers[self._first](u)
-        image, skips = u, [h]
+        image = u
+        skips = [h]
         for level in self._down:
             for block, attention in level.blocks:
                 h = layers[block](h, temb)
-                h = h if attention is None else layers[attention](h)
+                if attention is not None:
+                    h = layers[attention](h)
                 skips.append(h)
             if level.resample is not None:
                 h = layers[level.resample](h, temb)
@@ -517,53 +501,61 @@ class Ncsnpp(nn.Module):
                     image = self.image_down(image)
                     h = layers[level.merge](h, image)
                 elif level.merge is not None:
-                    h = image = scaled_sum(h, layers[level.merge](image), self.skip_scale)
+                    h = scaled_sum(h, layers[level.merge](image), self.skip_scale)
+                    image = h
                 skips.append(h)
         return h, skips
 
     def _go_up(self, h: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
-        layers, image = self.all_modules, None
+        layers = self.all_modules
+        image = None
         for level in self._up:
             for block, attention in level.blocks:
                 h = layers[block](torch.cat([h, skips.pop()], dim=1), temb)
-                h = h if attention is None else layers[attention](h)
+                if attention is not None:
+                    h = layers[attention](h)
             if level.read_out is not None:
                 part = self._read_out(level.read_out, h)
-                image = (
-                    part if image is None or self.image_up is None else self.image_up(image) + part
-                )
+                if image is not None and self.image_up is not None:
+                    part = self.image_up(image) + part
+                image = part
             elif level.merge is not None:
-                h = image = scaled_sum(h, layers[level.merge](image), self.skip_scale)
+                h = scaled_sum(h, layers[level.merge](image), self.skip_scale)
+                image = h
             if level.resample is not None:
                 h = layers[level.resample](h, temb)
         assert not skips, f"{len(skips)} outputs of the way down were not used"
         if self._last is not None:
             return self._read_out(self._last, h)
-        assert image is not None, "a network without a last layer adds up its output level by level"
+        assert image is not None, "a network without a last layer adds up the levels' outputs"
         return image
 
     def _read_out(self, places: ReadOut, h: Tensor) -> Tensor:
         norm, layer = (self.all_modules[place] for place in places)
         return layer(self.act(norm(h)))
 
-    # Building: each of these appends layers to `all_modules` and returns their positions.
+    # Each of these methods appends layers to `all_modules` and returns their positions.
 
     def _add(self, layer: nn.Module) -> int:
         self.all_modules.append(layer)
         return len(self.all_modules) - 1
 
     def _add_embedding(self) -> tuple[int, ...]:
-        spec, width = self.spec, 4 * self.spec.channels
+        spec = self.spec
+        width = 4 * spec.channels
         if spec.embedding == "positional":
             return self._add(dense(spec.channels, width)), self._add(dense(width, width))
         fourier = self._add(FourierEmbedding(spec.channels, spec.fourier_scale))
         return fourier, self._add(dense(2 * spec.channels, width)), self._add(dense(width, width))
 
     def _add_down(self) -> tuple[list[_Level], list[int], int]:
-        """The levels of the way down, the channels that each skip connection carries, and the
-        channels at the end."""
-        spec, channels, image_channels = self.spec, self.spec.channels, self.channels_in
-        levels, skips = list[_Level](), [channels]
+        """The levels of the way down, the channels of each skip connection, and those at the
+        end."""
+        spec = self.spec
+        channels = spec.channels
+        image_channels = self.channels_in
+        levels: list[_Level] = []
+        skips = [channels]
         for level, multiplier in enumerate(spec.multipliers):
             blocks = []
             for _ in range(spec.blocks):
@@ -571,31 +563,36 @@ class Ncsnpp(nn.Module):
                 channels = multiplier * spec.channels
                 blocks.append((block, self._add_attention(channels, level)))
                 skips.append(channels)
-            resample = merge = None
+            resample = None
+            merge = None
             if level < len(spec.multipliers) - 1:
                 resample = self._add_resample("down", channels)
                 if spec.progressive_input == "input_skip":
                     merge = self._add(Combine(image_channels, channels, spec.combine, spec.axes))
                     channels *= 2 if spec.combine == "cat" else 1
                 elif spec.progressive_input == "residual":
-                    merge = self._add(
-                        ConvResample("down", self._fir, image_channels, channels, spec.axes)
-                    )
+                    layer = ConvResample("down", self._fir, image_channels, channels, spec.axes)
+                    merge = self._add(layer)
                     image_channels = channels
                 skips.append(channels)
             levels.append(_Level(blocks, resample, merge))
         return levels, skips, channels
 
     def _add_up(self, skips: list[int], channels: int) -> tuple[list[_Level], int]:
-        """The levels of the way up, lowest resolution first, and the channels at the end; empties
-        `skips`."""
-        spec, levels, image_channels = self.spec, list[_Level](), 0
+        """The levels of the way up, lowest resolution first, and the channels at the end.
+
+        It empties `skips`.
+        """
+        spec = self.spec
+        levels: list[_Level] = []
+        image_channels = 0
         lowest = len(spec.multipliers) - 1
         for level in reversed(range(lowest + 1)):
-            blocks = list[tuple[int, int | None]]()
+            blocks: list[tuple[int, int | None]] = []
             width = spec.multipliers[level] * spec.channels
             for left in reversed(range(spec.blocks + 1)):
-                block, channels = self._add(ResBlock(spec, channels + skips.pop(), width)), width
+                block = self._add(ResBlock(spec, channels + skips.pop(), width))
+                channels = width
                 blocks.append((block, None if left else self._add_attention(channels, level)))
             merge: int | None = None
             read_out: ReadOut | None = None
@@ -605,9 +602,8 @@ class Ncsnpp(nn.Module):
                 if level == lowest:
                     read_out = self._add_read_out(channels, channels, 1.0)
                 else:
-                    merge = self._add(
-                        ConvResample("up", self._fir, image_channels, channels, spec.axes)
-                    )
+                    layer = ConvResample("up", self._fir, image_channels, channels, spec.axes)
+                    merge = self._add(layer)
                 image_channels = channels
             resample = self._add_resample("up", channels) if level else None
             levels.append(_Level(blocks, resample, merge, read_out))

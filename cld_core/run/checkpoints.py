@@ -157,6 +157,17 @@ def weights_digest(folder: RunFolder, step: int, length: float | None = None) ->
     return digest([float(length), sidecar.weights.sha256, stored])
 
 
+def is_replaced(folder: RunFolder, step: int, digest: str | None) -> bool:
+    """Whether the checkpoint of a step has other averaged weights than those of a digest.
+
+    False if it was removed, which leaves what was computed of it valid, or cannot be read now.
+    """
+    present = None
+    with contextlib.suppress(OSError):
+        present = weights_digest(folder, step)
+    return present not in (None, digest)
+
+
 def required_digest(folder: RunFolder, step: int, fix: str, length: float | None = None) -> str:
     """As `weights_digest`.
 

@@ -21,10 +21,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from cld_core import ownership
 from cld_core.digests import checksum, digest, digest_of
 from cld_core.errors import CldError
 from cld_core.files import retried
+from cld_core.ownership import problem_of as ownership_problem
 from cld_core.records import find_record
 
 from .ledger import Ledger
@@ -215,7 +215,7 @@ def problem_of(folder: Path, manifest: Manifest) -> str | None:
         try:
             status = os.lstat(folder / name)
             # A file may have another name in a run whose files were opened to a group.
-            if (problem := ownership.problem_of(status)) is not None:
+            if problem := ownership_problem(status):
                 return f"{name}: {problem}; `chmod -R go-w` takes that away"
             if digest_of(folder / name) != sha256:
                 return f"{name} was changed"

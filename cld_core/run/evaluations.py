@@ -28,7 +28,7 @@ from cld_core.metrics import Number
 from cld_core.records import RecordError, Result, find_record, from_plain, to_plain, whole
 from cld_core.sanitize import one_line
 
-from .checkpoints import TOLD_ABOVE, required_digest, weights_digest
+from .checkpoints import TOLD_ABOVE, is_replaced, required_digest
 from .folder import RunFolder, is_name
 from .shards import Rows, ShardedRequest, ShardedWork
 from .work import evaluations_of
@@ -154,13 +154,13 @@ class EvalRequest(ShardedRequest, EvalSpec):
         """The settings that a single row of a kind depends on, besides the weights."""
         rows = registry.ROWS[kind]
         names = ("model_digest", "seed", "ema", "plugins", *rows.depends)
-        return {
+        settings = {
             "rows": kind,
             "version": rows.version,
             "chunk": self.chunk(kind),
             "reads": sorted(registry.read_of(kind, self.metrics)),
-            **{name: self.at(name) for name in names},
         }
+        return settings | {name: self.at(name) for name in names}
 
     def at(self, place: str) -> Any:
         """The value at a dotted place such as "kid.subsets"; None if a section is missing."""
@@ -191,7 +191,8 @@ class Evaluation(ShardedWork):
 
     command = "cldctl eval"
     request_type = EvalRequest
-    called, doing = "evaluation", "evaluating"
+    called = "evaluation"
+    doing = "evaluating"
     request: EvalRequest
 
     @property
@@ -286,17 +287,13 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def current_report(folder: Path) -> dict[str, Any] | None:
-    """The report in an evaluation's folder, unless the checkpoint of that step was replaced.
-
-    A checkpoint that was removed leaves its numbers valid.
-    """
+    """The report in an evaluation's folder, unless the checkpoint of that step was replaced."""
     report = read_report(folder)
     if "checkpoint_step" not in report:
         return None
-    checksum = None
-    with suppress(OSError):
-        checksum = weights_digest(RunFolder(folder.parent.parent), report["checkpoint_step"])
-    return report if checksum in (None, report.get("checkpoint")) else None
+    run = RunFolder(folder.parent.parent)
+    other = is_replaced(run, report["checkpoint_step"], report.get("checkpoint"))
+    return None if other else report
 
 
 def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
@@ -306,18 +303,21 @@ def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
         section = (report or {}).get(metric.name) or {}
         if section.get(quantity.field) is None:
             continue
-        stderr = section.get(quantity.stderr)
-        nfe = section.get("nfe_mean")
         samples = whole(section.get("samples"))
+        nonfinite = whole(section.get("nonfinite")) or 0
         results[quantity.key] = Number(
-            float(section[quantity.field]),
-            None if stderr is None else float(stderr),
-            whole(section.get("n", section.get("samples"))),
-            None if nfe is None else float(nfe),
-            lost=(whole(section.get("nonfinite")) or 0) / (samples or 1),
+            value=float(section[quantity.field]),
+            stderr=_float(section.get(quantity.stderr)),
+            n=whole(section.get("n", samples)),
+            nfe=_float(section.get("nfe_mean")),
+            lost=nonfinite / (samples or 1),
             t95=section.get("t95") or Number.t95,
         )
     return results
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def remarks(report: Mapping[str, Any] | None) -> list[str]:
@@ -371,21 +371,19 @@ class SweepCell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Cells over axes; the last axis becomes the columns of a table. Cells may share an
-    evaluation."""
+    """Cells over axes; the last axis becomes the columns of a table.
+
+    Cells may share an evaluation.
+    """
 
     axes: tuple[Axis, ...]
     cells: tuple[SweepCell, ...]
 
     def __post_init__(self) -> None:
         keys = {axis.key for axis in self.axes}
-        is_whole = (
-            bool(keys)
-            and all(axis.values for axis in self.axes)
-            and all(keys <= cell.values.keys() for cell in self.cells)
-            and all(map(is_name, self.evaluations))
-        )
-        if not is_whole:
+        has_values = all(axis.values for axis in self.axes)
+        is_full = all(keys <= cell.values.keys() for cell in self.cells)
+        if not (keys and has_values and is_full and all(map(is_name, self.evaluations))):
             raise RecordError("it is not a sweep")
 
     @property

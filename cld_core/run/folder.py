@@ -116,10 +116,10 @@ class RunFolder:
     leases = _Inside("lease")
     submitted_recipe = _Inside(f"{code.CODE}/recipe.yaml")
 
-    def __init__(self, path: str | Path, heard: Callable[[Event], None] | None = None) -> None:
-        """``heard``: see `Ledger`."""
+    def __init__(self, path: str | Path, notify: Callable[[Event], None] | None = None) -> None:
+        """``notify``: see `Ledger`."""
         self.path = Path(path).absolute()
-        self._heard = heard
+        self._notify = notify
 
     @property
     def name(self) -> str:
@@ -127,7 +127,7 @@ class RunFolder:
 
     @property
     def ledger(self) -> Ledger:
-        return Ledger(self.path / "attempts.jsonl", self._heard)
+        return Ledger(self.path / "attempts.jsonl", self._notify)
 
     @property
     def exists(self) -> bool:

@@ -27,14 +27,14 @@ class Attempt(events.Started):
     ``cause`` and ``ended`` are None while it lasts, and if its end was never recorded.
 
     Attributes:
-        asked: the digest of the code that it was to run, as in `events.Requested`.
+        requested_code: the digest in the request, as in `events.Requested`.
         rewound: whether `resume --from` named the step that it began from.
         bug: whether it ended by an error in code or recipe, which another start would meet again.
-        noted_end: whether the attempt itself wrote its end; else ``ended`` is when the end was
-            found out.
+        noted_end: whether the attempt itself recorded its end; if not, ``ended`` is when the end
+            was found out.
     """
 
-    asked: str | None = None
+    requested_code: str | None = None
     rewound: bool = False
     ended: float | None = None
     cause: Cause | None = None
@@ -70,7 +70,7 @@ class History:
             process's own.
         stored: `Requested.code` of the last request: the name of that code in the run's folder.
         edited: changes of the frozen recipe that were made by hand, in words.
-        imported: the checkpoint from elsewhere that the run begins with; None for other runs.
+        imported: the checkpoint from elsewhere that the run begins with, if any.
         cancelled: ids of the jobs that were cancelled.
         not_begun: by job id, why it could not begin.
         requeued: the last requeue that a job requested, if no attempt has ended since.
@@ -81,7 +81,7 @@ class History:
         requeued_attempts: the numbers of the attempts during or after which their job requested a
             requeue.
         died_early: starts that ended before they trained, since the last attempt began.
-        bug: the error in code or recipe that ended the last attempt; None if it ended otherwise.
+        bug: the error in code or recipe that ended the last attempt, if one did.
         failures: oldest first.
         requeues: all requested requeues, oldest first.
         unfit: machines that failed a health check since the last request or the last start of
@@ -140,24 +140,20 @@ class History:
     verdict: Event | None = None
     heard: float | None = None
     saved: int | None = None
-    _by_number: dict[int, Attempt] = field(default_factory=dict, repr=False, compare=False)
-    _given_up_by: str | None = field(default=None, repr=False, compare=False)
-    _before_cancelled: dict[str, Event | None] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    _by_number: dict[int, Attempt] = field(default_factory=dict)
+    _given_up_by: str | None = None
+    _before_cancelled: dict[str, Event | None] = field(default_factory=dict)
     # By the order of lines, not by their times: clocks jump.
-    _queue: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
-    _newest_start: int | None = field(default=None, repr=False, compare=False)
-    _submitted_before: int = field(default=0, repr=False, compare=False)
-    _before_request: tuple[int | None, int | None, str | None, str | None] = field(
-        default=(None,) * 4, repr=False, compare=False
-    )
+    _queue: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _newest_start: int | None = None
+    _submitted_before: int = 0
+    _before_request: tuple[int | None, int | None, str | None, str | None] = (None,) * 4
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "History":
-        """Read events, oldest first.
+        """The history of events, oldest first.
 
-        An attempt without an end that another one followed was ``killed``.
+        An attempt without an end was ``killed`` if another one followed.
         """
         history = cls()
         for event in events:
@@ -265,11 +261,8 @@ class History:
             case events.Started():
                 return "RUNNING"
             case events.Ended() if (ended := self.newest) is not None:
-                restarts = any(
-                    event.job.restarts
-                    for event in self.submitted
-                    if event.job.job_id == ended.job_id
-                )
+                submission = self._submission(ended.job_id)
+                restarts = submission is not None and submission.job.restarts
                 is_back = restarts and ended.cause in events.RESTARTED_BY_LAUNCHER
                 return "REQUEUED" if is_back else events.state_after(ended.cause or "killed")
             case events.Wished():
@@ -283,9 +276,11 @@ class History:
         return "FAILED"
 
     def _waiting(self, job_id: str | None) -> Submitted | None:
-        """The submission of a job that has not trained."""
-        if any(attempt.job_id == job_id for attempt in self._by_number.values()):
-            return None
+        """The submission of a job, unless the job has trained."""
+        has_trained = any(attempt.job_id == job_id for attempt in self._by_number.values())
+        return None if has_trained else self._submission(job_id)
+
+    def _submission(self, job_id: str | None) -> Submitted | None:
         return next((event for event in self.submitted if event.job.job_id == job_id), None)
 
     def was_requeued(self, attempt: Attempt) -> bool:
@@ -314,12 +309,11 @@ class History:
     def take(self, event: Event) -> None:
         """Fold one more event. Only `of` updates `attempts`."""
         newest = self.newest
-        is_over = newest is not None and (
-            newest.cause is not None or isinstance(event, events.Started)
-        )
-        if newest is not None and is_over and newest.started <= event.time:
-            earliest = self.followed.get(newest.attempt, event.time)
-            self.followed[newest.attempt] = min(event.time, earliest)
+        if newest is not None and newest.started <= event.time:
+            is_over = newest.cause is not None or isinstance(event, events.Started)
+            if is_over:
+                earliest = self.followed.get(newest.attempt, event.time)
+                self.followed[newest.attempt] = min(event.time, earliest)
         is_of_one_process = isinstance(event, Failed) and event.kind in ("rank", "task")
         named = event.job if isinstance(event, Submitted) else event
         job_id = getattr(named, "job_id", None)
@@ -386,18 +380,19 @@ class History:
         self.avoided[job_id] = event.exclude
         # Sharded work has no attempts whose end would clear these. They stay for jobs of the same
         # array: a task may give up before the tasks beside it are noted.
-        array = _array_of(job_id)
-        if event.shards is not None and _array_of(self._given_up_by or "") != array:
+        array = array_of(job_id)
+        if event.shards is not None and array_of(self._given_up_by or "") != array:
             self.given_up = None
             self.not_requeued = None
-        if self.task_failed is not None and _array_of(self.task_failed.job_id) != array:
+        if self.task_failed is not None and array_of(self.task_failed.job_id) != array:
             self.task_failed = None
 
     def _wished(self, event: Wished) -> None:
         self.requeues.append(event)
         self._queue[event.job_id] = (event.time, event.delay_s)
         self.requeued = event
-        self.verdict = event
+        if self.newest is None or self.newest.cause != "finished":
+            self.verdict = event
         self.not_requeued = None
         self.avoided[event.job_id] = event.exclude
         # By the order of lines, not by their times: clocks jump.
@@ -427,11 +422,10 @@ class History:
         if newest is not None and newest.cause is None and newest.job_id == event.job_id:
             return  # The attempt saves first, and then notes its end.
         state = self.state
+        may_go_on = state in ("PENDING", "REQUEUED", "STOPPED", "LOST")
         is_of_verdict = getattr(self.verdict, "job_id", None) == event.job_id
         never_began = is_of_verdict and self._waiting(event.job_id) is not None
-        if state in ("PENDING", "REQUEUED", "STOPPED", "LOST") or (
-            never_began and state != "CANCELLED"
-        ):
+        if may_go_on or (never_began and state != "CANCELLED"):
             self._before_cancelled[event.job_id] = self.verdict
             self.verdict = event
 
@@ -489,12 +483,15 @@ class History:
         self._submitted_before = len(self.submitted)
         self.queued[event.attempt] = self._queue.get(event.job_id or "", (None, 0.0))
         before = self._by_number.get(event.attempt - 1)
-        if before is not None and before.last_step is None:
-            self._set(before, last_step=event.reached, ended=event.heard or before.ended)
-        elif before is not None and (before.last_step or 0) < event.step and not rewound:
-            # Its end has the step that it had reported; this start, the step that it had saved.
-            self._set(before, last_step=event.step)
-        self._by_number[event.attempt] = Attempt(**vars(event), asked=self.code, rewound=rewound)
+        if before is not None:
+            if before.last_step is None:
+                self._set(before, last_step=event.reached, ended=event.heard or before.ended)
+            elif before.last_step < event.step and not rewound:
+                # Its end has the step that it had reported; this start, the step that it had saved.
+                self._set(before, last_step=event.step)
+        self._by_number[event.attempt] = Attempt(
+            **vars(event), requested_code=self.code, rewound=rewound
+        )
 
     def _ended(self, event: events.Ended) -> None:
         before = self._by_number.get(event.attempt)
@@ -507,9 +504,10 @@ class History:
             self._set(before, cause=event.cause, ended=before.ended or event.time)
         else:
             was_cancelled = event.cause == "terminated" and before.job_id in self.cancelled
+            cause = "cancelled" if was_cancelled else event.cause
             self._set(
                 before,
-                cause="cancelled" if was_cancelled else event.cause,
+                cause=cause,
                 ended=event.time,
                 last_step=event.step,
                 detail=event.detail,
@@ -524,6 +522,6 @@ class History:
             self.given_up = None
 
 
-def _array_of(job_id: str) -> str:
+def array_of(job_id: str) -> str:
     """The job id without the number of a task in its array."""
     return job_id.partition("_")[0]

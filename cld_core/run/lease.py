@@ -272,8 +272,7 @@ def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
 def _may_take_over(
     folder: Path, number: int, holder: dict[str, Any], owner: dict[str, Any]
 ) -> bool:
-    """Whether the holder is dead. Watches it for up to `STALE_AFTER_S` seconds if that is not
-    certain.
+    """Whether the holder is dead; watches it for up to `STALE_AFTER_S` seconds if in doubt.
 
     Raises:
         OSError: it cannot be watched.

@@ -66,17 +66,17 @@ class Ledger:
     """Reads and appends the events of a run, or of sharded work.
 
     Attributes:
-        heard: called after each event that this process has appended. It must not fail.
+        notify: called after each event that this process has appended. It must not fail.
     """
 
     path: Path
-    heard: Callable[[Event], None] | None = field(default=None, compare=False)
+    notify: Callable[[Event], None] | None = field(default=None, compare=False)
 
     def append(self, event: Event) -> None:
         """Append one event; it is on the disk when this returns."""
         append_line(self.path, to_line(event))
-        if self.heard is not None:
-            self.heard(event)
+        if self.notify is not None:
+            self.notify(event)
 
     def events(self) -> list[Event]:
         """All events, oldest first. Lines that `parse` cannot read are skipped.

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 _FILE = re.compile(r"([0-9]{6,9})-([0-9]{6})\.npz")
 
-Arrays = dict[str, "np.ndarray"]
+# Rows, by the name of a column.
+Columns = dict[str, "np.ndarray"]
 Lengths = Mapping[str, Mapping[int, int]]
 
 
@@ -58,8 +59,7 @@ class ShardedRequest(Request):
     files: dict[str, str | None]
 
     def chunk(self, kind: str) -> int:
-        """The number of rows of a kind in a file: a constant of the format, so that work shares
-        files."""
+        """The number of rows of a kind in a file, a constant of the format: works share files."""
         return CHUNK
 
     def _chunk_counts(self) -> dict[str, int]:
@@ -104,7 +104,7 @@ def share(n: int, part: int, parts: int) -> tuple[int, int]:
     return n * part // parts, n * (part + 1) // parts
 
 
-def count_of(arrays: Arrays) -> int:
+def count_of(arrays: Columns) -> int:
     """The number of rows."""
     return len(next(iter(arrays.values())))
 
@@ -137,7 +137,7 @@ class Rows:
         """The file of the first ``length`` rows of a chunk."""
         return self.folder / f"{number:06d}-{length:06d}.npz"
 
-    def save(self, number: int, arrays: Arrays, before: int = 0) -> None:
+    def save(self, number: int, arrays: Columns, before: int = 0) -> None:
         """Store the first rows of a chunk, arrays (length, ...).
 
         Args:
@@ -154,7 +154,7 @@ class Rows:
             with contextlib.suppress(OSError):
                 self.file(number, before).unlink()
 
-    def load(self, number: int, length: int) -> tuple[Arrays, str]:
+    def load(self, number: int, length: int) -> tuple[Columns, str]:
         """The first ``length`` rows of a chunk, and the SHA-256 of their file.
 
         Raises:

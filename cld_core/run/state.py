@@ -2,9 +2,10 @@
 
 `state_of` is the only place that decides it. Trainings have eight states; evaluations, tunings and
 statistics, which are divided into pieces and computed by many jobs, have four of them. Commands ask
-the launchers first (`cldctl.runs.survey`); without their answers, the ledger is all that is known.
+the launchers first (`cldctl.runs.survey`); without their answers, the ledger alone decides.
 """
 
+import contextlib
 import fcntl
 import functools
 import time
@@ -28,7 +29,7 @@ from .events import (
 )
 from .folder import RunFolder
 from .groups import Group
-from .history import History
+from .history import History, array_of
 from .lease import local_holder
 from .shards import ShardedWork
 from .work import Work
@@ -53,6 +54,11 @@ RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
 OVER = RESUMABLE | {"FINISHED"}
 
 DECIDING = "the attempt failed; its job is deciding whether to start again"
+_TOO_LATE = (
+    "the time limit killed its job before it could save; only a successor or `cldctl resume` "
+    "continues the run"
+)
+_VANISHED = "the job is gone without a message: it was killed, or its node failed"
 # Seconds in which a job decides what follows a crash.
 _DECIDING_S = 30.0
 _FAILURES = ("crashed", "out_of_memory")
@@ -88,17 +94,17 @@ class Answer:
 
 
 class LauncherAnswers(Protocol):
-    """LauncherAnswers of launchers about many jobs."""
+    """What launchers say about many jobs."""
 
     def of(self, job: JobRef) -> Answer:
         """The answer about a job; its phase is "unknown" if there is none."""
 
     def as_of(self, cluster: str) -> float | None:
-        """When a cluster answered, seconds since 1970; None if it was asked just now."""
+        """When a cluster answered, seconds since 1970; None if the answers are of this moment."""
 
 
 class NoAnswers:
-    """LauncherAnswers if no launcher is asked."""
+    """The answers of commands that ask no launcher."""
 
     def of(self, job: JobRef) -> Answer:
         return Answer("unknown")
@@ -130,7 +136,7 @@ class State:
 
 
 class RunFacts:
-    """What the files of a training say beside its ledger. Each is read when a rule needs it."""
+    """What the files of a training say beside its ledger. They are read when a rule needs them."""
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
@@ -140,34 +146,6 @@ class RunFacts:
     def owner(self) -> Mapping[str, Any] | None:
         """The process of this machine that writes into the run."""
         return local_holder(self.run.leases)
-
-    @property
-    def created(self) -> float:
-        """When the run was made, seconds since 1970."""
-        created: float = self.run.identity().get("created", 0.0)
-        return created
-
-    @property
-    def has_trained(self) -> bool:
-        return bool(self.run.checkpoint_steps() or self.run.progress())
-
-    @property
-    def is_starting(self) -> bool:
-        """Whether another process starts jobs of the run, or of its group, at this moment."""
-        return is_starting(self.run)
-
-    @property
-    def steps(self) -> Sequence[int]:
-        """The steps of its checkpoints, ascending."""
-        return self.run.steps_to_continue_from()
-
-    @property
-    def ledger_problem(self) -> str:
-        """What is wrong with a ledger of which no line could be read."""
-        try:
-            return "damaged" if self.run.ledger.path.lstat().st_size else "empty"
-        except OSError:
-            return "missing"
 
 
 class DividedFacts:
@@ -203,10 +181,6 @@ class DividedFacts:
             return shards - len(self.missing), shards, "shards"
         return *self.work.rows_done(), self.work.unit
 
-    def without_job(self, history: History, answers: LauncherAnswers) -> list[int]:
-        """The missing pieces that no living job computes."""
-        return without_job(history, self.missing, answers)
-
 
 def is_locked(folder: Path) -> bool:
     """Whether another process starts jobs in a folder at this moment."""
@@ -234,7 +208,7 @@ def living(history: History, answers: LauncherAnswers) -> list[Submitted]:
 
 
 def without_job(history: History, pieces: Sequence[int], answers: LauncherAnswers) -> list[int]:
-    """Those of some pieces of a divided work that no living job computes."""
+    """The pieces of a divided work, out of ``pieces``, that no living job computes."""
     claimed = {piece for event in living(history, answers) for piece in event.shards or ()}
     return [piece for piece in pieces if piece not in claimed]
 
@@ -249,12 +223,11 @@ class Situation:
         now: seconds since 1970.
 
     Attributes:
-        answer_of: what is known about a job.
         current: the job of a training that counts; and ``answer``, what is known about it.
         divided: whether the work is divided into pieces, which many jobs compute. Of such a work,
             only ``done``, ``phase`` and ``moved`` have values.
         done: whether the product of a divided work exists.
-        moved: whether pieces were written since the launchers were asked.
+        moved: whether pieces were written since the launchers answered.
         request: of a request that no job or attempt followed, or a ledger that holds nothing:
             "refused", "open", or "stale" after `SUBMITTING_S`; "lost" if the ledger held more.
         job: "none", or whether the current job is the "first" or a "successor" that waited for
@@ -272,10 +245,26 @@ class Situation:
         stuck: whether the job ended because it could not put itself back into the queue.
     """
 
+    current: JobRef | None = None
+    answer = Answer("unknown")
+    done = False
+    moved = False
+    request = ""
+    job = "none"
+    attempt = ""
+    after = ""
+    phase: Phase | Literal[""] = ""
+    end = ""
+    restarts = False
+    back = False
+    followed = False
+    given_up = False
+    stuck = False
+
     def __init__(
         self,
         history: History,
-        facts: "RunFacts | DividedFacts",
+        facts: RunFacts | DividedFacts,
         answers: LauncherAnswers,
         now: float,
     ) -> None:
@@ -283,20 +272,13 @@ class Situation:
         self.facts = facts
         self.answers = answers
         self.now = now
-        self.current: JobRef | None = None
-        self.answer = Answer("unknown")
-        self.done = self.moved = False
-        self.request = self.job = self.attempt = self.after = self.end = ""
-        self.phase: str = ""
-        self.restarts = self.back = self.followed = self.given_up = self.stuck = False
         self.divided = isinstance(facts, DividedFacts)
         if isinstance(facts, DividedFacts):
             self._join_answers(facts)
-            return
-        self.answer_of = answer_at(history, answers, now)
-        self.request = _request(history, facts, now)
-        self._describe_attempt()
-        self._describe_job()
+        else:
+            self.request = _request(history, facts.run, now)
+            self._describe_attempt()
+            self._describe_job()
 
     def _join_answers(self, facts: DividedFacts) -> None:
         self.done = facts.is_done
@@ -308,10 +290,10 @@ class Situation:
             self.phase = "running"
         elif phases & {"pending", "unknown"}:
             self.phase = "pending"
-            # Rows are added to a folder: a job may have begun since the launchers were asked.
+            # Rows are added to a folder: a job may have begun since the launchers answered.
             moments = [self.answers.as_of(job.cluster) for job in jobs]
-            asked = max((moment for moment in moments if moment is not None), default=None)
-            self.moved = asked is not None and (facts.work.moved_at() or 0.0) > asked
+            newest = max((moment for moment in moments if moment is not None), default=None)
+            self.moved = newest is not None and (facts.work.moved_at() or 0.0) > newest
         else:
             self.phase = "gone"
 
@@ -327,7 +309,6 @@ class Situation:
 
     def _describe_job(self) -> None:
         history = self.history
-        self.job = "none"
         submitted = history.current(lambda job: self.answer_of(job).is_gone)
         if submitted is None:
             return
@@ -353,7 +334,7 @@ class Situation:
             for successor in history.successors_of(job.job_id)
         )
         self.given_up = history.given_up is not None
-        # A requeue failed, or one that was asked for was not done before the job was killed.
+        # The launcher refused a requeue, or the job was killed before its requeue was carried out.
         is_lost = history.requeued is not None and answer.is_gone
         self.stuck = history.not_requeued is not None or is_lost
 
@@ -365,10 +346,21 @@ class Situation:
             return "failed"
         return "late" if answer.ended == "timeout" else "quiet"
 
+    def answer_of(self, job: JobRef) -> Answer:
+        """The answer of a job's launcher, updated if the ledger has later news.
+
+        An answer of this moment counts, whatever the ledger's clock says.
+        """
+        answer = self.answers.of(job)
+        as_of = self.answers.as_of(job.cluster)
+        if as_of is None:
+            return answer
+        when, phase = _last_news(self.history, job, self.now)
+        return answer if phase is None or when <= as_of else _updated(answer, phase)
+
     @property
     def writer(self) -> bool:
-        """Whether a process of this machine writes into the run: it was started without cldctl, or
-        outlived it."""
+        """Whether a process of this machine, without a job that counts, writes into the run."""
         return isinstance(self.facts, RunFacts) and self.facts.owner is not None
 
     @property
@@ -379,37 +371,20 @@ class Situation:
         return [job.job_id for job in jobs if self.answer_of(job).phase == "pending"]
 
 
-def _request(history: History, facts: RunFacts, now: float) -> str:
+def _request(history: History, run: RunFolder, now: float) -> str:
+    """The column ``request``."""
     request = history.request
     is_empty = not (request or history.submitted or history.attempts)
     if isinstance(request, Refused):
         return "refused"
     if request is None and not is_empty:
         return ""
-    was_more = is_empty and facts.has_trained
-    begun = facts.created if request is None else request.time
-    is_recent = not was_more and now - begun <= SUBMITTING_S
-    if is_recent or facts.is_starting:
+    has_trained = is_empty and bool(run.checkpoint_steps() or run.progress())
+    began = run.identity().get("created", 0.0) if request is None else request.time
+    is_recent = not has_trained and now - began <= SUBMITTING_S
+    if is_recent or is_starting(run):
         return "open"
-    return "lost" if was_more else "stale"
-
-
-def answer_at(history: History, answers: LauncherAnswers, now: float) -> Callable[[JobRef], Answer]:
-    """What is known about a job at ``now``: the answer of its launcher, unless the ledger has
-    later news.
-
-    An answer that was asked for at this moment counts, whatever the ledger's clock says.
-    """
-
-    def answer_of(job: JobRef) -> Answer:
-        answer = answers.of(job)
-        as_of = answers.as_of(job.cluster)
-        if as_of is None:
-            return answer
-        when, phase = _last_news(history, job, now)
-        return answer if phase is None or when <= as_of else _updated(answer, phase)
-
-    return answer_of
+    return "lost" if has_trained else "stale"
 
 
 def _last_news(history: History, job: JobRef, now: float) -> tuple[float, Phase | None]:
@@ -453,7 +428,7 @@ def _updated(answer: Answer, phase: Phase) -> Answer:
 
 # --- reasons
 
-Reason = Callable[[Situation], str | None]
+Reason = str | Callable[[Situation], str | None]
 
 
 def _refused(situation: Situation) -> str | None:
@@ -475,14 +450,17 @@ def _interrupted(situation: Situation) -> str:
 
 
 def _lost(situation: Situation) -> str:
-    facts = situation.facts
-    assert isinstance(facts, RunFacts), "only a training has steps"
+    assert isinstance(situation.facts, RunFacts), "only a training has steps"
+    run = situation.facts.run
+    problem = "missing"
+    with contextlib.suppress(OSError):
+        problem = "damaged" if run.ledger.path.lstat().st_size else "empty"
     again = "begins again"
-    if facts.steps:
-        again = f"continues from the checkpoint of step {facts.steps[-1]}"
+    if steps := run.steps_to_continue_from():
+        again = f"continues from the checkpoint of step {steps[-1]}"
     return (
-        f"its ledger attempts.jsonl is {facts.ledger_problem}; `cldctl resume {facts.name}` "
-        f"{again}, without the keys that earlier continuations changed"
+        f"its ledger attempts.jsonl is {problem}; `cldctl resume {run.name}` {again}, "
+        "without the keys that earlier continuations changed"
     )
 
 
@@ -490,8 +468,8 @@ def _writer(situation: Situation) -> str | None:
     facts = situation.facts
     if not isinstance(facts, RunFacts) or facts.owner is None:
         return None
-    process, job_id = facts.owner["pid"], facts.owner["job_id"]
-    return f"process {process} on this machine writes into it (job {job_id})"
+    pid = facts.owner["pid"]
+    return f"process {pid} on this machine writes into it (job {facts.owner['job_id']})"
 
 
 def _waits(situation: Situation) -> str | None:
@@ -500,9 +478,9 @@ def _waits(situation: Situation) -> str | None:
 
 def _never_began(situation: Situation) -> str | None:
     assert situation.current is not None, "a job that did not begin"
-    known = situation.history.not_begun.get(situation.current.job_id)
-    if known is not None:
-        return known
+    reason = situation.history.not_begun.get(situation.current.job_id)
+    if reason is not None:
+        return reason
     word = f" (its launcher says {situation.answer.word})" if situation.answer.word else ""
     return f"the job ended before it began{word}; see `cldctl logs {situation.facts.name}`"
 
@@ -530,21 +508,6 @@ def _detail_or_waits(situation: Situation) -> str | None:
     return _detail(situation) or _waits(situation)
 
 
-def _deciding(situation: Situation) -> str:
-    return DECIDING
-
-
-def _vanished(situation: Situation) -> str:
-    return "the job is gone without a message: it was killed, or its node failed"
-
-
-def _too_late(situation: Situation) -> str:
-    return (
-        "the time limit killed its job before it could save; only a successor or `cldctl resume` "
-        "continues the run"
-    )
-
-
 def _given_up(situation: Situation) -> str | None:
     return situation.history.given_up
 
@@ -560,10 +523,10 @@ def _stuck(situation: Situation) -> str:
 
 
 def _without_job(situation: Situation) -> str | None:
-    """That pieces of a divided work have no job, although others are computed."""
+    """A sentence on pieces of a divided work that have no job, although others are computed."""
     facts = situation.facts
     assert isinstance(facts, DividedFacts), "a divided work has pieces"
-    idle = facts.without_job(situation.history, situation.answers)
+    idle = without_job(situation.history, facts.missing, situation.answers)
     if not idle:
         return None
     _, total, unit = facts.progress
@@ -589,8 +552,8 @@ def why_stopped(history: History, facts: DividedFacts) -> tuple[str, str] | None
         return "crashed", f"{history.given_up}{last}"
     if history.not_requeued is not None:
         return "not requeued", f"a task could not be requeued: {history.not_requeued}"
-    array = history.submitted[-1].job.job_id.partition("_")[0]
-    if any(job_id.partition("_")[0] == array for job_id in history.cancelled):
+    array = array_of(history.submitted[-1].job.job_id)
+    if any(array_of(job_id) == array for job_id in history.cancelled):
         return "cancelled", "cancelled"
     if done == total and failed is not None:
         return "not merged", (
@@ -623,6 +586,7 @@ class Rule:
     Args:
         name: of the rule.
         state: of a situation that matches; "<after>" for `Situation.after`.
+        reason: a sentence, or a function that returns one if there is something to say.
         cells: by column, the value that matches, or several: "pending|running". A column that is
             not named matches any value.
     """
@@ -669,7 +633,7 @@ TABLE = (
         attempt="none|other",
         phase="pending|running|suspended|ending",
     ),
-    # Its launcher does not answer: the ledger is all that is known.
+    # Its launcher does not answer: only the ledger has news of it.
     Rule(
         "perhaps queued",
         "PENDING",
@@ -683,7 +647,7 @@ TABLE = (
     Rule(
         "deciding",
         "RUNNING",
-        _deciding,
+        DECIDING,
         attempt="ended",
         after="FAILED",
         phase="running",
@@ -716,8 +680,8 @@ TABLE = (
     Rule("never began", "FAILED", _never_began, attempt="none|other"),
     Rule("lost without job", "LOST", job="none", attempt="open"),
     Rule("failed unsaid", "FAILED", _launchers_word, attempt="open", end="failed"),
-    Rule("too late", "STOPPED", _too_late, attempt="open", end="late"),
-    Rule("vanished", "LOST", _vanished, attempt="open"),
+    Rule("too late", "STOPPED", _TOO_LATE, attempt="open", end="late"),
+    Rule("vanished", "LOST", _VANISHED, attempt="open"),
     Rule("given up", "FAILED", _given_up, given_up=True),
     Rule("stuck", "STOPPED", _stuck, stuck=True),
     Rule("ended", "<after>", _detail),
@@ -735,26 +699,22 @@ def state_of(
     Args:
         history: of its ledger.
         facts: what its files say besides.
-        answers: of the launchers of its jobs; `NoAnswers` if none was asked.
+        answers: of the launchers of its jobs, or `NoAnswers`.
         now: seconds since 1970; default: this moment.
     """
     situation = Situation(history, facts, answers, time.time() if now is None else now)
     rule = rule_of(situation)
+    reason = rule.reason(situation) if callable(rule.reason) else rule.reason
     if isinstance(facts, DividedFacts):
-        return _state_of_divided(rule, situation, facts)
+        cause = None
+        if rule.state == "STOPPED":
+            cause, reason = why_stopped(history, facts) or (None, None)
+        return State(name=rule.state, reason=reason, cause=cause)
     name = situation.after if rule.state == "<after>" else rule.state
-    reason = None if rule.reason is None else rule.reason(situation)
     if name in OVER and situation.left_over:
         jobs = ", ".join(situation.left_over)
         reason = f"job {jobs} still waits, with nothing to do: `cldctl cancel {facts.name}`"
     return State(name=name, reason=reason, job=situation.current, answer=situation.answer)
-
-
-def _state_of_divided(rule: Rule, situation: Situation, facts: DividedFacts) -> State:
-    if rule.state == "STOPPED":
-        cause, reason = why_stopped(situation.history, facts) or (None, None)
-        return State(name=rule.state, reason=reason, cause=cause)
-    return State(name=rule.state, reason=None if rule.reason is None else rule.reason(situation))
 
 
 def rule_of(situation: Situation) -> Rule:

@@ -34,7 +34,7 @@ from cld_core.errors import UsageError
 from cld_core.files import parse_json, read_object
 from cld_core.records import find_record, from_plain, real, to_plain
 
-from .checkpoints import weights_digest
+from .checkpoints import is_replaced
 from .folder import RunFolder
 from .work import Request, RequestedWork
 
@@ -106,8 +106,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class SamplerCoefficients:
-    """A sampler whose step i evaluates alpha_i at ``times[i]``, and replaces u by a linear
-    combination.
+    """A sampler of linear combinations: step i evaluates alpha_i at ``times[i]``, and replaces u.
 
     Attributes:
         times: (N,), decreasing from 1.
@@ -151,8 +150,7 @@ class TunedSampler:
 
     @property
     def digest(self) -> str:
-        """Digest of everything that samples depend on: solutions with equal digests draw equal
-        samples."""
+        """Digest of everything that samples depend on: equal digests draw equal samples."""
         return digest([to_plain(self.coefficients), self.flow.eps, self.flow.denoise])[:16]
 
     @property
@@ -538,7 +536,9 @@ class Tuning(RequestedWork):
 
     command = "cldctl tune"
     request_type = TuneRequest
-    called, doing, unit = "tuning", "tuning", "steps"
+    called = "tuning"
+    doing = "tuning"
+    unit = "steps"
     request: TuneRequest
 
     @property
@@ -547,15 +547,12 @@ class Tuning(RequestedWork):
 
     @property
     def solution(self) -> TunedSampler | None:
-        """The result, unless its checkpoint was replaced; None until there is one.
-
-        A checkpoint that was removed leaves the result valid.
-        """
+        """The result, unless its checkpoint was replaced; None until there is one."""
         found = find_record(TunedSampler, self.folder / SOLUTION)
-        checksum = None
-        with contextlib.suppress(OSError):
-            checksum = weights_digest(self.run, self.request.checkpoint_step)
-        return found if found is not None and checksum in (None, found.checkpoint) else None
+        step = self.request.checkpoint_step
+        if found is None or is_replaced(self.run, step, found.checkpoint):
+            return None
+        return found
 
     @property
     def is_done(self) -> bool:
@@ -568,10 +565,6 @@ class Tuning(RequestedWork):
         spent_min = real(found.about.get("budget_min")) or 0.0
         budget_min = self.request.budget_min
         return budget_min is not None and budget_min <= spent_min
-
-    def to_start(self) -> list[int]:
-        """The only piece, unless the work is done."""
-        return [] if self.is_done else [0]
 
     def rows_done(self) -> tuple[int, int]:
         """The number of steps that are done, and their total."""

@@ -331,9 +331,9 @@ class Work(ABC):
         """What replaced a thing that the product was made of, in words; None if nothing did."""
         return None
 
-    @abstractmethod
     def to_start(self) -> list[int]:
-        """The pieces that need a task; empty if the work is done."""
+        """The pieces that need a task: the only one, unless the work is done."""
+        return [] if self.is_done else [0]
 
     @abstractmethod
     def rows_done(self) -> tuple[int, int]:
@@ -373,17 +373,20 @@ class Training(Work):
     """The training of a run: one piece, which a world of ranks computes.
 
     Args:
-        heard: called after each event that this process appends to the ledger.
+        notify: called after each event that this process appends to the ledger.
     """
 
     command = "cldctl resume"
-    called, doing, unit = "training", "training", "steps"
-    is_world = has_successors = True
+    called = "training"
+    doing = "training"
+    unit = "steps"
+    is_world = True
+    has_successors = True
     kind = "training"
 
-    def __init__(self, folder: Path, heard: Callable[[Event], None] | None = None) -> None:
+    def __init__(self, folder: Path, notify: Callable[[Event], None] | None = None) -> None:
         self.folder = folder
-        self._run = RunFolder(folder, heard)
+        self._run = RunFolder(folder, notify)
         self._recipe: Recipe | None = None
 
     @property
@@ -421,14 +424,11 @@ class Training(Work):
 
     @property
     def is_done(self) -> bool:
-        """Whether the newest attempt did all steps that it was asked for."""
+        """Whether the newest attempt did all steps that were requested."""
         return self.history().cause == "finished"
 
-    def to_start(self) -> list[int]:
-        return [] if self.is_done else [0]
-
     def rows_done(self) -> tuple[int, int]:
-        """How many steps are done, and how many were asked for."""
+        """How many steps are done, and how many were requested."""
         progress = self._run.progress()
         history = self.history().with_progress(progress, self._run.steps_to_continue_from())
         steps = history.steps if history.steps is not None else progress.get("steps", 0)
@@ -443,7 +443,7 @@ class RequestedWork(Work):
     """A work that a request describes.
 
     Args:
-        request: what is asked; default: what the folder says.
+        request: default: the one in the folder.
 
     Attributes:
         request_type: the class of `request`.

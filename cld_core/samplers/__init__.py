@@ -55,8 +55,8 @@ class FixedSteps:
     Attributes:
         times: of the states between the steps: from 1 to ``spec.eps``.
         step: maps u (B, nC, ...) at ``times[i]``, and i, to u at ``times[i + 1]``.
-        denoise: maps u at the end to the sample, if ``spec.denoise``; None: as `ended` does, with
-            one more evaluation.
+        denoise: maps u at the end to the sample, if ``spec.denoise``; None: as `ended` does,
+            with one more evaluation.
         shares: for a watcher, the share of the steps that is done at each time but the last; None
             for a state that is not shown. By default all are shown and all steps count the same.
     """
@@ -80,19 +80,20 @@ class AdaptiveSteps:
 
 
 class Watcher:
-    """Receives the states of a sampler; this one does nothing with them."""
+    """Receives the states of a sampler, and ignores them."""
 
     def visit(self, t: float, u: Tensor, done: float) -> None:
-        """A method with fixed steps is at u (B, nC, ...) at time t; ``done`` is the share of its
-        steps so far.
+        """Receives the state u (B, nC, ...) at time t of a method with fixed steps.
+
+        ``done`` is the share of its steps so far.
 
         The first visit is the prior at t = 1, the last one the state at the end time before it is
         denoised. The sampler may overwrite u afterwards.
         """
 
     def flow(self, u: Tensor, end: float) -> Observer | None:
-        """The adaptive flow starts from u (B, nC, ...) at t = 1 towards ``end``; what it returns is
-        shown its steps."""
+        """The observer of the adaptive flow from u (B, nC, ...) at t = 1 to ``end``; None for no
+        observer."""
         return None
 
 
@@ -145,12 +146,14 @@ def sample(
         noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``, on
             the device that computes.
         data_shape: shape of one example, (C, ...).
-        watcher: is told where the sampler is, such as a `Recorder`.
+            Its ``finished`` (B, C, ...) -> (B, C, ...), if it has one, is applied to the samples x,
+            as conditioning on an observation needs it.
+        watcher: receives the states of the sampler, such as a `Recorder`.
         solution: what a method that `needs_solution` follows.
 
     Raises:
-        RecipeError: the method's settings give useless samples, or a plug-in's returns something
-            else.
+        RecipeError: the method's settings give useless samples, or the method of a plug-in returns
+            another type or shape.
         SolverError: the adaptive flow's tolerance is out of reach.
     """
     spec.require_usable()
@@ -175,9 +178,10 @@ def sample(
     u, nfe = drawn
     if not isinstance(nfe, Tensor):
         nfe = torch.full((len(u),), nfe, dtype=torch.int64, device=u.device)
-    if sde.n == 1:
-        return Samples(u, None, nfe)
-    return Samples(u[:, :channels].contiguous(), u[:, channels:].contiguous(), nfe)
+    x = u[:, :channels].contiguous()
+    v = u[:, channels:].contiguous() if sde.n > 1 else None
+    finished = getattr(score, "finished", None)
+    return Samples(x if finished is None else finished(x), v, nfe)
 
 
 def drive(
@@ -191,8 +195,8 @@ def drive(
 ) -> tuple[Tensor, Evaluations]:
     """The samples u (B, nC, ...) of a method, denoised if ``spec.denoise``, and its evaluations.
 
-    They are bit-identical with and without a watcher. A plug-in's method may make its steps itself
-    and return this pair; it is then returned as it is.
+    They are bit-identical with and without a watcher. The method of a plug-in may make its steps
+    itself and return this pair, which is then returned unchanged.
 
     Raises:
         RecipeError: there is a watcher, and the method makes its steps itself.
@@ -204,9 +208,7 @@ def drive(
         return ended(score, sde, spec, u, nfe)
     if isinstance(steps, FixedSteps):
         u = _made(steps, u, watcher or Watcher())
-        if not spec.denoise:
-            return u, counted.evaluations
-        if steps.denoise is not None:
+        if spec.denoise and steps.denoise is not None:
             return steps.denoise(u), counted.evaluations
         return ended(score, sde, spec, u, counted.evaluations)
     if watcher is not None:
@@ -218,7 +220,7 @@ def drive(
 
 
 class _Counted:
-    """A score that counts its evaluations. In all else it is the ``score``."""
+    """A ``score`` that counts its evaluations; its other attributes are those of the score."""
 
     def __init__(self, score: ScoreFunction) -> None:
         self._score = score
@@ -275,7 +277,8 @@ class Recorder(Watcher):
         times = torch.linspace(1.0, end, self._points, dtype=torch.float64, device=u.device)
         states = u.new_empty(len(times), *u.shape)
         states[0] = u
-        self._times, self._states = times.tolist(), list(states)
+        self._times = times.tolist()
+        self._states = list(states)
         return functools.partial(_interpolate, times, states.flatten(2))
 
     def path(self) -> tuple[Tensor, Tensor]:
@@ -291,11 +294,13 @@ def _interpolate(times: Tensor, states: Tensor, steps: Steps) -> None:
     wanted, row = inside.nonzero(as_tuple=True)
     h = (after - before)[row]
     share = ((times[wanted] - before[row]) / h)[:, None]
-    (y0, y1), (s0, s1) = ((pair[0][row], pair[1][row]) for pair in (steps.y, steps.slope))
     rest = 1.0 - share
-    blend = rest.square() * (1.0 + 2.0 * share) * y0 + share.square() * (3.0 - 2.0 * share) * y1
-    bend = share * rest * (rest * s0 - share * s1) * h[:, None]
-    states[wanted, steps.rows[row]] = (blend + bend).to(states.dtype)
+    y0, y1 = (y[row] for y in steps.y)
+    of_start = rest.square() * (1.0 + 2.0 * share) * y0
+    of_end = share.square() * (3.0 - 2.0 * share) * y1
+    s0, s1 = (slope[row] for slope in steps.slope)
+    of_slopes = share * rest * (rest * s0 - share * s1) * h[:, None]
+    states[wanted, steps.rows[row]] = (of_start + of_end + of_slopes).to(states.dtype)
 
 
 def grid_of(spec: FixedStepSpec, schedule: Schedule, *, per_step: int = 1) -> list[float]:
@@ -331,24 +336,23 @@ def _split(sde: Diffusion, t: float) -> tuple[Tensor, Tensor]:
 def rest(score: ScoreFunction, sde: Diffusion, u: Tensor, t: float) -> Tensor:
     """alpha := -E^-1 (s + K u_S) at u and t, (B, mC, ...): the score without its known part
     (docs/math.md 7.2)."""
-    return combined(
-        _split(sde, t)[0], (*sde.scored_halves(score(u, t)), *sde.scored_halves(sde.scored(u)))
-    )
+    to_alpha, _ = _split(sde, t)
+    s = score(u, t)
+    return combined(to_alpha, (*sde.scored_halves(s), *sde.scored_halves(sde.scored(u))))
 
 
 def score_from_rest(alpha: Tensor, sde: Diffusion, u: Tensor, t: float) -> Tensor:
     """The score s = -E alpha - K u_S, (B, mC, ...)."""
-    return combined(
-        _split(sde, t)[1], (*sde.scored_halves(alpha), *sde.scored_halves(sde.scored(u)))
-    )
+    _, to_score = _split(sde, t)
+    return combined(to_score, (*sde.scored_halves(alpha), *sde.scored_halves(sde.scored(u))))
 
 
 def ended(
     score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, nfe: Nfe
 ) -> tuple[Tensor, Nfe]:
-    """The sample, from u at ``spec.eps`` after ``nfe`` evaluations, and the evaluations in all.
+    """The sample, from u at ``spec.eps`` after ``nfe`` evaluations, and all evaluations.
 
-    If ``spec.denoise``, it is the mean of one more Euler-Maruyama step to time 0 (docs/math.md
+    If ``spec.denoise``, the sample is the mean of one Euler-Maruyama step to time 0 (docs/math.md
     section 7).
     """
     if not spec.denoise:

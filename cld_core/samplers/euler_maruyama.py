@@ -1,7 +1,6 @@
 """Euler-Maruyama for the reverse SDE (docs/math.md section 7)."""
 
-import math
-
+import torch
 from torch import Tensor
 
 from cld_core.config.sampling import EmSpec
@@ -16,19 +15,17 @@ def method(
     """See `cld_core.samplers`. One evaluation per step; only the scored halves are noisy."""
     times = grid_of(spec, sde.schedule)
     noise = draws(len(times) - 1, sde.m)
+    grid = torch.tensor(times, dtype=torch.float64)
+    # (steps, m), of the noise that each scored half receives.
+    variances = sde.diffusion2(grid[:-1]) * -grid.diff()[:, None]
+    stds = variances.sqrt().tolist()
 
     def step(u: Tensor, i: int) -> Tensor:
         t = times[i]
-        dt = t - times[i + 1]
-        u = sde.euler_step(u, score(u, t), t, dt)
-        parts = zip(
-            sde.halves(u)[-sde.m :],
-            sde.scored_halves(next(noise)),
-            sde.diffusion2(t).tolist(),
-            strict=True,
-        )
-        for half, e, rate in parts:
-            half.add_(e, alpha=math.sqrt(rate * dt))
+        u = sde.euler_step(u, score(u, t), t, t - times[i + 1])
+        halves = sde.scored_halves(sde.scored(u))
+        for half, e, std in zip(halves, sde.scored_halves(next(noise)), stds[i], strict=True):
+            half.add_(e, alpha=std)
         return u
 
     return FixedSteps(times, step)

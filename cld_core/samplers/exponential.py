@@ -29,9 +29,10 @@ from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 
 _log = logging.getLogger(__name__)
-# Data narrow enough to show noise that grows from step to step, and how much wider samples of them
-# may be.
-_NARROW_STD, _MOST_WIDENING = 0.04, 2.0
+# Standard deviation of data that are narrow enough to show noise that grows from step to step.
+_NARROW_STD = 0.04
+# The factor by which samples of them may be wider.
+_MOST_WIDENING = 2.0
 
 
 def method(
@@ -39,8 +40,7 @@ def method(
 ) -> FixedSteps:
     """See `cld_core.samplers`.
 
-    One evaluation per step. The corrector uses that of the next step, or of the denoising step, and
-    so costs none. Logs a warning if the steps are too long for their noise.
+    One evaluation per step. Logs a warning if the steps are too long for their noise.
     """
     if spec.eta > 0:
         _warn_of_growing_noise(sde, replace(spec, repeats=1))
@@ -50,11 +50,11 @@ def method(
 def _method(
     score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws
 ) -> FixedSteps:
-    """Groups of `spec.jump` steps, each made several times: the forward process leads from its end
-    to its start. A watcher sees the last time.
+    """Groups of `spec.jump` steps. A group is made `spec.repeats` times; in between, the forward
+    process leads from its end to its start. A watcher sees the last of these.
 
-    If the number of steps is not a multiple of that, the first group is shorter: steps near the
-    data matter most.
+    If the number of steps is not a multiple of `spec.jump`, the first group is shorter, because
+    steps near the data matter most.
     """
     grid = grid_of(spec, sde.schedule)
     count = len(grid) - 1
@@ -105,7 +105,7 @@ def _method(
 
 @functools.lru_cache(maxsize=64)
 def _warn_of_growing_noise(sde: Diffusion, spec: ExponentialSpec) -> None:
-    """Warn if samples are much too wide: once, because the call is cached."""
+    """Warn if samples are much too wide. The call is cached, so it warns once."""
     factor = widening(sde, spec)
     if not factor <= _MOST_WIDENING:
         # docs/samplers.md, "Noise": no other order is narrower.
@@ -152,6 +152,6 @@ def steps(
             (docs/math.md section 7.2).
         eta: 0 follows the probability flow, 1 the reverse SDE; eta > 0 adds noise.
     """
-    parts = segments(list(times), functools.partial(known_part, sde, eta))
+    parts = segments(times, functools.partial(known_part, sde, eta))
     fields = [alpha_fields(sde, eta, part.times) for part in parts]
     return interpolating(sde, times, parts, fields, order, corrector, eta)

@@ -44,8 +44,7 @@ class NoiseConversion:
 def method(
     score: ScoreFunction, sde: Diffusion, spec: GddimSpec, u: Tensor, draws: Draws
 ) -> FixedSteps:
-    """See `cld_core.samplers`. One evaluation per step; the corrector repeats none, as in
-    `exponential`."""
+    """See `cld_core.samplers`. One evaluation per step."""
     times = grid_of(spec, sde.schedule)
     steps, noises = coefficients(sde, tuple(times), spec.root, spec.order, spec.corrector, spec.eta)
 
@@ -70,58 +69,48 @@ def coefficients(
         root: "flow" is R, "cholesky" the lower Cholesky factor, whose noise of the scored halves is
             enough.
     """
-    plain = segments(list(times), functools.partial(drift, sde))
+    plain = segments(times, functools.partial(drift, sde))
     if root == "cholesky":
         noises = {t: _scored_noise(sde, t) for t in times}
         fields = [alpha_fields(sde, 0.0, segment.times) for segment in plain]
     else:
-        moving = segments(list(times), functools.partial(_closed, sde, 0.0))
+        moving = segments(times, functools.partial(_closed, sde, 0.0))
         # The root's initial value does not matter: a constant rotation of the noise has no effect.
         roots = [torch.linalg.cholesky(kernel(sde, times[0]))]
         for segment in moving:
             roots.append(segment.whole @ roots[-1])
         noises = {t: _noise(sde, t, moved) for t, moved in zip(times, roots, strict=True)}
         if eta > 0.0:
-            closed = segments(list(times), functools.partial(_closed, sde, eta))
+            closed = segments(times, functools.partial(_closed, sde, eta))
             parts = zip(plain, closed, roots, strict=False)
             return tuple(_stochastic(sde, *part, eta) for part in parts), noises
-        inside = [
-            torch.linalg.solve(one.back, moved)
-            for one, moved in zip(moving, roots[1:], strict=True)
-        ]
-        fields = [
-            pulling(
-                sde,
-                0.0,
-                segment.times,
-                torch.linalg.solve(kernel(sde, segment.times), moved)[:, sde.n - sde.m :],
-            )
-            for segment, moved in zip(plain, inside, strict=True)
-        ]
+        fields = []
+        for segment, end in zip(moving, roots[1:], strict=True):
+            inside = torch.linalg.solve(segment.back, end)  # R at the nodes
+            scores = torch.linalg.solve(kernel(sde, segment.times), inside)
+            fields.append(pulling(sde, 0.0, segment.times, scores[:, sde.n - sde.m :]))
     return interpolating(sde, times, plain, fields, order, corrector), noises
 
 
 def _closed(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     """Matrix (K, n, n) of the reverse process of a single data point, relative to the mean: its
     score is linear."""
-    return drift(sde, t) + pulling(
-        sde, eta, t, torch.linalg.inv(kernel(sde, t))[:, sde.n - sde.m :]
-    )
+    precision = torch.linalg.inv(kernel(sde, t))
+    return drift(sde, t) + pulling(sde, eta, t, precision[:, sde.n - sde.m :])
 
 
 def _noise(sde: Diffusion, t: float, root: Tensor) -> NoiseConversion:
     """Of all halves."""
     covariance = kernel(sde, t)
-    back = -torch.linalg.solve(covariance, root)[sde.n - sde.m :]
-    return NoiseConversion(-torch.linalg.solve(root, covariance) @ whole_score(sde, t), back)
+    forth = -torch.linalg.solve(root, covariance) @ whole_score(sde, t)
+    return NoiseConversion(forth, -torch.linalg.solve(covariance, root)[sde.n - sde.m :])
 
 
 def _scored_noise(sde: Diffusion, t: float) -> NoiseConversion:
     """Of the scored halves. E^-1 is the transpose of the scored block of L."""
     first = sde.n - sde.m
-    return NoiseConversion(
-        torch.nn.functional.pad(-sde.factor(t)[first:, first:].T, (sde.n, 0)), -sde.target(t)
-    )
+    inverse = sde.factor(t)[first:, first:].T
+    return NoiseConversion(torch.nn.functional.pad(-inverse, (sde.n, 0)), -sde.target(t))
 
 
 def _stochastic(
@@ -129,8 +118,8 @@ def _stochastic(
 ) -> StepCoefficients:
     """The mean of x moves with the drift, and deviations from it as they would around a single data
     point."""
-    predictor = ((closed.whole - plain.whole) @ root)[None]
-    return StepCoefficients(plain.whole, predictor, predictor[:0], noise_factor(sde, closed, eta))
+    predictor = torch.cat([plain.whole, (closed.whole - plain.whole) @ root], dim=1)
+    return StepCoefficients(predictor, noise=noise_factor(sde, closed, eta))
 
 
 def kernel(sde: Diffusion, t: float | Tensor) -> Tensor:
@@ -150,7 +139,8 @@ def whole_score(sde: Diffusion, t: float) -> Tensor:
     """
     first = sde.n - sde.m
     own = torch.eye(sde.n + sde.m, dtype=torch.float64)[sde.n :]
-    precision, x = torch.linalg.inv(kernel(sde, t)), estimate(sde, t)
+    precision = torch.linalg.inv(kernel(sde, t))
+    x = estimate(sde, t)
     pull = precision @ sde.mean(t)[:, 0]  # the score of all halves is pull E[x | u] - precision u
     derived = torch.outer(pull, torch.cat([x.of_u, x.of_score]))
     derived[:, : sde.n] -= precision

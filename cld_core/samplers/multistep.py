@@ -15,6 +15,7 @@ scale of t. On a panel, Gauss-Legendre collocation with 16 nodes gives Phi, and 
 summed at the same nodes: both are exact to rounding.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from torch import Tensor
 from cld_core.config.sampling import ExponentialSpec, GddimSpec
 from cld_core.samplers import FixedSteps
 from cld_core.sde import Diffusion
-from cld_core.sde.matrices import add, apply
+from cld_core.sde.matrices import apply, combined
 
 NODES = 16
 
@@ -65,14 +66,15 @@ class Segment:
         return torch.einsum("k,ki,kj->ij", self.weights, carried, carried)
 
 
-def segments(times: list[float], matrix: Callable[[Tensor], Tensor]) -> list[Segment]:
+def segments(times: Sequence[float], matrix: Callable[[Tensor], Tensor]) -> list[Segment]:
     """One segment per step of the falling ``times``.
 
     ``matrix`` maps times (K,) to A (K, n, n), float64.
     """
     edges = [_panel_edges(end, start) for start, end in pairwise(times)]
-    low = torch.tensor([a for step in edges for a, _ in pairwise(step)], dtype=torch.float64)
-    width = torch.tensor([b - a for step in edges for a, b in pairwise(step)], dtype=torch.float64)
+    panels = [panel for step in edges for panel in pairwise(step)]
+    low, high = torch.tensor(panels, dtype=torch.float64).unbind(1)
+    width = high - low
     nodes = low[:, None] + width[:, None] * _X
     inside, across = _transport(matrix(nodes.flatten()).unflatten(0, nodes.shape), width)
     found = []
@@ -90,6 +92,12 @@ def segments(times: list[float], matrix: Callable[[Tensor], Tensor]) -> list[Seg
     return found
 
 
+def with_middles(times: Sequence[float]) -> list[float]:
+    """The times of a grid and, between two of them, the middle."""
+    halves = [(0.5 * (t + t_next), t_next) for t, t_next in pairwise(times)]
+    return [times[0], *itertools.chain.from_iterable(halves)]
+
+
 def _panel_edges(low: float, high: float) -> list[float]:
     """Geometric, from ``low`` > 0 to ``high``."""
     panels = max(1, math.ceil(math.log2(high / low)))
@@ -103,11 +111,12 @@ def _transport(a: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
     X(tau) = Phi(low, tau) solves dX/dtau = -X A, X(low) = I: each of its rows x is a column vector
     with x + integral of A^T x = its start, one linear system of 16 n unknowns for all rows.
     """
-    count, n = len(a), a.shape[-1]
+    n = a.shape[-1]
     identity = torch.eye(n, dtype=torch.float64)
-    system = torch.einsum("p,kl,plij->pkjli", width, _UP_TO, a).reshape(count, NODES * n, NODES * n)
-    system = system + torch.eye(NODES * n, dtype=torch.float64)
-    rows = torch.linalg.solve(system, identity.repeat(NODES, 1).expand(count, -1, -1))
+    unknowns = NODES * n
+    integrals = torch.einsum("p,kl,plij->pkjli", width, _UP_TO, a).reshape(-1, unknowns, unknowns)
+    system = integrals + torch.eye(unknowns, dtype=torch.float64)
+    rows = torch.linalg.solve(system, identity.repeat(NODES, 1).expand(len(a), -1, -1))
     inside = rows.unflatten(1, (NODES, n)).transpose(2, 3)
     across = identity - torch.einsum("p,k,pkij,pkjl->pil", width, _W, inside, a)
     return inside, across
@@ -115,13 +124,28 @@ def _transport(a: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class StepCoefficients:
-    """Coefficients of one step, for fields of k parts. Fields come newest first."""
+    """Coefficients of one step, for fields of k parts.
 
-    transition: Tensor  # (n, n), Phi
-    predictor: Tensor  # (up to order + 1, n, k): c_j of the field at t_i, t_(i-1), ...
-    # (j, n, k): added for the field at t_(i+1), t_i, ... once the first of them is known
-    correction: Tensor
-    noise: Tensor | None  # (n, n), lower Cholesky factor; None without noise
+    A matrix has n columns for u, then k for each of the fields, the newest first.
+
+    Attributes:
+        predictor: (n, n + jk): Phi, and c_j of the fields at t_i, t_(i-1), ...
+        corrector: (n, n + jk): 1, and what is added for the fields at t_(i+1), t_i, ... once the
+            first of them is known; None without corrector.
+        noise: (n, n), lower Cholesky factor; None without noise.
+    """
+
+    predictor: Tensor
+    corrector: Tensor | None = None
+    noise: Tensor | None = None
+
+
+def stepped(sde: Diffusion, matrix: Tensor, u: Tensor, fields: Sequence[Tensor]) -> Tensor:
+    """The matrix (n, n + jk) times u (B, nC, ...) and the newest j of the ``fields`` (B, kC, ...),
+    which come newest first."""
+    channels = u.shape[1] // sde.n
+    parts = [part for tensor in (u, *fields) for part in tensor.split(channels, dim=1)]
+    return combined(matrix, parts[: matrix.shape[1]])
 
 
 def predictor_corrector(
@@ -138,7 +162,7 @@ def predictor_corrector(
 ) -> FixedSteps:
     """The method with the coefficients ``steps``. One evaluation of ``field`` per step.
 
-    The corrector uses that of the next step, or of the denoising step, and so costs none.
+    The corrector uses that of the next step, or of the denoising step, so it takes none itself.
 
     Args:
         field: maps u and t to the field, (B, kC, ...), by one evaluation of the score.
@@ -152,14 +176,14 @@ def predictor_corrector(
         if i in starts:
             history[:] = [field(u, times[i])]
         coefficients = steps[i]
-        u = apply(coefficients.transition, u)
-        _add_all(u, coefficients.predictor.unbind(), history)
+        u = stepped(sde, coefficients.predictor, u, history)
         if coefficients.noise is not None:
             u.add_(apply(coefficients.noise, next(noise)))
         is_last = i + 1 == len(steps)
         if spec.denoise if is_last else i + 1 not in starts:
             history.insert(0, field(u, times[i + 1]))
-            _add_all(u, coefficients.correction.unbind(), history)
+            if coefficients.corrector is not None:
+                u = stepped(sde, coefficients.corrector, u, history)
             del history[spec.order + 1 :]
         return u
 
@@ -186,38 +210,41 @@ def interpolating(
     Args:
         fields: of each segment, (K, n, k): factors of the interpolated field in du/dt, at its
             nodes.
-        eta: amount of noise.
+        eta: the amount of noise.
     """
     steps = []
     for i, (part, field) in enumerate(zip(parts, fields, strict=True)):
         known = times[i::-1]  # the start of the step and those before, back to 1
-        predictor = _weights(sde, part, field, known[: order + 1])
-        correction = predictor[:0]
+        weights = _weights(sde, part, field, known[: order + 1])
+        correct = None
         if corrector:
-            corrected = _weights(sde, part, field, [times[i + 1], *known][: max(order, 1) + 1])
-            correction = predictor.new_zeros(
-                max(len(corrected), len(predictor) + 1), *predictor.shape[1:]
+            points = [times[i + 1], *known]
+            correct = _correction(
+                weights, _weights(sde, part, field, points[: max(order, 1) + 1]), field.shape[2]
             )
-            correction[: len(corrected)] += corrected
-            correction[1 : len(predictor) + 1] -= predictor
-        steps.append(
-            StepCoefficients(
-                part.whole, predictor, correction, noise_factor(sde, part, eta) if eta else None
-            )
-        )
+        noise = noise_factor(sde, part, eta) if eta else None
+        steps.append(StepCoefficients(torch.cat([part.whole, weights], dim=1), correct, noise))
     return tuple(steps)
 
 
 def _weights(sde: Diffusion, part: Segment, field: Tensor, points: Sequence[float]) -> Tensor:
-    """Weights (len(points), n, k) of a field that is interpolated between points."""
-    return torch.stack(
-        [part.integral(field * row[:, None, None]) for row in lagrange(sde, points, part.times)]
-    )
+    """Weights (n, len(points) k) of a field that is interpolated between points."""
+    polynomials = lagrange(sde, points, part.times)
+    return torch.cat([part.integral(field * row[:, None, None]) for row in polynomials], dim=1)
+
+
+def _correction(predicted: Tensor, corrected: Tensor, k: int) -> Tensor:
+    """The matrix that turns a step with the weights ``predicted`` into one with ``corrected``,
+    whose first k are those of one more field."""
+    n = len(predicted)
+    change = predicted.new_zeros(n, max(corrected.shape[1], k + predicted.shape[1]))
+    change[:, : corrected.shape[1]] += corrected
+    change[:, k : k + predicted.shape[1]] -= predicted
+    return torch.cat([torch.eye(n, dtype=torch.float64), change], dim=1)
 
 
 def noise_factor(sde: Diffusion, segment: Segment, eta: float) -> Tensor:
-    """Lower factor (n, n) of the covariance of the noise that the scored halves receive during a
-    step."""
+    """Lower factor (n, n) of the covariance of the noise that a step adds."""
     covariance = torch.zeros(sde.n, sde.n, dtype=torch.float64)
     for half, rate in enumerate(sde.diffusion2(segment.times).unbind(1), start=sde.n - sde.m):
         white = torch.zeros(len(segment.times), sde.n, dtype=torch.float64)
@@ -232,8 +259,8 @@ def strengths(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
 
 
 def pulling(sde: Diffusion, eta: float, t: Tensor, scored: Tensor) -> Tensor:
-    """The term in du/dt of ``scored`` (K, m, k) as -s: times the `strengths`, and 0 in the other
-    halves, (K, n, k)."""
+    """The term in du/dt of -s = ``scored`` (K, m, k), (K, n, k): 0 in the halves that are not
+    scored."""
     return torch.nn.functional.pad(strengths(sde, eta, t) * scored, (0, 0, sde.n - sde.m, 0))
 
 
@@ -254,9 +281,8 @@ def alpha_fields(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
 
 def drift(sde: Diffusion, t: Tensor) -> Tensor:
     """beta(t) A, (K, n, n), float64."""
-    return (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * torch.tensor(
-        sde.A, dtype=torch.float64
-    )
+    beta = sde.schedule.beta(t) * torch.ones_like(t)
+    return beta[:, None, None] * torch.tensor(sde.A, dtype=torch.float64)
 
 
 def lagrange(sde: Diffusion, points: Sequence[float], t: Tensor) -> Tensor:
@@ -276,9 +302,3 @@ def lagrange(sde: Diffusion, points: Sequence[float], t: Tensor) -> Tensor:
                 row = row * ((root - other) / (here - other))
         rows.append(row)
     return torch.stack(rows)
-
-
-def _add_all(u: Tensor, weights: Sequence[Tensor], fields: list[Tensor]) -> None:
-    """u += the sum of weights_j fields_j, in place."""
-    for weight, found in zip(weights, fields, strict=False):
-        add(u, weight, found)

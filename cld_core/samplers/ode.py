@@ -21,7 +21,8 @@ def method(
 
     Its `solve` raises SolverError if the tolerance is out of reach.
     """
-    shape, dtype = u.shape[1:], u.dtype
+    shape = u.shape[1:]
+    dtype = u.dtype
 
     def prepare(times: Tensor) -> list[_Stage]:
         return list(zip(times, at_each(score, times, dtype), strict=True))

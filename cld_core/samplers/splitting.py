@@ -5,6 +5,7 @@ halves change, with the others fixed.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from cld_core.config.sampling import ConjugateSpec, SplittingSpec
 from cld_core.samplers import Draws, FixedSteps, grid_of, rest
-from cld_core.samplers.multistep import alpha_fields, known_part, segments
+from cld_core.samplers.multistep import alpha_fields, known_part, segments, with_middles
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import add, apply
@@ -90,9 +91,9 @@ def evaluating(sde: Diffusion, spec: Spec) -> tuple[bool, ...]:
     needed = [entry is not None and (spec.conjugate or entry[0] in scored) for entry in updates]
     if not spec.reduced:
         return tuple(needed)
-    first = (
-        updates.index(("kick", "whole")) if spec.scheme == "velocity-verlet" else needed.index(True)
-    )
+    first = needed.index(True)
+    if spec.scheme == "velocity-verlet":
+        first = updates.index(("kick", "whole"))
     return tuple(index == first for index in range(len(updates)))
 
 
@@ -102,24 +103,20 @@ def steps(sde: Diffusion, times: tuple[float, ...], spec: Spec) -> tuple[tuple[U
 
     Without a change of variables z is the score, with one it is the rest of the score.
     """
-    evaluated = evaluating(sde, spec)
-    parts = _conjugate_parts(sde, times, spec) if spec.conjugate else _plain_parts(sde, times, spec)
-    increments = (sde.schedule.between(t_next, t) for t, t_next in pairwise(times))
+    parts_of = _conjugate_parts if spec.conjugate else _plain_parts
+    parts = zip(parts_of(sde, times, spec), pairwise(times), strict=True)
     return tuple(
-        tuple(_updates(sde, spec, evaluated, part, big_d))
-        for part, big_d in zip(parts, increments, strict=True)
+        tuple(_updates(sde, spec, part, sde.schedule.between(t_next, t)))
+        for part, (t, t_next) in parts
     )
 
 
-def _updates(
-    sde: Diffusion, spec: Spec, evaluated: Sequence[bool], part: Parts, big_d: float
-) -> Iterator[Update]:
-    """The updates of one step over an increment ``big_d`` of B. The first one changes u to y,
-    too."""
+def _updates(sde: Diffusion, spec: Spec, part: Parts, big_d: float) -> Iterator[Update]:
+    """The updates of one step over an increment ``big_d`` of B. The first also changes u to y."""
     eye = torch.eye(sde.n, dtype=torch.float64)
     is_central = spec.scheme == "velocity-verlet" and spec.reduced
     into = part.frames[0]
-    for entry, evaluates in zip(SCHEMES[spec.scheme], evaluated, strict=True):
+    for entry, evaluates in zip(SCHEMES[spec.scheme], evaluating(sde, spec), strict=True):
         if entry is None:
             yield _relaxation(sde, big_d, spec.noise_scale)
             continue
@@ -160,32 +157,29 @@ def _plain_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator
     first = sde.n - sde.m
     a = torch.tensor(sde.A, dtype=torch.float64)
     if is_noisy:
-        a.diagonal()[first:] -= (
-            0.5 * torch.tensor(sde.D) * torch.tensor(sde.precision[first:], dtype=torch.float64)
-        )
+        precision = torch.tensor(sde.precision[first:], dtype=torch.float64)
+        a.diagonal()[first:] -= 0.5 * torch.tensor(sde.D) * precision
 
-    def fields(t: Tensor) -> Tensor:
-        """Of the score."""
+    def nothing(t: Tensor) -> Tensor:
+        return torch.zeros(len(t), sde.n, sde.n, dtype=torch.float64)
+
+    def of_score(t: Tensor) -> Tensor:
         diagonal = torch.diag_embed((-1.0 if is_noisy else -0.5) * sde.diffusion2(t))
         return torch.nn.functional.pad(diagonal, (0, 0, first, 0))
 
-    return _parts(
-        sde, times, lambda t: torch.zeros(len(t), sde.n, sde.n, dtype=torch.float64), a, fields
-    )
+    return _parts(sde, times, nothing, a, of_score)
 
 
 def _conjugate_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator[Parts]:
     """In y = T u, T the transport of A + G K / 2 - B to the end of the step, where T = 1."""
-    eye = torch.eye(sde.n, dtype=torch.float64)
-    shift = spec.conjugate_lambda * (
-        eye if spec.conjugate_matrix == "identity" else torch.ones_like(eye)
-    )
+    matrix = torch.eye(sde.n, dtype=torch.float64)
+    if spec.conjugate_matrix == "ones":
+        matrix = torch.ones_like(matrix)
+    shift = spec.conjugate_lambda * matrix
 
     def exact(t: Tensor) -> Tensor:
-        return (
-            known_part(sde, 0.0, t)
-            - (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * shift
-        )
+        beta = sde.schedule.beta(t) * torch.ones_like(t)
+        return known_part(sde, 0.0, t) - beta[:, None, None] * shift
 
     return _parts(sde, times, exact, shift, functools.partial(alpha_fields, sde, 0.0))
 
@@ -199,18 +193,20 @@ def _parts(
 ) -> Iterator[Parts]:
     """The parts of each step for du/dt = (exact + beta shift) u + fields z, as functions of times
     (K,)."""
-    steps = [(t, 0.5 * (t + t_next), t_next) for t, t_next in pairwise(times)]
-    with_middles = [times[0], *(t for step in steps for t in step[1:])]
-    found = segments(with_middles, exact)
-    for (t, middle, t_next), one, two in zip(steps, found[::2], found[1::2], strict=True):
-        weights = two.whole @ one.integral(fields(one.times)), two.integral(fields(two.times))
-        frames = two.whole @ one.whole, two.whole
-        rates = [frame @ shift @ torch.linalg.inv(frame) for frame in frames]
-        between = sde.schedule.between(middle, t), sde.schedule.between(t_next, middle)
+    halved = with_middles(times)
+    found = segments(halved, exact)
+    for i, (one, two) in enumerate(zip(found[::2], found[1::2], strict=True)):
+        t, middle, t_next = halved[2 * i : 2 * i + 3]
+        frames = (two.whole @ one.whole, two.whole)
+        rate, middle_rate = (frame @ shift @ torch.linalg.inv(frame) for frame in frames)
+        first_d = sde.schedule.between(middle, t)
+        second_d = sde.schedule.between(t_next, middle)
+        first = two.whole @ one.integral(fields(one.times))
+        second = two.integral(fields(two.times))
         pieces: dict[Part, tuple[Tensor, Tensor]] = {
-            "first": (-between[0] * rates[0], weights[0]),
-            "second": (-between[1] * rates[1], weights[1]),
-            "whole": (-sum(between) * rates[0], weights[0] + weights[1]),
+            "first": (-first_d * rate, first),
+            "second": (-second_d * middle_rate, second),
+            "whole": (-(first_d + second_d) * rate, first + second),
         }
         yield Parts((t, middle), frames, pieces)
 
@@ -226,8 +222,9 @@ def method(score: ScoreFunction, sde: Diffusion, spec: Spec, u: Tensor, draws: D
     """
     times = grid_of(spec, sde.schedule, per_step=sum(evaluating(sde, spec)))
     updates = steps(sde, tuple(times), spec)
-    noises = draws(sum(update.noise is not None for step in updates for update in step), sde.m)
-    # Known at t = 1, where the law is the prior: an update before the first evaluation takes it.
+    draws_of_noise = [update.noise is not None for update in itertools.chain.from_iterable(updates)]
+    noises = draws(sum(draws_of_noise), sde.m)
+    # Updates before the first evaluation use that at t = 1, which is known: the law is the prior.
     newest = torch.zeros_like(sde.scored(u))
     if not spec.conjugate:
         precision = torch.tensor(sde.precision[-sde.m :], dtype=torch.float64)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cld_core.config.sampling import SscsSpec
 from cld_core.samplers import Draws, FixedSteps, grid_of, rest
-from cld_core.samplers.multistep import segments
+from cld_core.samplers.multistep import Segment, segments, with_middles
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, combined
@@ -84,8 +84,11 @@ def _prior(sde: Diffusion) -> Tensor:
 def _first_order(sde: Diffusion, times: Sequence[float]) -> Kicks:
     """Euler steps, with the score itself in place of alpha."""
     eye = torch.eye(sde.m, dtype=torch.float64)
-    rates = [(t - t_next) * torch.diag(sde.diffusion2(t)) for t, t_next in pairwise(times)]
-    return [(None, torch.cat([eye + rate @ _prior(sde), rate], dim=1)) for rate in rates]
+    kicks = []
+    for t, t_next in pairwise(times):
+        rate = (t - t_next) * torch.diag(sde.diffusion2(t))
+        kicks.append((None, torch.cat([eye + rate @ _prior(sde), rate], dim=1)))
+    return kicks
 
 
 @functools.lru_cache(maxsize=64)
@@ -100,18 +103,16 @@ def _second_order(sde: Diffusion, times: tuple[float, ...]) -> Kicks:
     def rates(t: Tensor) -> Tensor:
         return sde.diffusion2(t)[:, :, None]
 
-    with_middles = [
-        times[0],
-        *(t for start, end in pairwise(times) for t in (0.5 * (start + end), end)),
-    ]
-    found = segments(with_middles, lambda t: rates(t) * (sde.known_precision(t) - _prior(sde)))
-    weights = [part.integral(rates(part.times) * sde.target(part.times)) for part in found]
-    out = []
-    for one, two, weight, next_weight in zip(
-        found[::2], found[1::2], weights[::2], weights[1::2], strict=True
-    ):
-        half = torch.cat([one.whole, weight], dim=1)
+    def weight(part: Segment) -> Tensor:
+        return part.integral(rates(part.times) * sde.target(part.times))
+
+    found = segments(
+        with_middles(times), lambda t: rates(t) * (sde.known_precision(t) - _prior(sde))
+    )
+    kicks = []
+    for one, two in zip(found[::2], found[1::2], strict=True):
+        half = torch.cat([one.whole, weight(one)], dim=1)
         whole = two.whole @ half
-        whole[:, sde.m :] += next_weight
-        out.append((half, whole))
-    return out
+        whole[:, sde.m :] += weight(two)
+        kicks.append((half, whole))
+    return kicks

@@ -12,9 +12,9 @@ from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
 from cld_core.run.tunings import SamplerCoefficients, TunedSampler
 from cld_core.samplers import Draws, FixedSteps, exponential, rest, score_from_rest
+from cld_core.samplers.multistep import stepped
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion, Schedule
-from cld_core.sde.matrices import combined
 
 # How many of the newest alphas have weights in every fit.
 MEMORY = 4
@@ -31,12 +31,9 @@ class Linear:
 
     @classmethod
     def of(cls, coefficients: SamplerCoefficients) -> Self:
-        """The same coefficients."""
-        times, *matrices = (
-            torch.tensor(one, dtype=torch.float64)
-            for one in (coefficients.times, *coefficients.matrices)
-        )
-        return cls(times, tuple(matrices))
+        """These coefficients as tensors."""
+        matrices = (torch.tensor(matrix, dtype=torch.float64) for matrix in coefficients.matrices)
+        return cls(torch.tensor(coefficients.times, dtype=torch.float64), tuple(matrices))
 
     @property
     def memory(self) -> int:
@@ -45,7 +42,7 @@ class Linear:
         return max((matrix.shape[1] - n) // (first - n) for matrix in self.matrices)
 
     def plain(self) -> SamplerCoefficients:
-        """The same coefficients."""
+        """The coefficients as plain numbers."""
         matrices = (tuple(map(tuple, matrix.tolist())) for matrix in self.matrices)
         return SamplerCoefficients(tuple(self.times.tolist()), tuple(matrices))
 
@@ -106,12 +103,6 @@ def follow(
     return u
 
 
-def stepped(sde: Diffusion, matrix: Tensor, u: Tensor, alphas: Sequence[Tensor]) -> Tensor:
-    """u (B, nC, ...) after a step."""
-    parts = [*sde.halves(u), *(part for alpha in alphas for part in sde.scored_halves(alpha))]
-    return combined(matrix, parts[: matrix.shape[1]])
-
-
 def spaced(sde: Diffusion, nfe: int, eps: float, denoise: bool, spacing: str) -> list[float]:
     """The times of one of `cld_core.run.tunings.SPACINGS`, the end included."""
     name, _, power = spacing.partition(" ")
@@ -129,39 +120,38 @@ def of_exponential(
         times: the grid, its end included.
     """
     steps = exponential.steps(sde, tuple(times), order, corrector, 0.0)
-    parts = [(step.transition, step.predictor) for step in steps]
+    matrices = [step.predictor for step in steps]
     if denoise:
-        parts.append(_denoising(sde, times[-1]))
-    matrices, correction = [], torch.zeros(0, sde.n, sde.m, dtype=torch.float64)
-    for number, (transition, predictor) in enumerate(parts):
-        corrected = transition @ correction
-        weights = predictor.new_zeros(max(len(predictor), len(corrected)), sde.n, sde.m)
-        weights[: len(predictor)] += predictor
-        weights[: len(corrected)] += corrected
-        matrices.append(torch.cat([transition, *weights[: number + 1]], dim=1))
-        if number < len(steps):
-            correction = steps[number].correction
+        matrices.append(_denoising(sde, times[-1]))
+    n = sde.n
+    for number, step in enumerate(steps[: len(matrices) - 1]):
+        if step.corrector is None:
+            continue
+        following = matrices[number + 1]
+        weights = following[:, :n] @ step.corrector[:, n:]
+        more = max(0, n + weights.shape[1] - following.shape[1])
+        matrix = torch.nn.functional.pad(following, (0, more))
+        matrix[:, n : n + weights.shape[1]] += weights
+        matrices[number + 1] = matrix
     evaluated = times if denoise else times[:-1]
     return Linear(torch.tensor(evaluated, dtype=torch.float64), tuple(matrices))
 
 
-def _denoising(sde: Diffusion, eps: float) -> tuple[Tensor, Tensor]:
-    """The matrices of the denoising step, of u (n, n) and of the last alpha (1, n, m), from images
-    of unit vectors."""
+def _denoising(sde: Diffusion, eps: float) -> Tensor:
+    """The matrix (n, n + m) of the denoising step, from the images of unit vectors."""
     units = torch.eye(sde.n + sde.m, dtype=torch.float64)
-    u, alpha = units[:, : sde.n].contiguous(), units[:, sde.n :].contiguous()
-    images = sde.euler_step(u, score_from_rest(alpha, sde, u, eps), eps, eps).T
-    return images[:, : sde.n], images[None, :, sde.n :]
+    u, alpha = (part.contiguous() for part in units.split([sde.n, sde.m], dim=1))
+    return sde.euler_step(u, score_from_rest(alpha, sde, u, eps), eps, eps).T
 
 
 def with_memory(linear: Linear) -> Linear:
     """The same sampler with weights for all alphas that every fit uses."""
     n, first = linear.matrices[0].shape
-    each = (n + (first - n) * min(number, MEMORY) for number in range(1, len(linear.matrices) + 1))
-    padded = (
-        torch.nn.functional.pad(matrix, (0, max(0, columns - matrix.shape[1])))
-        for matrix, columns in zip(linear.matrices, each, strict=True)
-    )
+    padded = []
+    for number, matrix in enumerate(linear.matrices, start=1):
+        columns = n + (first - n) * min(number, MEMORY)
+        more = max(0, columns - matrix.shape[1])
+        padded.append(torch.nn.functional.pad(matrix, (0, more)))
     return Linear(linear.times, tuple(padded))
 
 

@@ -24,8 +24,8 @@ from .matrices import (
     spread,
 )
 
-# That of images scaled to [-1, 1]: CIFAR-10 has 0.25. It only affects what samplers solve exactly
-# or interpolate.
+# The standard deviation of images that are scaled to [-1, 1]. It only decides which part of the
+# score samplers solve exactly, and which they interpolate.
 TYPICAL_DATA_STD = 0.5
 
 
@@ -54,19 +54,16 @@ class Schedule:
         return (end - start) * (self.beta0 + 0.5 * self.beta1 * (start + end))
 
     def time(self, big_b: float) -> float:
-        """The t at which B(t) = ``big_b``; in a form that is also valid for beta1 = 0."""
-        return (
-            2.0
-            * big_b
-            / (self.beta0 + math.sqrt(self.beta0 * self.beta0 + 2.0 * self.beta1 * big_b))
-        )
+        """The t at which B(t) = ``big_b``, in a form that is also valid for beta1 = 0."""
+        root = math.sqrt(self.beta0 * self.beta0 + 2.0 * self.beta1 * big_b)
+        return 2.0 * big_b / (self.beta0 + root)
 
     def grid(self, name: str, n: int, eps: float, power: float = 1.0) -> list[float]:
         """The n + 1 times of a grid from 1 down to ``eps``.
 
         Args:
-            name: "linear", n equal steps; "quadratic", steps that shrink towards the data, t_i =
-                eps + (1 - eps) (1 - i/n)^2; or "power", n equal steps of B(t)^(1/power), hence of
+            name: "linear": n equal steps. "quadratic": steps that shrink towards the data, t_i =
+                eps + (1 - eps) (1 - i/n)^2. "power": n equal steps of B(t)^(1/power), that is of
                 t^(1/power) if beta is constant.
         """
         if name == "power":
@@ -83,19 +80,20 @@ class Diffusion(ABC):
     """du = beta(t) A u dt + sqrt(beta(t) D) dw for u of n *halves*, of which the last m are
     *scored*.
 
-    ``u`` is (B, nC, ...): half 0 is the data x in the first C channels, the other halves follow. D
-    is diagonal, and non-zero only in the scored halves, whose score s = grad log p_t is what
+    ``u`` is (B, nC, ...): half 0 is the data x in the first C channels, and the other halves
+    follow. D is diagonal, and non-zero only in the scored halves, whose score s = grad log p_t
     networks learn.
 
     Times are in (0, 1]: floats, or float64 tensors (...,), usually (B,) with one time per example.
-    Matrices are float64 tensors (..., k, j), of a float (k, j). Every entry has a relative error of
-    at most 1e-12, however small t is, except near a time at which it changes sign. "objective" is
-    "hsm" (the other halves at time 0 are averaged over) or "dsm" (they are given).
+    Matrices are float64 tensors (..., k, j); those at a float are (k, j). Every entry has a
+    relative error of at most 1e-12, however small t is, except near a time at which it changes
+    sign. "objective" is "hsm" (the other halves at time 0 are averaged over) or "dsm" (they are
+    given).
 
-    A diffusion is defined by the class variables and the abstract constants; those of
-    `cld_core.sde` also derive from their spec, which declares their keys. It may override `moments`
-    for a faster form, and `_known` for another part of the score that samplers solve exactly. The
-    prior has to be the stationary law, and its halves independent.
+    A diffusion is defined by the class variables and the abstract constants. The diffusions of
+    `cld_core.sde` also derive from their specs, which declare their keys. A diffusion may override
+    `moments` for a faster form, and `_known` for another part of the score that samplers solve
+    exactly. The prior has to be the stationary law, with independent halves.
     """
 
     n: ClassVar[int]
@@ -134,8 +132,8 @@ class Diffusion(ABC):
 
     @property
     def order(self) -> tuple[int, ...]:
-        """The halves in the order in which `factor` is lower triangular: first those that are not
-        scored."""
+        """The halves in the order in which `factor` is lower triangular; the scored ones are
+        last."""
         return tuple(range(self.n))
 
     @property
@@ -145,8 +143,7 @@ class Diffusion(ABC):
 
     @property
     def trace_weights(self) -> tuple[float, ...]:
-        """(m,), D / D[-1]: weights of the scored halves in the trace that `flow_divergence`
-        takes."""
+        """(m,), D / D[-1]: weights of the scored halves in the trace of `flow_divergence`."""
         return tuple(d / self.D[-1] for d in self.D)
 
     # The kernel.
@@ -165,16 +162,16 @@ class Diffusion(ABC):
         return self._at(t, lambda big_b: [self._factor_in_place(self.moments(big_b), objective)])[0]
 
     def perturbation(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
-        """The matrix that makes u at t of x at time 0 and the noise of the n halves, (..., n, 1 +
-        n).
+        """The matrix (..., n, 1 + n) that gives u at t from x at time 0 and the noise of n halves.
 
-        That of DSM has columns for the other halves at time 0 as well, (..., n, 2n).
+        That of DSM has more columns, for the other halves at time 0: (..., n, 2n).
         """
 
         def formula(big_b: Any) -> list[Any]:
             psi, noise = self.moments(big_b)
             parts = [psi[:, :1], self._factor_in_place((psi, noise), objective)]
-            parts += [psi[:, 1:]] if objective == "dsm" else []
+            if objective == "dsm":
+                parts.append(psi[:, 1:])
             return [module_of(psi).concatenate(parts, 1)]
 
         return self._at(t, formula)[0]
@@ -184,28 +181,29 @@ class Diffusion(ABC):
         the scored halves.
 
         The score of the kernel is -L^-T e. L has zeros to the right of the halves that are not
-        scored, L^-T below them: E is its lower right block, the inverse transpose of that of L.
+        scored, and L^-T has zeros below them. So E is the lower right block of L^-T, which is the
+        inverse transpose of that of L.
         """
-        return self._at(
-            t, lambda big_b: [self._target(self._lower(self.moments(big_b), objective))]
-        )[0]
+
+        def formula(big_b: Any) -> list[Any]:
+            return [self._target(self._lower(self.moments(big_b), objective))]
+
+        return self._at(t, formula)[0]
 
     def mixed(self, t: float | Tensor, objective: str = "hsm") -> tuple[Tensor, Tensor, Tensor]:
         """E, P and E^-1 P, each (..., m, m), of a mixed score s = -E alpha - P u_S."""
-        target, known, _, shift = self._at(
-            t, lambda big_b: self._split(big_b, objective, self._mixed)
-        )
+        found = self._at(t, lambda big_b: self._split(big_b, objective, self._mixed))
+        target, known, _, shift = found
         return target, known, shift
 
     def known(self, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """E of HSM, K, E^-1 and E^-1 K, each (..., m, m): -K u_S is the part of the score that
-        samplers solve exactly.
+        """E of HSM, K, E^-1 and E^-1 K, each (..., m, m).
 
-        The rest of the score is -E alpha with alpha = -E^-1 s - (E^-1 K) u_S.
+        -K u_S is the part of the score that samplers solve exactly. The rest of the score is -E
+        alpha with alpha = -E^-1 s - (E^-1 K) u_S.
         """
-        target, known, inverse, shift = self._at(
-            t, lambda big_b: self._split(big_b, "hsm", self._known)
-        )
+        found = self._at(t, lambda big_b: self._split(big_b, "hsm", self._known))
+        target, known, inverse, shift = found
         return target, known, inverse, shift
 
     def known_precision(self, t: float | Tensor) -> Tensor:
@@ -213,8 +211,8 @@ class Diffusion(ABC):
         return self.known(t)[1]
 
     def law(self, t: float | Tensor, *, data_std: float, numerical_eps: float = 0.0) -> Tensor:
-        """Lower triangular factor (..., n, n) of the covariance of u at t, for data N(0,
-        data_std^2)."""
+        """Lower triangular factor (..., n, n) of the covariance of u at t, for data of this
+        standard deviation."""
 
         def formula(big_b: Any) -> list[Any]:
             stds = (data_std, *self.initial_std)
@@ -223,8 +221,10 @@ class Diffusion(ABC):
         return self._at(t, formula)[0]
 
     def information(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """L^-1 (..., n, n), and L^-1 Psi_0 (..., n, 1): the factors of x_0 in L^-1 u, whose noise
-        has variance 1."""
+        """L^-1 (..., n, n), and L^-1 Psi_0 (..., n, 1).
+
+        The latter are the factors of x_0 in L^-1 u, whose noise has variance 1.
+        """
 
         def formula(big_b: Any) -> list[Any]:
             moments = self.moments(big_b)
@@ -239,17 +239,14 @@ class Diffusion(ABC):
         numerical_eps.
 
         Returns:
-            the factors of x in their means, (..., n - 1, 1), and the lower triangular factor of
-            their covariance,
-            (..., n - 1, n - 1).
+            The factors of x in their means, (..., n - 1, 1), and the lower triangular factor of
+            their covariance, (..., n - 1, n - 1).
         """
 
         def formula(big_b: Any) -> list[Any]:
             moments = self.moments(big_b)
-            return [
-                moments[0][1:, :1],
-                self._factor(moments, (0.0, *self.initial_std), range(1, self.n)),
-            ]
+            factor = self._factor(moments, (0.0, *self.initial_std), range(1, self.n))
+            return [moments[0][1:, :1], factor]
 
         mean, factor = self._at(t, formula)
         return mean, factor
@@ -264,17 +261,14 @@ class Diffusion(ABC):
         Args:
             big_d: the increment of B over which the process runs back.
         """
-        variances = [std * std for std in self.prior_std]
-        back = tuple(
-            tuple(self.A[j][i] * (variances[i] / variances[j]) for j in range(self.n))
-            for i in range(self.n)
-        )
-        psi, noise = self._series(back)(np.array([big_d]))
+        variances = np.square(self.prior_std)
+        back = np.transpose(self.A) * (variances[:, None] / variances)
+        psi, noise = self._series(tuple(map(tuple, back.tolist())))(np.array([big_d]))
         return torch.from_numpy(psi[..., 0]), torch.from_numpy(cholesky(noise)[..., 0])
 
     def moments(self, big_b: Any) -> tuple[Any, Any]:
-        """Psi and the covariance of the noise, Sigma_t for Sigma_0 = 0, (n, n, N) each, at B (N,):
-        see `kernel`."""
+        """Psi and the covariance of the noise (Sigma_t for Sigma_0 = 0), (n, n, N) each, at B
+        (N,)."""
         return self._series(self.A)(big_b)
 
     def _series(self, a: Entries) -> Callable[[Any], tuple[Any, Any]]:
@@ -284,8 +278,8 @@ class Diffusion(ABC):
     def _at(self, t: float | Tensor, formula: Callable[[Any], Sequence[Any]]) -> list[Tensor]:
         """The matrices (k, j, N) that ``formula`` computes at B (N,), each as (..., k, j).
 
-        Formulas are dozens of operations on a few hundred numbers. On the CPU, numpy takes half the
-        time of torch.
+        A formula is dozens of operations on a few hundred numbers. On the CPU, numpy takes half the
+        time of torch for them.
         """
         if isinstance(t, Tensor) and (t.device.type != "cpu" or t.requires_grad):
             found = formula(self.schedule.integral(t.double()).flatten())
@@ -294,10 +288,9 @@ class Diffusion(ABC):
         with np.errstate(all="ignore"):  # as torch does
             found = formula(self.schedule.integral(times.reshape(-1)))
         tensors = [torch.from_numpy(matrix.transpose(2, 0, 1)) for matrix in found]
-        return [
-            matrix if times.ndim == 1 else matrix.reshape(*times.shape, *matrix.shape[1:])
-            for matrix in tensors
-        ]
+        if times.ndim == 1:
+            return tensors
+        return [matrix.reshape(*times.shape, *matrix.shape[1:]) for matrix in tensors]
 
     def _factor(
         self,
@@ -306,18 +299,15 @@ class Diffusion(ABC):
         halves: Sequence[int],
         eps: float = 0.0,
     ) -> Any:
-        """Lower factor of the covariance of ``halves``, for independent halves of ``stds`` (n,) at
-        time 0.
+        """Lower factor of the covariance of ``halves``, for halves that are independent at time 0
+        and have the standard deviations ``stds`` (n,) there.
 
-        Independent initial values are added to the factor of the noise one by one, so nothing
-        cancels. Factorising the sum of the covariances would lose half of the digits at t = 1e-12;
-        that with eps I loses none.
+        Initial values are added to the factor of the noise one by one, so nothing cancels.
+        Factorising the sum of the covariances would lose half of the digits at t = 1e-12. The sum
+        with eps I loses none.
         """
-        psi, noise = moments
-        psi, lower = (
-            _picked(psi, halves, range(self.n)),
-            cholesky(_picked(noise, halves, halves), eps),
-        )
+        psi = _picked(moments[0], halves, range(self.n))
+        lower = cholesky(_picked(moments[1], halves, halves), eps)
         for column, std in enumerate(stds):
             if std:
                 add_column(lower, psi[:, column] * std)
@@ -350,18 +340,15 @@ class Diffusion(ABC):
         lower = hsm if objective == "hsm" else self._lower(moments, objective)
         first = self.n - self.m
         # E^-1 is the transpose of the scored block of L.
-        inverse, known = (
-            self._in_place(lower[first:, first:]).swapaxes(0, 1),
-            precision(moments[0], hsm),
-        )
+        inverse = self._in_place(lower[first:, first:]).swapaxes(0, 1)
+        known = precision(moments[0], hsm)
         return [self._target(lower), known, inverse, product(inverse, known)]
 
     def _known(self, psi: Any, lower: Any) -> Any:
-        """K: the precision of the scored halves under HSM's kernel, for data of the usual scale if
-        x is scored.
+        """K: the precision of the scored halves under HSM's kernel.
 
-        It has to be about right for data of any law (for CLD's v, it is for any scale). With 0, the
-        whole score is interpolated.
+        If x is scored, it is for data of `TYPICAL_DATA_STD`; otherwise for a single data point,
+        which is about right for data of any scale. With 0, the whole score is interpolated.
         """
         return self._precision(psi, lower, TYPICAL_DATA_STD if self.m == self.n else 0.0)
 
@@ -370,8 +357,7 @@ class Diffusion(ABC):
         return self._known(psi, lower)
 
     def _precision(self, psi: Any, lower: Any, data_std: float) -> Any:
-        """Inverse covariance of the scored halves for Gaussian data, from Psi and HSM's L of
-        `_lower`."""
+        """Inverse covariance of the scored halves for data of ``data_std``, from HSM's L."""
         first = self.n - self.m
         block = 1.0 * lower[first:, first:]
         for column in range(first):
@@ -411,24 +397,22 @@ class Diffusion(ABC):
         return self._rates(u, score, 0.5).mul_(spread(self.schedule.rate(t), u))
 
     def euler_step(self, u: Tensor, score: Tensor, t: float, dt: float) -> Tensor:
-        """Mean of one Euler-Maruyama step of the reverse process from t to t - dt; u is not
-        changed."""
+        """Mean of one Euler-Maruyama step of the reverse process from t to t - dt, a new tensor."""
         return torch.add(u, self._rates(u, score, 1.0), alpha=-dt * self.schedule.beta(t))
 
     def forward(self, u: Tensor, noise: Tensor, start: float, end: float) -> Tensor:
-        """A draw of the forward process at ``end`` given u at ``start`` < ``end``; noise is normal,
-        both (B, nC, ...).
+        """A draw of the forward process at ``end``, given u at ``start`` < ``end``.
 
-        The process depends on t only through B(t), so this is the kernel with Sigma_0 = 0 at
-        another time.
+        u and the standard normal ``noise`` are (B, nC, ...). The process depends on t only through
+        B(t), so this is the kernel with Sigma_0 = 0 at another time.
         """
         t = self.schedule.time(self.schedule.between(start, end))
         return apply(self.mean(t), u) + apply(self.factor(t, "dsm"), noise)
 
     def _rates(self, u: Tensor, score: Tensor, strength: float) -> Tensor:
-        """A u, minus ``strength`` times D score in the scored halves: the drift per unit of
-        beta."""
-        out, parts = torch.empty_like(u), (*self.halves(u), *self.scored_halves(score))
+        """A u - ``strength`` D score, the drift per unit of beta."""
+        out = torch.empty_like(u)
+        parts = (*self.halves(u), *self.scored_halves(score))
         strengths = (1.0,) * self.n + (-strength,) * self.m
         for target, ((factor, place), *others) in zip(self.halves(out), self._terms, strict=True):
             torch.mul(parts[place], factor * strengths[place], out=target)
@@ -438,49 +422,49 @@ class Diffusion(ABC):
 
     @cached_property
     def _terms(self) -> tuple[tuple[tuple[float, int], ...], ...]:
-        """Of each half of A u + D score: factors, and the places of what they multiply among the
-        halves and scores."""
-        first, rows = self.n - self.m, []
+        """The terms of each half of A u + D score.
+
+        Each is a factor, and the place of what it multiplies among the n halves and m scores.
+        """
+        first = self.n - self.m
+        rows = []
         for i, row in enumerate(self.A):
-            scored = ((self.D[i - first], self.m + i),) if i >= first else ()
-            rows.append((*((a, place) for place, a in enumerate(row) if a), *scored) or ((0.0, 0),))
+            terms = [(a, place) for place, a in enumerate(row) if a]
+            if i >= first:
+                terms.append((self.D[i - first], self.m + i))
+            rows.append(tuple(terms or [(0.0, 0)]))
         return tuple(rows)
 
     def flow_divergence(self, score_trace: Tensor, t: float | Tensor, dimensions: int) -> Tensor:
-        """Divergence (B,) of the flow, from the weighted trace (B,) of the score's Jacobian or an
-        estimate of it.
+        """Divergence (B,) of the flow.
 
-        The trace is the sum over the scored halves i of trace_weights[i] tr(ds_i/du_i).
-        ``dimensions`` is that of x.
+        Args:
+            score_trace: (B,), the sum over the scored halves i of trace_weights[i] tr(ds_i/du_i),
+                or an estimate of it.
+            dimensions: numbers in x.
         """
         trace_of_a = sum(row[i] for i, row in enumerate(self.A))
-        divergence: Tensor = self.schedule.rate(t) * (
-            trace_of_a * dimensions - 0.5 * self.D[-1] * score_trace
-        )
-        return divergence
+        per_beta = trace_of_a * dimensions - 0.5 * self.D[-1] * score_trace
+        return self.schedule.rate(t) * per_beta
 
     def prior(self, noise: Tensor) -> Tensor:
-        """Draws of the law at t = 1 from standard normal ``noise`` shaped as u."""
-        return torch.cat(
-            [half * std for half, std in zip(self.halves(noise), self.prior_std, strict=True)],
-            dim=1,
-        )
+        """Draws of the law at t = 1, from standard normal ``noise`` shaped as u."""
+        halves = zip(self.halves(noise), self.prior_std, strict=True)
+        return torch.cat([half * std for half, std in halves], dim=1)
 
     def prior_logp(self, u: Tensor) -> Tensor:
         """Log-density (B,), float64, nats, of the prior."""
-        squares = [half.flatten(1).double().square().sum(1) for half in self.halves(u)]
-        total = torch.stack(
-            [rate * square for rate, square in zip(self.precision, squares, strict=True)]
-        ).sum(0)
+        halves = zip(self.halves(u), self.precision, strict=True)
+        squares = [rate * half.flatten(1).double().square().sum(1) for half, rate in halves]
         log_det = -math.log(math.prod(self.precision))
-        return -0.5 * (
-            total + u[0].numel() // self.n * (self.n * math.log(2.0 * math.pi) + log_det)
-        )
+        log_volume = u[0].numel() // self.n * (self.n * math.log(2.0 * math.pi) + log_det)
+        return -0.5 * (torch.stack(squares).sum(0) + log_volume)
 
 
 def _picked(matrix: Any, rows: Sequence[int], columns: Sequence[int]) -> Any:
     """Some rows and columns of a matrix, without an index that would have to be copied to a GPU."""
-    if (list(rows), list(columns)) == (list(range(len(matrix))), list(range(len(matrix[0])))):
+    all_rows = list(rows) == list(range(len(matrix)))
+    if all_rows and list(columns) == list(range(len(matrix[0]))):
         return matrix
     if not rows:
         return matrix[:0, : len(columns)]

@@ -1,5 +1,4 @@
-"""The diffusions: CLD, the variance-preserving baseline, PSLD and HOLD, each defined by its
-constants (`base`)."""
+"""CLD, VPSDE (the variance-preserving baseline), PSLD and HOLD, defined by their constants."""
 
 import math
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from cld_core.config.sde import CldSpec, HoldSpec, PsldSpec, VpsdeSpec
 from .base import Diffusion
 from .matrices import Entries, module_of
 
-# The series is used below this value. Here the closed form has lost 3 of 16 digits and the series
+# Below this value the series is used. The closed form has lost 3 of 16 digits there, the series
 # none.
 SERIES_BELOW = 0.25
 # 6/(k+3)! for k = 0..10: the 12th term is below 1e-18 of the first at `SERIES_BELOW`.
 _SERIES = [6.0 / math.factorial(k + 3) for k in range(11)]
-# In units of the mass. They make the eigenvalues of the drift equal, all -sqrt(3): the third-order
-# critical damping.
+# Coupling and friction of third-order critical damping, in units of the mass: all eigenvalues of
+# the drift are -sqrt(3).
 _COUPLING = 2.0 * math.sqrt(2.0)
 _FRICTION = 3.0 * math.sqrt(3.0)
 
@@ -26,10 +25,8 @@ _FRICTION = 3.0 * math.sqrt(3.0)
 class CLD(CldSpec, Diffusion):
     """Critically-damped Langevin diffusion (the paper, section 3; docs/math.md section 2).
 
-    It is of u = (x, v), data and velocity; the score of v is learned.
-
-    Its `moments` are in closed form, a third of a training step of a toy faster than the series and
-    as exact.
+    u is (x, v), data and velocity, and the score of v is learned. Its `moments` are in closed form,
+    which is as exact as the series and saves a third of a training step of a toy.
     """
 
     n = 2
@@ -71,10 +68,11 @@ class CLD(CldSpec, Diffusion):
         b = self.omega * big_b
         decay = module_of(b).exp(-b)
         mixing = decay * b
-        psi = _matrix(
-            decay + mixing, mixing * self.omega, mixing * (-1.0 / self.omega), decay - mixing
-        )
-        z, decay2 = 2.0 * b, decay * decay
+        xv = mixing * self.omega
+        vx = mixing * (-1.0 / self.omega)
+        psi = _matrix(decay + mixing, xv, vx, decay - mixing)
+        z = 2.0 * b
+        decay2 = decay * decay
         mixing2 = z * decay2
         noise_xx = gamma3(z, decay2)
         noise_xv = mixing2 * b * (1.0 / self.omega)
@@ -102,16 +100,16 @@ def gamma3_closed(z: Any, exp_minus_z: Any) -> Any:
 
 def gamma3(z: Any, exp_minus_z: Any) -> Any:
     """Regularised lower incomplete gamma function P(3, z) = 1 - exp(-z) (1 + z + z^2/2), z >= 0."""
-    series, closed = gamma3_series(z, exp_minus_z), gamma3_closed(z, exp_minus_z)
-    return module_of(z).where(z < SERIES_BELOW, series, closed)
+    series = gamma3_series(z, exp_minus_z)
+    return module_of(z).where(z < SERIES_BELOW, series, gamma3_closed(z, exp_minus_z))
 
 
 @dataclass(frozen=True, kw_only=True)
 class VPSDE(VpsdeSpec, Diffusion):
-    """The variance-preserving diffusion, the baseline (the paper, appendix; docs/math.md section
-    3).
+    """The variance-preserving baseline (the paper, appendix; docs/math.md section 3).
 
-    dx = -beta/2 x dt + sqrt(beta) dw. There is one half: u is x. The two objectives are the same.
+    dx = -beta/2 x dt + sqrt(beta) dw. There is one half, u = x, and the two objectives are the
+    same.
     """
 
     n = 1
@@ -124,11 +122,12 @@ class VPSDE(VpsdeSpec, Diffusion):
 
     def moments(self, big_b: Any) -> tuple[Any, Any]:
         module = module_of(big_b)
-        return module.exp(-0.5 * big_b).reshape(1, 1, -1), -module.expm1(-big_b).reshape(1, 1, -1)
+        psi = module.exp(-0.5 * big_b)
+        noise = -module.expm1(-big_b)
+        return psi.reshape(1, 1, -1), noise.reshape(1, 1, -1)
 
     def _known(self, psi: Any, lower: Any) -> Any:
-        """0: the whole score is interpolated, as predicted noise, which is what DDIM and DEIS
-        do."""
+        """0: the whole score is interpolated, as predicted noise. DDIM and DEIS do the same."""
         return 0.0 * lower
 
     def _mixed(self, psi: Any, lower: Any) -> Any:
@@ -140,16 +139,15 @@ class VPSDE(VpsdeSpec, Diffusion):
 class PSLD(PsldSpec, Diffusion):
     """Phase-space Langevin diffusion (arXiv 2303.01748; docs/math.md section 11.2).
 
-    It is of u = (x, v), data and velocity, with friction and noise in both, critically damped.
-
-    Both scores are learned. With ``friction`` 0 there is no noise in x, only the score of v is
-    learned, and it is `CLD` with half of the beta.
+    u is (x, v), data and velocity, critically damped, with friction and noise in both halves. Both
+    scores are learned. With ``friction`` 0 there is no noise in x, and only the score of v is
+    learned: it is `CLD` with half of the beta.
     """
 
     n = 2
 
     @property
-    def m(self) -> int:  # type: ignore[override] # of others, the class says it
+    def m(self) -> int:  # type: ignore[override] # a class variable elsewhere
         return 2 if self.friction else 1
 
     @cached_property
@@ -182,10 +180,8 @@ class PSLD(PsldSpec, Diffusion):
 class HOLD(HoldSpec, Diffusion):
     """Langevin diffusion of third order (arXiv 2404.12814; docs/math.md section 11.3).
 
-    It is of u = (x, v, a): data, velocity and acceleration. The score of a is learned.
-
-    Noise enters a, which drives v, which drives x. At t = 0, v and a are independent, both of
-    variance ``kappa`` M.
+    u is (x, v, a): data, velocity and acceleration. Noise enters a, which drives v, which drives x,
+    and the score of a is learned. At t = 0, v and a are independent, both of variance ``kappa`` M.
     """
 
     n = 3
@@ -198,7 +194,8 @@ class HOLD(HoldSpec, Diffusion):
 
     @property
     def A(self) -> Entries:
-        g, xi = _COUPLING * self.omega, _FRICTION * self.omega
+        g = _COUPLING * self.omega
+        xi = _FRICTION * self.omega
         return (0.0, self.m_inv, 0.0), (-1.0, 0.0, g), (0.0, -g, -xi)
 
     @property

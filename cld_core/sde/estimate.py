@@ -14,21 +14,26 @@ class Estimate:
     """Coefficients at a time t of x_hat = ``of_u`` u + ``of_score`` s.
 
     With r = L^-1 u and q = L^-1 Psi_0, each half has r_i = q_i x_0 + e_i. For each scored half, the
-    score gives the mean of e_i, hence a solution for x_0. E[x_0 | u] is the mean of these, weighted
-    by q_i^2. If the score is exact, they all agree.
+    score gives the mean of e_i, hence a solution for x_0. E[x_0 | u] is the mean of these
+    solutions, weighted by q_i^2. If the score is exact, they all agree.
 
-    A score whose e_i has the root-mean-square error ``score_error`` causes an error of score_error
-    / q_i in that solution. This is large if u contains little information about x_0, as for t near
-    1. x_hat is therefore its mean with the estimate from u alone for data N(0, data_std^2 I),
-    weighted by their precisions.
+    If e_i has the root-mean-square error ``score_error``, the solution has the error score_error /
+    q_i, which is large if u contains little information about x_0, as for t near 1. So x_hat is the
+    mean of the solution and of the estimate from u alone for data N(0, data_std^2 I), weighted by
+    their precisions.
+
+    Attributes:
+        of_u: (..., n), factors of the halves of u.
+        of_score: (..., m), factors of the parts of the score.
+        pull: (..., m), (Sigma^-1 Psi_0)_S. The derivative of x_hat by u_S is this times the
+            covariance of x_0 given u.
+        variance: (...,), of each number of x_0 given u, for data N(0, data_std^2 I).
     """
 
-    of_u: Tensor  # (..., n), factors of the halves of u
-    of_score: Tensor  # (..., m), factors of the parts of the score
-    # (..., m), (Sigma^-1 Psi_0)_S: times the covariance of x_0 given u it is the derivative of
-    # x_hat by u_S
+    of_u: Tensor
+    of_score: Tensor
     pull: Tensor
-    variance: Tensor  # (...,), of each number of x_0 given u, for data N(0, data_std^2 I)
+    variance: Tensor
 
     def posterior_mean(self, sde: Diffusion, u: Tensor, score: Tensor) -> Tensor:
         """x_hat, (B, C, ...), in the type of u (B, nC, ...); score is (B, mC, ...)."""

@@ -1,12 +1,12 @@
 """Matrices that act on the halves of u: where float64 coefficients meet the tensors that they
 multiply.
 
-A matrix is a float64 tensor: (k, j) for one time that all examples share, then on the CPU, or (B,
-k, j) with one for each example.
+A matrix is a float64 tensor: (k, j), on the CPU, for one time that all examples share, or
+(B, k, j), one for each example.
 
-Those of a diffusion itself are computed here: transition, covariance of the noise, and triangular
-factors. Then arrays are (n, n, N), of numpy on the CPU and of torch on a GPU: N matrices, so that
-an entry of all of them lies together. No formula adds terms that cancel, however small a time is
+The matrices of a diffusion itself are computed here: transition, covariance of the noise, and
+triangular factors. These are arrays (n, n, N), of numpy on the CPU and of torch on a GPU, so that
+an entry of all N matrices is contiguous. No formula adds terms that cancel, however small a time is
 (docs/math.md section 11.1).
 """
 
@@ -28,16 +28,15 @@ _SMALL = 0.5
 
 
 def spread(coefficient: float | Tensor, like: Tensor) -> float | Tensor:
-    """A (B,) coefficient, cast to the type of ``like`` (B, ...) and shaped to multiply it; a float
-    as it is."""
+    """A coefficient (B,), cast to the type of ``like`` (B, ...) and shaped to multiply it; a float
+    is returned unchanged."""
     if not isinstance(coefficient, Tensor):
         return coefficient
     return coefficient.to(like.dtype).view(-1, *(1,) * (like.ndim - 1))
 
 
 def combined(matrix: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """The matrix, (k, j) or (B, k, j), applied to j parts of the same shape (B, C, ...); the result
-    is (B, kC, ...)."""
+    """(B, kC, ...): the matrix, (k, j) or (B, k, j), applied to j parts of shape (B, C, ...)."""
     if matrix.ndim == 2:
         rows = [_sum(row, parts) for row in matrix.tolist()]
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
@@ -47,7 +46,7 @@ def combined(matrix: Tensor, parts: Sequence[Tensor]) -> Tensor:
     first, *others = zip(wide.unbind(2), parts, strict=True)
     total = first[0] * first[1][:, None]
     for column, part in others:
-        # Not `addcmul`: an entry must not depend on its batch, and that may round twice or once.
+        # `addcmul` rounds once or twice, depending on the batch; an entry must not depend on it.
         total = total + column * part[:, None]
     return total.flatten(1, 2)
 
@@ -64,8 +63,7 @@ def _sum(factors: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
 
 
 def apply(matrix: Tensor, u: Tensor) -> Tensor:
-    """The matrix, (k, j) or (B, k, j), applied to the j parts of u (B, jC, ...); the result is (B,
-    kC, ...)."""
+    """(B, kC, ...): the matrix, (k, j) or (B, k, j), applied to the j parts of u (B, jC, ...)."""
     return combined(matrix, u.chunk(matrix.shape[-1], dim=1) if matrix.shape[-1] > 1 else (u,))
 
 
@@ -79,20 +77,22 @@ def add(u: Tensor, matrix: Tensor, w: Tensor) -> None:
 
 
 def as_batch(t: float | Tensor, batch: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The time of each example, (batch,), from one time or from one time per example."""
+    """The times of a batch, (batch,), from one time or from one per example."""
     if isinstance(t, Tensor):
         return t.to(device=device, dtype=dtype).expand(batch)
     return torch.full((batch,), t, device=device, dtype=dtype)
 
 
 def module_of(array: Any) -> Any:
-    """numpy or torch, which have the same names for what is needed here."""
+    """numpy or torch, whose functions that are used here have the same names."""
     return torch if isinstance(array, torch.Tensor) else np
 
 
 def product(a: Any, b: Any) -> Any:
-    """The matrix product of (k, n, N) and (n, l, N), in a fixed order, so that no entry depends on
-    its batch."""
+    """The matrix product (k, l, N) of (k, n, N) and (n, l, N).
+
+    Terms are added in a fixed order, so that no entry depends on its batch.
+    """
     total = a[:, 0, None] * b[None, 0]
     for k in range(1, len(b)):
         total = total + a[:, k, None] * b[None, k]
@@ -101,7 +101,8 @@ def product(a: Any, b: Any) -> Any:
 
 def cholesky(a: Any, eps: float = 0.0) -> Any:
     """The lower triangular factor L of A + eps I = L L^T, which is positive definite."""
-    module, lower = module_of(a), module_of(a).zeros_like(a)
+    module = module_of(a)
+    lower = module.zeros_like(a)
     for j in range(len(a)):
         column = a[j:, j]
         for k in range(j):
@@ -113,21 +114,21 @@ def cholesky(a: Any, eps: float = 0.0) -> Any:
 
 
 def add_column(lower: Any, p: Any) -> None:
-    """Make a lower triangular L the factor of L L^T + p p^T, by plane rotations of L and p (n, N),
-    both in place.
+    """Change the lower triangular L in place to the factor of L L^T + p p^T; p (n, N) is lost.
 
-    This is the QR decomposition of the two: unlike Cholesky's of the sum, it loses no digits.
+    The plane rotations of L and p are a QR decomposition. Unlike the Cholesky decomposition of the
+    sum, they lose no digits.
     """
     sqrt = module_of(lower).sqrt
     for i in range(len(lower)):
-        pivot, below, rest = lower[i, i], lower[i + 1 :, i], p[i + 1 :]
+        pivot = lower[i, i]
         radius = sqrt(pivot * pivot + p[i] * p[i])
-        if len(rest):
-            cosine, sine = pivot / radius, p[i] / radius
-            lower[i + 1 :, i], p[i + 1 :] = (
-                cosine * below + sine * rest,
-                cosine * rest - sine * below,
-            )
+        if i + 1 < len(lower):
+            cosine = pivot / radius
+            sine = p[i] / radius
+            below = cosine * lower[i + 1 :, i] + sine * p[i + 1 :]
+            p[i + 1 :] = cosine * p[i + 1 :] - sine * lower[i + 1 :, i]
+            lower[i + 1 :, i] = below
         lower[i, i] = radius
 
 
@@ -143,18 +144,16 @@ def inverse_of_lower(lower: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Psi(B) = exp(A B) and N(B), the integral of Psi(s) Q Psi(s)^T over s from 0 to B, for 0 < B
-    <= ``reach``.
+    """Psi(B) = exp(A B), and N(B), the integral of Psi(s) Q Psi(s)^T over s from 0 to B.
 
     Both are summed at h = B / 2^doublings, and then doubled. Every entry has a relative error of
     about 1e-13, however small it is, except near a B at which it changes sign. At small B, where an
     entry may be of order B^5, no terms of different signs are added. At large B, where the halves
     become independent, the off-diagonal entries of N are computed from what the process still
-    remembers.
+    remembers, Psi Sigma_inf Psi^T.
 
     Other methods lose digits by cancellation: the matrix exponential of twice the size (Van Loan)
-    at large times, and the difference between the stationary covariance and what the process
-    remembers at small times.
+    at large times, and the difference Sigma_inf - Psi Sigma_inf Psi^T at small times.
     """
 
     coefficients: np.ndarray  # (terms, n, 2n): of h^k in (Psi, N), those of the highest power first
@@ -164,15 +163,17 @@ class Series:
 
     def __call__(self, big_b: Any) -> tuple[Any, Any]:
         """Psi and N, (n, n, N) each, at B (N,)."""
-        constants: tuple[Any, Any] = self.coefficients, self.stationary
+        constants: tuple[Any, Any] = (self.coefficients, self.stationary)
         if isinstance(big_b, torch.Tensor):
             constants = _on(self, big_b.device)
         coefficients, stationary = constants
-        n, h = len(stationary), big_b * 0.5**self.doublings
+        n = len(stationary)
+        h = big_b * 0.5**self.doublings
         total = coefficients[0, :, :, None]
         for constant in coefficients[1:]:
             total = total * h + constant[:, :, None]
-        psi, noise = total[:, :n], total[:, n:]
+        psi = total[:, :n]
+        noise = total[:, n:]
         for _ in range(self.doublings):
             noise = noise + product(product(psi, noise), psi.swapaxes(0, 1))
             psi = product(psi, psi)
@@ -180,46 +181,52 @@ class Series:
 
 
 def _independent(psi: Any, noise: Any, stationary: Any, late: Any) -> Any:
-    """N, with off-diagonal entries of -Psi Sigma_inf Psi^T where its terms are smaller than the
-    scale of the halves.
+    """N, with the off-diagonal entries of -Psi Sigma_inf Psi^T where the terms of these are small.
 
-    Only at a ``late`` B, where the sum of the series has terms of different signs. Before, it is
-    the terms of this form that cancel, although they are smaller than the scale of the halves if
-    both are very noisy.
+    Small is less than the scale of the halves. This is done at a ``late`` B only, where the series
+    has terms of different signs. At an earlier B, the terms of this form cancel, although they are
+    small as well if both halves are very noisy.
     """
     remembered = product(psi * stationary, psi.swapaxes(0, 1))
     terms = product(abs(psi) * stationary, abs(psi.swapaxes(0, 1)))
     for i in range(len(psi)):
         for j in range(i):
             closer = late & (terms[i, j] * terms[i, j] < noise[i, i] * noise[j, j])
-            noise[i, j] = noise[j, i] = module_of(psi).where(closer, -remembered[i, j], noise[i, j])
+            entry = module_of(psi).where(closer, -remembered[i, j], noise[i, j])
+            noise[i, j] = entry
+            noise[j, i] = entry
     return noise
 
 
 @functools.lru_cache(maxsize=64)
 def _on(series: Series, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The constants of a series, copied to a GPU once, because a copy waits for it."""
-    return torch.from_numpy(series.coefficients).to(device), torch.from_numpy(series.stationary).to(
-        device
-    )
+    """The constants of a series on a GPU. They are copied once, because a copy waits for it."""
+    coefficients = torch.from_numpy(series.coefficients).to(device)
+    return coefficients, torch.from_numpy(series.stationary).to(device)
 
 
 @functools.lru_cache(maxsize=64)
 def series(
     a: Entries, noise: tuple[float, ...], prior_std: tuple[float, ...], reach: float
 ) -> Series:
-    """The series for the drift ``a`` (n, n), white noise of variances ``noise`` (n,), and B up to
-    ``reach``.
+    """The series for a linear diffusion.
 
-    ``prior_std`` (n,) is that of the stationary law, whose halves are independent.
+    Args:
+        a: (n, n), the drift.
+        noise: (n,), variances of the white noise.
+        prior_std: (n,), of the stationary law, whose halves are independent.
+        reach: the largest B.
     """
     n = len(a)
-    drift, units = np.array(a, dtype=np.float64), np.array(prior_std, dtype=np.float64)
+    drift = np.array(a, dtype=np.float64)
+    units = np.array(prior_std, dtype=np.float64)
     norm = float(np.abs(drift * units / units[:, None]).sum(1).max())
-    power, covariance = np.eye(n), np.diag(np.array(noise, dtype=np.float64))
+    power = np.eye(n)
+    covariance = np.diag(np.array(noise, dtype=np.float64))
     coefficients = [np.concatenate([power, np.zeros((n, n))], axis=1)]
     for k in range(1, _TERMS):
-        power, covariance = drift @ power / k, covariance / k
+        power = drift @ power / k
+        covariance = covariance / k
         coefficients.append(np.concatenate([power, covariance], axis=1))
         covariance = drift @ covariance + covariance @ drift.T
     doublings = max(0, math.ceil(math.log2(norm * reach / _SMALL)))

@@ -23,7 +23,8 @@ from cld_core.files import passes
 from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.run.identity import identity
-from cld_core.stop import StopCode, StopFlag
+from cld_core.run.work import Start, Training
+from cld_core.stop import StopFlag
 
 # Seconds for which reading the recipe of a run is retried while the file system fails.
 _READ_WITHIN_S = 60.0
@@ -49,8 +50,6 @@ def main() -> int:
     stop = StopFlag().listen()
     from cld_core.ranks import exit_code, join
 
-    from . import session
-
     try:
         recipe = _recipe(arguments.run_folder, arguments.recipe, arguments.overrides)
         ranks = join(
@@ -60,9 +59,10 @@ def main() -> int:
         )
         ranks.use_cores(recipe.cluster.cpus_per_task)
         ranks.on_first(lambda: _create(arguments.run_folder, recipe, arguments.recipe))
-        run = RunFolder.open(arguments.run_folder)
+        RunFolder.open(arguments.run_folder)
         job_id = os.environ.get("TORCHELASTIC_RUN_ID") or f"pid-{os.getpid()}"
-        ended = session.run(run, ranks, stop, job_id=job_id, recipe=recipe.anchored(Path.cwd()))
+        training = Training(arguments.run_folder)
+        outcome = training.compute(ranks, stop, start=Start(job_id=job_id))
         # A launcher may kill all ranks as soon as one ends with another code than 0. Rank 0 has
         # written to the ledger by then.
         ranks.on_first(lambda: None)
@@ -72,8 +72,7 @@ def main() -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return exit_code(error)
-    print(f"{run.name}: {ended.cause} at step {ended.step}", flush=True)
-    return 0 if ended.code is StopCode.NONE else os.EX_TEMPFAIL
+    return 0 if outcome.is_done else os.EX_TEMPFAIL
 
 
 def _recipe(path: Path, file: str | None, overrides: list[str]) -> Recipe:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -98,7 +99,8 @@ def together(ranks: Ranks, *, node: str) -> list[str]:
         return []
     problem = _within(SUM_WITHIN_S, lambda: _sum(ranks))
     answers: list[tuple[str, str | None, float]] = [("", None, 0.0)] * ranks.world_size
-    # All ranks leave the barrier at the same time, and then look at their clocks.
+    # All ranks leave the barrier at the same time, and only then read their clocks: a rank whose
+    # sum took longer would seem to have a clock that is fast.
     dist.barrier(group=ranks.control)
     dist.all_gather_object(answers, (node, problem, time.time()), group=ranks.control)
     wrong = {rank: host for rank, (host, problem, _) in enumerate(answers) if problem is not None}
@@ -308,10 +310,9 @@ class Interval:
         self._kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self._steps = 0
         self._wait_s = 0.0
-        self._began: float | torch.cuda.Event = 0.0
-        self._own: deque[tuple[float | torch.cuda.Event, float | torch.cuda.Event]] = deque(
-            maxlen=_TIMED
-        )
+        # Seconds on the CPU, events on a GPU.
+        self._began: Any = None
+        self._own: deque[tuple[Any, Any]] = deque(maxlen=_TIMED)
 
     def begin(self) -> None:
         """Note that a step begins."""
@@ -353,7 +354,8 @@ class Interval:
         loss = loss.double().masked_fill(skips, 0.0)
         values = losses.double()[..., None].masked_fill(~counted, 0.0)
         self._sums[:, 0] += torch.stack([loss.sum(), good.double().sum()])
-        self._sums[:, 1:] += torch.stack([values.sum((0, 1)), counted.double().sum((0, 1))])
+        numbers = counted.double().sum((0, 1))
+        self._sums[:, 1:] += torch.stack([values.sum((0, 1)), numbers])
 
     def take(self) -> dict[str, float]:
         """The mean losses, overall and by range of t, the wait for data, and the skipped steps.
@@ -376,18 +378,14 @@ class Interval:
         """The median of this rank's own times of steps, seconds; 0 if none was measured."""
         times = []
         for began, ended in self._own:
-            if isinstance(began, float) and isinstance(ended, float):
+            if not self._on_gpu:
                 times.append(ended - began)
-            elif (
-                isinstance(began, torch.cuda.Event)
-                and isinstance(ended, torch.cuda.Event)
-                and ended.query()
-            ):
+            elif ended.query():
                 times.append(began.elapsed_time(ended) / 1000)
         self._own.clear()
         return statistics.median(times) if times else 0.0
 
-    def _now(self) -> "float | torch.cuda.Event":
+    def _now(self) -> Any:
         if not self._on_gpu:
             return time.monotonic()
         event = torch.cuda.Event(enable_timing=True)

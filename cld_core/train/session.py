@@ -53,7 +53,7 @@ from cld_core.run.checkpoints import clear_unfinished, newest_good, set_aside, v
 from cld_core.run.evaluations import EvalRequest
 from cld_core.run.events import Cause
 from cld_core.run.identity import are_other_data, versions
-from cld_core.run.shards import Arrays, share
+from cld_core.run.shards import Columns, share
 from cld_core.run.work import Outcome, Start, Training
 from cld_core.samplers import Samples, concatenated
 from cld_core.stop import StopCode, StopFlag
@@ -105,18 +105,6 @@ _FROM_ELSEWHERE = {"imported", "started_from"}
 # The noise key of a segment: the attempt, plus this for each rollback. Runs have far fewer
 # attempts.
 _ROLLBACK_KEY = 1_000_000
-
-# What a signal meant, as a cause in the ledger; None if that is unknown.
-CauseOf = Callable[[StopCode], Cause | None]
-
-
-@dataclass(frozen=True)
-class SessionResult:
-    """How an attempt ended: the cause as in the ledger, and the step that is saved."""
-
-    cause: Cause
-    step: int
-    code: StopCode = StopCode.NONE
 
 
 class Periodic:
@@ -244,9 +232,9 @@ class Periodic:
         metric = registry.metric(name)
         computer_of = resolve(registry.ROWS[metric.rows].implementation)
 
-        def compute(first: int, last: int) -> Arrays:
+        def compute(first: int, last: int) -> Columns:
             # Made here, because making it fails if what it needs is gone.
-            rows: Arrays = computer_of(model, request).compute(first, last)
+            rows: Columns = computer_of(model, request).compute(first, last)
             return rows
 
         parts = self._shared(what, request.sizes[metric.rows], compute)
@@ -565,30 +553,10 @@ class Session:
         return time.perf_counter()
 
 
-def run(
-    folder: RunFolder,
-    ranks: Ranks,
-    stop: StopFlag,
-    *,
-    job_id: str,
-    recipe: Recipe | None = None,
-    restart: int = 0,
-    log: Path | None = None,
-    began: float | None = None,
-    cause_of: CauseOf = lambda code: None,
-    node: str = "",
-) -> SessionResult:
-    """Train the run of ``folder`` from its newest good checkpoint, on all ranks.
-
-    Args:
-        job_id: the launcher's name for this job.
-        recipe: of the run, if it has been read.
-        restart: earlier starts of this same job by the launcher.
-        log: the file that the launcher writes its notices to; its current size is recorded in the
-            ledger.
-        began: when the job got its machines, seconds since 1970; None if unknown.
-        cause_of: what a signal meant; called on rank 0 once everything is saved.
-        node: the launcher's name of this machine; empty for the name of the host.
+def compute(
+    work: Training, ranks: Ranks, stop: StopFlag, pieces: Collection[int] | None, start: Start
+) -> Outcome:
+    """Train a run from its newest good checkpoint, on all ranks, as `Work.compute`.
 
     Raises:
         LeaseHeldError, LeaseLostError: another job writes into this run.
@@ -598,72 +566,101 @@ def run(
         OSError: something cannot be read or written for a minute.
         RankError: rank 0 could not start or continue, and this is another rank.
     """
-    # One name everywhere: the launcher's, by which jobs exclude nodes.
-    node = node or socket.gethostname()
-    if recipe is None:
-        recipe = folder.recipe(within_s=_START_WITHIN_S, with_plugins=True)
-    with _started(folder, recipe, ranks, job_id, restart) as (number, checkpoint, lease):
-        first_step = checkpoint or 0
-        # Before anything that may fail on one rank alone.
-        hosts = tuple(ranks.gather(node) or ())
-        if first_step >= recipe.train.steps:
-            print(
-                f"{folder.name} is finished: {first_step} steps are done. Nothing to do.",
-                flush=True,
-            )
+    folder = work.run
+    recipe = work.recipe(_START_WITHIN_S, with_plugins=True)
+    with _started(folder, recipe, ranks, start) as (number, checkpoint, lease):
+        # One name everywhere: the launcher's, by which jobs exclude nodes. The names are gathered
+        # before anything that may fail on one rank alone.
+        hosts = tuple(ranks.gather(start.node or socket.gethostname()) or ())
+        step = checkpoint or 0
+        outcome = Outcome("finished")
+        if step < recipe.train.steps:
+            session = Session(folder, recipe, ranks, stop, number, checkpoint, lease, hosts)
+            step, outcome = _trained(session, start)
+        else:
+            print(f"{folder.name} is finished: {step} steps are done. Nothing to do.", flush=True)
             if lease is not None:
-                _note_finished(folder, number, job_id, first_step, restart)
-            return SessionResult("finished", first_step)
-        training = Session(folder, recipe, ranks, stop, number, checkpoint, lease, hosts)
-        if lease is None:
-            step, signal = training.run()
-            return SessionResult(_CAUSE_OF_CODE[signal], step, signal)
-        _warn_of_edits(folder)
-        progress = folder.progress()
-        # If the attempt before left its progress, and no end: how far it got, and until when. Its
-        # last save may be later than its last report.
-        is_of_last = progress.get("attempt") == number - 1
-        on_gpu = ranks.device.type == "cuda"
-        started = events.Started(
-            attempt=number,
-            job_id=job_id,
-            step=first_step,
-            pid=os.getpid(),
-            host=node,
-            hosts=hosts,
-            restart=restart,
-            reached=max(progress.get("step", 0), first_step) if is_of_last else None,
-            heard=progress.get("time") if is_of_last else None,
-            log_offset=_bytes_of(log),
-            warning=_warning(recipe, ranks),
-            versions=versions(),
-            code=code.running(folder.path),
-            gpu=torch.cuda.get_device_name(ranks.device) if on_gpu else None,
-            driver=driver(ranks.device),
-            data=identity_or_nothing(recipe.data, recipe.plugins),
-            began=began,
-            ranks=ranks.world_size,
-            gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
-            cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
+                _note_finished(folder, number, step, start)
+    print(f"rank {ranks.rank} of {ranks.world_size}: {outcome.cause} at step {step}", flush=True)
+    return outcome
+
+
+def _trained(session: Session, start: Start) -> tuple[int, Outcome]:
+    """The last step of a session, and how it ended; rank 0 records its start and its end."""
+    if session.lease is None:
+        step, code = session.run()
+        return step, Outcome(_CAUSE_OF_CODE[code], code)
+    ledger = session.folder.ledger
+    _warn_of_edits(session.folder)
+    _note_started(session, start)
+    try:
+        step, code = session.run()
+    except LeaseLostError:
+        raise  # The ledger belongs to the new owner.
+    except BaseException as error:
+        ledger.note(_failure(session, error), within_s=_NOTE_WITHIN_S)
+        raise
+    cause = _CAUSE_OF_CODE[code]
+    detail = None
+    if code is not StopCode.NONE:
+        cause = start.cause_of(code) or cause
+        detail = f"SIG{code.name}"
+    ended = events.Ended(attempt=session.attempt, cause=cause, step=step, detail=detail)
+    ledger.note(ended, within_s=_NOTE_WITHIN_S)
+    return step, Outcome(cause, code)
+
+
+def _note_started(session: Session, start: Start) -> None:
+    """Record that an attempt begins to train; warn if it trains on other data than before."""
+    folder = session.folder
+    recipe = session.recipe
+    ranks = session.ranks
+    first_step = session.checkpoint or 0
+    progress = folder.progress()
+    # If the attempt before left its progress, and no end: how far it got, and until when. Its last
+    # save may be later than its last report.
+    is_of_last = progress.get("attempt") == session.attempt - 1
+    on_gpu = ranks.device.type == "cuda"
+    started = events.Started(
+        attempt=session.attempt,
+        job_id=start.job_id,
+        step=first_step,
+        pid=os.getpid(),
+        host=session.hosts[0],
+        hosts=tuple(session.hosts),
+        restart=start.restart,
+        reached=max(progress.get("step", 0), first_step) if is_of_last else None,
+        heard=progress.get("time") if is_of_last else None,
+        log_offset=_bytes_of(start.log),
+        warning=_warning(recipe, ranks),
+        versions=versions(),
+        code=code.running(folder.path),
+        gpu=torch.cuda.get_device_name(ranks.device) if on_gpu else None,
+        driver=driver(ranks.device),
+        data=identity_or_nothing(recipe.data, recipe.plugins),
+        began=start.began,
+        ranks=ranks.world_size,
+        gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
+        cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
+    )
+    if are_other_data(started.data, folder.ledger.full_history().data):
+        print(
+            f"warning: {folder.name} trains on other data than before "
+            f"(data.name={recipe.data.name})",
+            flush=True,
         )
-        if are_other_data(started.data, folder.ledger.full_history().data):
-            print(
-                f"warning: {folder.name} trains on other data than before "
-                f"(data.name={recipe.data.name})",
-                flush=True,
-            )
-        folder.ledger.note(started, within_s=_NOTE_WITHIN_S)
-        return _recorded(training, cause_of)
+    folder.ledger.note(started, within_s=_NOTE_WITHIN_S)
 
 
-def _note_finished(folder: RunFolder, attempt: int, job_id: str, step: int, restart: int) -> None:
+def _note_finished(folder: RunFolder, attempt: int, step: int, start: Start) -> None:
     """Record an attempt that finds all steps done."""
     ledger = folder.ledger
+    job_id = start.job_id
     if ledger.history().cause == "finished":
         ledger.note(events.TurnedAway(job_id=job_id, why="finished"))
         return
     # The attempt before was killed after its last save, or the ledger was lost.
-    ledger.note(events.Started(attempt=attempt, job_id=job_id, step=step, restart=restart))
+    ledger.note(events.Started(attempt=attempt, job_id=job_id, step=step, restart=start.restart))
     ledger.note(events.Ended(attempt=attempt, cause="finished", step=step))
 
 
@@ -686,7 +683,7 @@ def _bytes_of(log: Path | None) -> int | None:
 
 @contextmanager
 def _started(
-    folder: RunFolder, recipe: Recipe, ranks: Ranks, job_id: str, restart: int
+    folder: RunFolder, recipe: Recipe, ranks: Ranks, start: Start
 ) -> Iterator[tuple[int, int | None, Lease | None]]:
     """Number and checkpoint of the attempt, see `choose`, and on rank 0 the lease.
 
@@ -694,26 +691,30 @@ def _started(
     """
     held: list[Lease] = []
 
-    def start() -> tuple[int, int | None]:
+    def begin() -> tuple[int, int | None]:
         try:
             lease = Lease.acquire(
-                folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S
+                folder.leases,
+                job_id=start.job_id,
+                restart=start.restart,
+                within_s=_START_WITHIN_S,
             )
             held.append(lease)
             recipe.monitor.require_installed()
             return retried(lambda: choose(folder, recipe), _START_WITHIN_S)
         except LeaseHeldError as error:
-            folder.ledger.note(events.TurnedAway(job_id=job_id, reason=str(error), why="held"))
+            event = events.TurnedAway(job_id=start.job_id, reason=str(error), why="held")
+            folder.ledger.note(event)
             raise
         except Exception as error:
             # After an error that may pass, the job may start again.
             if not passes(error):
-                event = events.GivenUp(job_id=job_id, reason=str(error), never_began=True)
-                folder.ledger.note(event, within_s=_NOTE_WITHIN_S)
+                given_up = events.GivenUp(job_id=start.job_id, reason=str(error), never_began=True)
+                folder.ledger.note(given_up, within_s=_NOTE_WITHIN_S)
             raise
 
     try:
-        number, checkpoint = ranks.on_first(start)
+        number, checkpoint = ranks.on_first(begin)
         yield number, checkpoint, held[0] if held else None
     finally:
         for lease in held:
@@ -774,32 +775,11 @@ def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
     return warning
 
 
-def _recorded(training: Session, cause_of: CauseOf) -> SessionResult:
-    """Train on rank 0, and record in the ledger how it ended."""
-    ledger = training.folder.ledger
-    try:
-        step, code = training.run()
-    except LeaseLostError:
-        raise  # The ledger belongs to the new owner.
-    except BaseException as error:
-        ledger.note(_failure(training, error), within_s=_NOTE_WITHIN_S)
-        raise
-    if code is StopCode.NONE:
-        cause = _CAUSE_OF_CODE[code]
-        detail = None
-    else:
-        cause = cause_of(code) or _CAUSE_OF_CODE[code]
-        detail = f"SIG{code.name}"
-    ended = events.Ended(attempt=training.attempt, cause=cause, step=step, detail=detail)
-    ledger.note(ended, within_s=_NOTE_WITHIN_S)
-    return SessionResult(cause, step, code)
-
-
-def _failure(training: Session, error: BaseException) -> events.Ended:
+def _failure(session: Session, error: BaseException) -> events.Ended:
     """How an attempt failed, and the latest step that it began with, saved or reported."""
-    steps = [training.checkpoint or 0, *training.folder.checkpoint_steps()]
-    progress = training.folder.progress()
-    if progress.get("attempt") == training.attempt:
+    steps = [session.checkpoint or 0, *session.folder.checkpoint_steps()]
+    progress = session.folder.progress()
+    if progress.get("attempt") == session.attempt:
         steps.append(progress.get("step", 0))
     cause: Cause = "crashed"
     if isinstance(error, NonFiniteError):
@@ -807,19 +787,19 @@ def _failure(training: Session, error: BaseException) -> events.Ended:
     elif isinstance(error, SaveError):
         cause = "save_failed"
         steps.append(error.step)
+    detail = _message(error, session.folder.name)[:_MAX_DETAIL]
     return events.Ended(
-        attempt=training.attempt,
+        attempt=session.attempt,
         cause=cause,
         step=max(steps),
-        detail=_message(error, training.folder.name)[:_MAX_DETAIL],
+        detail=detail,
         bug=isinstance(error, _BUGS),
     )
 
 
 def _message(error: BaseException, run: str) -> str:
-    if isinstance(error, CldError):
-        text = str(error)
-    else:
+    text = str(error)
+    if not isinstance(error, CldError):
         text = traceback.format_exception_only(error)[-1].strip()
     # If a peer has died, gloo and NCCL report sockets.
     if "gloo" in text or "NCCL" in text:
@@ -838,25 +818,3 @@ def driver(device: torch.device, file: Path = _DRIVER) -> str | None:
         if (found := _VERSION.search(file.read_text(errors="replace"))) is not None:
             return found[1]
     return None
-
-
-def compute(
-    work: Training, ranks: Ranks, stop: StopFlag, pieces: Collection[int] | None, start: Start
-) -> Outcome:
-    """Train, as `Work.compute`."""
-    ended = run(
-        work.run,
-        ranks,
-        stop,
-        job_id=start.job_id,
-        recipe=work.recipe(_START_WITHIN_S, with_plugins=True),
-        restart=start.restart,
-        log=start.log,
-        began=start.began,
-        cause_of=start.cause_of,
-        node=start.node,
-    )
-    print(
-        f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True
-    )
-    return Outcome(ended.cause, ended.code)

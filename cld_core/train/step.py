@@ -198,11 +198,10 @@ class Trainer:
         the learning rate, the loss scale, and the peak memory in GiB of the GPU, or of the process
         on the CPU.
         """
-        scalars = self.interval.take() | {
-            "grad_norm": float(self.grad_norm),
-            "lr": self.optimiser.param_groups[0]["lr"],
-            "memory_gib": distributed.peak_memory(self.ranks.device) / 2**30,
-        }
+        scalars = self.interval.take()
+        scalars["grad_norm"] = float(self.grad_norm)
+        scalars["lr"] = self.optimiser.param_groups[0]["lr"]
+        scalars["memory_gib"] = distributed.peak_memory(self.ranks.device) / 2**30
         if self.scaler.is_enabled():
             scalars["loss_scale"] = self.scaler.get_scale()
         return scalars
@@ -476,22 +475,18 @@ def drawn_changes(generator: torch.Generator, batch: int, size: int, probability
     turn = torch.where(is_made[:, 4], angles[:, 0], 0.0)
     stretch = torch.where(is_made[:, 5], normal[:, 3], 0.0)
     # A direction and its opposite are the same: only twice the angle counts.
-    axis = torch.stack([(2.0 * angles[:, 1]).cos(), (2.0 * angles[:, 1]).sin()], dim=1)
-    conditions = torch.cat(
-        [
-            is_made[:, :2].float(),
-            shift / unit,
-            torch.stack([scale, turn.cos() - 1.0, turn.sin()], dim=1),
-            stretch[:, None] * axis,
-        ],
-        dim=1,
-    )
+    double = 2.0 * angles[:, 1]
+    axis = torch.stack([double.cos(), double.sin()], dim=1)
+    similarity = torch.stack([scale, turn.cos() - 1.0, turn.sin()], dim=1)
+    flips = is_made[:, :2].float()
+    conditions = torch.cat([flips, shift / unit, similarity, stretch[:, None] * axis], dim=1)
     assert conditions.shape[1] == CONDITIONS, f"{conditions.shape[1]} are not {CONDITIONS}"
+    sources = _inverse_map(scale, turn, stretch, axis)
     return Changes(
         flipped=is_made[:, :2],
         shift=shift.long(),
         warped=is_made[:, 3:].any(1),
-        sources=_inverse_map(scale, turn, stretch, axis),
+        sources=sources,
         conditions=conditions,
     )
 

@@ -162,7 +162,7 @@ def logs(
 
     Example: cldctl logs --failed --tail 20
     """
-    from cldctl.runs.logs import Lines, failed_log, of_evaluation, of_training
+    from cldctl.runs.logs import LogReader, failed_log, find_log
 
     is_set = {
         "--rank": rank is not None,
@@ -177,26 +177,25 @@ def logs(
             raise UsageError(f"{first} does not go with {second}: {reason}. Leave one out.")
     if shard is not None and evaluation is None:
         raise UsageError("--shard goes with --eval: a training has no shards.")
+
+    def warn(text: str) -> None:
+        err.print(text, style="yellow")
+
     run = options.find_run(name, root)
     if failed:
         log, what = failed_log(run, attempt)
         err.print(what, style="dim")
-    elif evaluation is None:
-        log = of_training(run, attempt, rank or 0)
     else:
-        log = of_evaluation(run, evaluation, shard, rank or 0)
+        log = find_log(run, attempt=attempt, evaluation=evaluation, shard=shard, rank=rank)
     if log.note is not None:
-        err.print(log.note, style="yellow")
-    find = log.all_ranks if all_ranks else lambda: [log]
-    if not any(one.files() for one in find()) and not follow:
+        warn(log.note)
+    if not follow and not (log.all_ranks() if all_ranks else log.files()):
         raise log.missing(run)
-    lines = Lines(
-        find, merge=all_ranks, tail=tail, say=lambda text: err.print(text, style="yellow")
-    )
+    reader = LogReader(log, all_ranks=all_ranks, tail=tail, notify=warn)
     is_last = False
     while not is_last:
         is_last = not (follow and log.is_growing())
-        for line, is_error in lines.new():
+        for line, is_error in reader.new_lines():
             # The output of a process must not control the terminal.
             text = printable(line.decode(errors="replace"), keep="\n\t\r")
             typer.echo(text, nl=False, file=err.file if is_error else None)

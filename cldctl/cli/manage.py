@@ -1,7 +1,10 @@
 """`cldctl note`, `rm` and `prune`: notes about runs, and room on the disk."""
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
+from rich.filesize import decimal
 from typer import Argument, Option
 
 from cld_core.errors import UsageError
@@ -43,8 +46,6 @@ def rm(
 
     Example: cldctl rm toy-0102-101112-ab12
     """
-    from rich.filesize import decimal as size
-
     from cldctl.runs import removal
 
     chosen = options.find_runs_or_group(names, root, whole=yes, damaged=True)
@@ -55,13 +56,13 @@ def rm(
     for entry in removals:
         row = entry.status
         if not row.is_readable:
-            err.print(f"{row.name}: {size(entry.size)}; {row.reason}")
+            err.print(f"{row.name}: {decimal(entry.size)}; {row.reason}")
             continue
         evals = f"{len(row.evals)} evaluation{'' if len(row.evals) == 1 else 's'}"
-        changed = age(row.heard_of)
-        err.print(f"{row.name}: {row.state}, {size(entry.size)}, {evals}, last change {changed}")
+        changed = age(row.last_change)
+        err.print(f"{row.name}: {row.state}, {decimal(entry.size)}, {evals}, last change {changed}")
     subject = removals[0].run.name if len(removals) == 1 else f"{len(removals)} runs"
-    total = size(sum(entry.size for entry in removals))
+    total = decimal(sum(entry.size for entry in removals))
     options.agree(f"Remove {subject}, {total}, for good?", "rm", yes)
     for entry in removals:
         with Working(f"removing {entry.run.name}"):
@@ -86,31 +87,31 @@ def prune(
     Rows of evaluations are removed, too, a day after the last evaluation that names them is gone.
     Example: cldctl prune toy-0102-101112-ab12 --keep-every 100000
     """
-    from rich.filesize import decimal as size
-
     from cldctl.runs import removal
 
     chosen = options.find_runs_or_group(names, root, whole=yes or dry_run)
     with Working("verifying the checkpoints that stay"):
         prunings = removal.plan_pruning(chosen, keep_every, averages)
+
+    def size(paths: Iterable[Path]) -> str:
+        return decimal(removal.size_of(paths))
+
     for entry in prunings:
         kept = ", ".join(f"{step} ({why})" for step, why in entry.keep.items()) or "none"
         removed = []
-        if entry.remove:
-            steps = ", ".join(map(str, entry.remove))
-            removed.append(f"removes steps {steps}, {size(entry.size)}")
+        if entry.checkpoints:
+            steps = ", ".join(map(str, entry.checkpoints))
+            removed.append(f"removes steps {steps}, {size(chain(*entry.checkpoints.values()))}")
         if entry.averages:
-            removed.append(f"removes all snapshots of averages, {size(entry.size_of_averages)}")
+            removed.append(f"removes all snapshots of averages, {size(entry.averages)}")
         if entry.rows:
-            removed.append(
-                f"removes rows that no evaluation names any more, {size(entry.size_of_rows)}"
-            )
+            removed.append(f"removes rows that no evaluation names any more, {size(entry.rows)}")
         if removed:
             err.print(f"{entry.run.name}: {'; '.join(removed)}; keeps {kept}")
         else:
             err.print(f"{entry.run.name}: nothing to remove; kept: {kept}")
     kinds = []
-    if count := sum(len(entry.remove) for entry in prunings):
+    if count := sum(len(entry.checkpoints) for entry in prunings):
         kinds.append(f"{count} checkpoint{'' if count == 1 else 's'}")
     if any(entry.averages for entry in prunings):
         kinds.append("snapshots of averages")
@@ -118,9 +119,7 @@ def prune(
         kinds.append("rows of evaluations")
     if not kinds or dry_run:
         return
-    total = size(
-        sum(entry.size + entry.size_of_averages + entry.size_of_rows for entry in prunings)
-    )
+    total = size(path for entry in prunings for path in entry.paths)
     options.agree(f"Remove {' and '.join(kinds)}, {total}?", "prune", yes)
     for entry in prunings:
         removal.prune(entry)

@@ -131,7 +131,7 @@ def resume(
     """
     from cldctl.runs import survey
     from cldctl.runs.resume import Continuation, with_profile
-    from cldctl.runs.status import said
+    from cldctl.runs.status import message_of
     from cldctl.show.submission import resume_runs
 
     names, overrides = options.split_runs(words)
@@ -165,7 +165,7 @@ def resume(
         try:
             code = resume_runs(run, wanted, cluster, follow) or code
         except Exception as error:  # An error of one run must not keep the others from resuming.
-            err.failure(f"{run.name}: {said(error)}", style="red")
+            err.failure(f"{run.name}: {message_of(error)}", style="red")
             code = getattr(error, "exit_code", 1)
     raise typer.Exit(code)
 

@@ -4,7 +4,8 @@ Each cluster is one module or package behind the protocol of `base`, and one lin
 Classes are named by strings, so that the registry loads none of them.
 """
 
-from cld_core.config.cluster import ClusterSpec
+from typing import TYPE_CHECKING
+
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.plugins import resolve
 from cld_core.run import RunFolder
@@ -12,6 +13,9 @@ from cld_core.sanitize import one_line
 from cldctl import config
 
 from .base import Cluster
+
+if TYPE_CHECKING:
+    from cld_core.config.cluster import ClusterSpec
 
 # The default is the first that can be used on this machine.
 CLUSTERS: dict[str, str] = {
@@ -64,7 +68,7 @@ def chosen(name: str | None, run: RunFolder | None = None, *, is_preview: bool =
     return cluster
 
 
-def described(size: ClusterSpec) -> Cluster:
+def described(size: "ClusterSpec") -> Cluster:
     """The cluster of a preview without ``--cluster``.
 
     It is the first that this machine cannot use and whose keys ``size`` sets, or else the default.

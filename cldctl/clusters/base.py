@@ -31,9 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from cld_core import cpu
+from cld_core.cpu import wait_briefly
 from cld_core.errors import CldError
-from cld_core.rendezvous import Place
 from cld_core.run.events import Cause, JobRef
 from cld_core.run.history import Attempt
 from cld_core.run.state import Answer as Answer
@@ -41,6 +40,7 @@ from cld_core.stop import StopCode, StopFlag
 
 if TYPE_CHECKING:
     from cld_core.config.cluster import ClusterSpec
+    from cld_core.rendezvous import Place
 
 
 @dataclass(frozen=True)
@@ -437,8 +437,10 @@ class InJob:
     began: float | None = None
     in_process: bool = False
 
-    def place(self) -> Place:
+    def place(self) -> "Place":
         """This process among those of its task."""
+        from cld_core.rendezvous import Place  # Only jobs need it.
+
         return Place()
 
     def log_since(self, offset: int) -> str:
@@ -505,7 +507,7 @@ class Task:
         # Before anything else: a launcher's own handlers would requeue the job, or ignore the
         # signal.
         stop = StopFlag().listen()
-        cpu.wait_briefly()
+        wait_briefly()
         self.work(self.cluster.current_job(), stop)
         sys.exit(0)
 

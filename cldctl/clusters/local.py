@@ -27,13 +27,11 @@ from . import job_logs, local_processes
 from .base import (
     After,
     Answer,
-    Cluster,
     InJob,
     JobSpec,
     Limit,
     Payload,
     SchedulerRefused,
-    Survey,
     Task,
 )
 
@@ -60,7 +58,7 @@ class LocalJob(InJob):
         return replace(place, local_rank=number, local_world_size=tasks)
 
 
-class LocalCluster(Cluster):
+class LocalCluster(local_processes.ProcessCluster):
     name: ClassVar[str] = "local"
 
     def most_tasks(self, spec: JobSpec) -> Limit:
@@ -70,7 +68,7 @@ class LocalCluster(Cluster):
         return Limit(min(ranks, spec.size.gpus_per_node or ranks))
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
-        local_processes.check_fits(spec)
+        super().check(spec, tasks)
         job_logs.check(spec.logs)
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
@@ -96,39 +94,37 @@ class LocalCluster(Cluster):
                     jobs.append(self._start(spec, work, (*others, *before), number, at_once))
                 note(jobs)
             except BaseException:
-                for job in jobs:
-                    local_processes.send(
-                        local_processes.find(job.details), signal.SIGKILL, family=True
-                    )
+                self.kill(jobs)
                 raise
 
-    def survey(
-        self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0
-    ) -> Survey:
+    def living(self, jobs: Collection[JobRef]) -> dict[str, list[Any]]:
+        # A controller passes a signal on to processes that this user cannot see.
+        found = super().living(jobs)
         ranks = _ranks()
-        return Survey({job.job_id: _seen(job, has_ranks=_key(job) in ranks) for job in jobs})
+        return found | {job.job_id: ranks[_key(job)] for job in jobs if _key(job) in ranks}
 
-    def cancel(self, jobs: Collection[JobRef]) -> None:
-        for job in jobs:
-            local_processes.require_ours(local_processes.find(job.details))
-        # A signal that comes while the processes start would be lost.
+    def wait_for_start(self, jobs: Collection[JobRef]) -> None:
         deadline = time.monotonic() + _STARTING_S + len(jobs)
         for job in jobs:
             while time.monotonic() < deadline:
                 if _has_begun(job) or not local_processes.find(job.details):
                     break
                 time.sleep(0.05)
-        ranks = _ranks()
-        for job in jobs:
-            # A controller passes the signal on to processes that this user cannot see.
-            for process in ranks.get(_key(job)) or [local_processes.find(job.details)]:
-                local_processes.send(process, signal.SIGTERM)
 
-    def kill(self, jobs: Collection[JobRef]) -> None:
-        ranks = _ranks()
-        for job in jobs:
-            for process in [*ranks.get(_key(job), ()), local_processes.find(job.details)]:
-                local_processes.send(process, signal.SIGKILL, family=True)
+    def answer(self, job: JobRef, is_alive: bool) -> Answer:
+        answer = super().answer(job, is_alive)
+        controllers = job.details.get("waits_for", ())
+        if answer.phase != "running" or not isinstance(controllers, tuple | list):
+            return answer
+        waits_for = [
+            str(controller["pid"])
+            for controller in controllers
+            if isinstance(controller, dict) and local_processes.find(controller) is not None
+        ]
+        if not waits_for:
+            return answer
+        reason = f"waits for job {one_line(', '.join(waits_for), 60)}"
+        return replace(answer, phase="pending", reason=reason)
 
     def current_job(self, logs: Path | None = None) -> InJob:
         job_id = os.environ["SUBMITIT_LOCAL_JOB_ID"]
@@ -283,23 +279,6 @@ def _ranks() -> Mapping[tuple[str, str], list[Any]]:
 def _key(job: JobRef) -> tuple[str, str]:
     """The key of a job's processes in `_ranks`."""
     return str(Path(job.logs).absolute()), str(job.details.get("pid"))
-
-
-def _seen(job: JobRef, *, has_ranks: bool) -> Answer:
-    is_alive = has_ranks or local_processes.find(job.details) is not None
-    seen = local_processes.seen(job, is_alive=is_alive)
-    controllers = job.details.get("waits_for", ())
-    if seen.phase != "running" or not isinstance(controllers, tuple | list):
-        return seen
-    waits_for = [
-        str(controller["pid"])
-        for controller in controllers
-        if isinstance(controller, dict) and local_processes.find(controller) is not None
-    ]
-    if not waits_for:
-        return seen
-    reason = f"waits for job {one_line(', '.join(waits_for), 60)}"
-    return replace(seen, phase="pending", reason=reason)
 
 
 def _has_begun(job: JobRef) -> bool:

@@ -1,4 +1,7 @@
-"""Jobs that are processes of this machine: how commands start, find, end and kill them."""
+"""Jobs that are processes of this machine: how commands start, find, end and kill them.
+
+`ProcessCluster` is what the clusters of such jobs have in common.
+"""
 
 import contextlib
 import os
@@ -7,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from cld_core.rendezvous import Place
 from cld_core.run import pids as processes
 from cld_core.run.events import JobRef
 
-from .base import Answer, JobSpec, SchedulerRefused
+from .base import Answer, Cluster, JobSpec, SchedulerRefused, Survey
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -38,12 +41,55 @@ def place(init_method: str) -> Place:
     )
 
 
-def check_fits(spec: JobSpec) -> None:
-    """Refuse a job of several machines, or of GPUs on a machine without one.
+class ProcessCluster(Cluster):
+    """A cluster whose jobs are processes of this machine, which `details_of` describes."""
 
-    Raises:
-        RecipeError: names the key and the fix.
-    """
+    def check(self, spec: JobSpec, tasks: int = 1) -> None:
+        """Refuse jobs of several machines, or of GPUs on a machine without one."""
+        _check_fits(spec)
+
+    def living(self, jobs: Collection[JobRef]) -> dict[str, list[Any]]:
+        """By job id, the processes that get the signals for a job; none if it has ended."""
+        # `submit` of a cluster that blocks has returned: this process runs no job.
+        found = {job.job_id: find(job.details) for job in jobs}
+        return {
+            job_id: [process]
+            for job_id, process in found.items()
+            if process is not None and process.pid != os.getpid()
+        }
+
+    def wait_for_start(self, jobs: Collection[JobRef]) -> None:
+        """Wait until jobs that are starting take signals."""
+
+    def survey(
+        self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0
+    ) -> Survey:
+        living = self.living(jobs)
+        return Survey({job.job_id: self.answer(job, job.job_id in living) for job in jobs})
+
+    def answer(self, job: JobRef, is_alive: bool) -> Answer:
+        """What is known about a job of which this machine runs a process, or none."""
+        host = str(job.details.get("host", ""))
+        if not is_here(job.details):
+            return Answer("unknown", node=host, reason=f"started on {host}")
+        return Answer("running" if is_alive else "gone", node=host)
+
+    def cancel(self, jobs: Collection[JobRef]) -> None:
+        for job in jobs:
+            require_ours(find(job.details))
+        self.wait_for_start(jobs)
+        for members in self.living(jobs).values():
+            for process in members:
+                send(process, signal.SIGTERM)
+
+    def kill(self, jobs: Collection[JobRef]) -> None:
+        living = self.living(jobs)
+        for job in jobs:
+            for process in [*living.get(job.job_id, ()), find(job.details)]:
+                send(process, signal.SIGKILL, family=True)
+
+
+def _check_fits(spec: JobSpec) -> None:
     size = spec.size
     found = gpus()
     lacks_gpus = size.uses_gpu and not found
@@ -146,14 +192,6 @@ def find(details: Mapping[str, Any]) -> Any:
     if pid is None or started is None or not is_here(details):
         return None
     return processes.find(pid, started)
-
-
-def seen(job: JobRef, *, is_alive: bool) -> Answer:
-    """The answer about a job whose processes are on the machine that it was started on."""
-    host = str(job.details.get("host", ""))
-    if not is_here(job.details):
-        return Answer("unknown", node=host, reason=f"started on {host}")
-    return Answer("running" if is_alive else "gone", node=host)
 
 
 def require_ours(process: Any) -> None:

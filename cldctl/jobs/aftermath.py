@@ -39,7 +39,7 @@ from cld_core.stop import StopCode
 from cldctl.clusters.base import Cluster, InJob, Requeue
 
 from . import failures, hooks, specs
-from .process import BLIND, HOPELESS, NOT_REQUEUED, readable
+from .process import BLIND, HOPELESS, NOT_REQUEUED, log, readable
 from .task import explain_previous, go_on, log_offset, opened, withdraw_successors
 
 # Seconds before a crashed job begins again; doubled with every crash in a row.
@@ -48,11 +48,13 @@ BACK_OFF_S = 10.0
 _HOPELESS = (UsageError.exit_code, NotFoundError.exit_code, HOPELESS, NOT_REQUEUED)
 # Starts in a row that may find a machine that is not fit to train on, and the most seconds before
 # the next one.
-UNFIT_STARTS, _MOST_UNFIT_S = 10, 300.0
+UNFIT_STARTS = 10
+_MOST_UNFIT_S = 300.0
 # Seconds for which something is tried to be read, and a line that the next start will need to be
 # written: the batch script waits for 20 s, and Slurm may kill it KillWait seconds (30 s by default)
 # after it told it to end.
-_READ_WITHIN_S, _NOTE_WITHIN_S = 8.0, 3.0
+_READ_WITHIN_S = 8.0
+_NOTE_WITHIN_S = 3.0
 _MAX_REASON = 500  # characters
 # The exit code of a setup that was told to end.
 TOLD = 143
@@ -129,17 +131,19 @@ def _after_attempt(history: History, job: InJob, budget: Budget) -> GivenUp | Re
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
         return None
-    is_last = last.job_id == job_id and starts[-1].restart == job.restart
-    if is_last and _was_noticed(last) and history.requeued is None:
+    has_trained = starts[-1].restart == job.restart
+    is_last = last.job_id == job_id
+    if has_trained and is_last and _was_noticed(last) and history.requeued is None:
         # It failed while it was told to stop, before it could wish for anything.
         cause = last.cause or "terminated"
         return Retry(0.0, f"{cause}, and then ended badly", cause)
-    has_crashed = last.job_id == job_id and last.cause in CRASHES
-    if not (has_crashed if starts[-1].restart == job.restart else early):
+    if has_trained and not (is_last and last.cause in CRASHES):
+        return None
+    if not has_trained and early is None:
         return None
     if history.bug is not None:
         return GivenUp(reason=history.bug, job_id=job_id)
-    crashes, how = failures.lately(history, time.time())
+    crashes, how = failures.recent_crashes(history, time.time())
     if budget.a_day is not None and crashes > budget.a_day:
         return GivenUp(reason=f"{how} (train.max_crashes_a_day={budget.a_day})", job_id=job_id)
     last_one = "" if early is None else f"; the last one: {early.reason}"
@@ -179,26 +183,23 @@ def missing_event(
         hung: whether the watchdog ended it.
         step: the last step that it reported.
     """
-    job_id, restart = job.ref.job_id, job.restart
+    job_id = job.ref.job_id
     last = history.last
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
         return None  # It never began: a wrong recipe or environment.
-    if starts[-1].restart != restart:
-        heard = history.last_of[job_id]
-        if (
-            code in _HOPELESS
-            or isinstance(heard, TurnedAway)
-            or (isinstance(heard, GivenUp) and heard.never_began)
-        ):
+    if starts[-1].restart != job.restart:
+        event = history.last_of[job_id]
+        never_began = isinstance(event, GivenUp) and event.never_began
+        if code in _HOPELESS or isinstance(event, TurnedAway) or never_began:
             return None
-        reason = f"start {restart} ended with code {code} before it trained; see cldctl logs"
-        return Failed("early", job_id=job_id, restart=restart, reason=reason, began=job.began)
+        reason = f"start {job.restart} ended with code {code} before it trained; see cldctl logs"
+        return failures.failed("early", job, reason)
     if last.job_id != job_id or last.cause is not None:
         return None
-    how = (
-        "no step finished within train.hang_timeout_s" if hung else f"a rank ended with code {code}"
-    )
+    how = f"a rank ended with code {code}"
+    if hung:
+        how = "no step finished within train.hang_timeout_s"
     return Ended(attempt=last.attempt, cause="crashed", step=step, detail=f"{how}; see cldctl logs")
 
 
@@ -207,20 +208,12 @@ def note_end(work: Work, job: InJob, end: End) -> None:
     ledger = work.ledger
     if isinstance(work, Training):
         if end.phase == "setup":
-            ledger.note(_early(job, end.reason), within_s=_NOTE_WITHIN_S)
+            ledger.note(failures.failed("early", job, end.reason), within_s=_NOTE_WITHIN_S)
         else:
             _note_end_of_training(work.run, job, end.code)
     elif end.code not in _HOPELESS:
-        crash = Failed(
-            "crash", job_id=job.ref.job_id, restart=job.restart, code=end.code, host=job.node
-        )
+        crash = failures.failed("crash", job, code=end.code, host=job.node)
         ledger.note(crash, within_s=_NOTE_WITHIN_S)
-
-
-def _early(job: InJob, reason: str) -> Failed:
-    return Failed(
-        "early", job_id=job.ref.job_id, restart=job.restart, reason=reason, began=job.began
-    )
 
 
 def _note_end_of_training(run: RunFolder, job: InJob, code: int) -> None:
@@ -245,17 +238,13 @@ def _note_end_of_training(run: RunFolder, job: InJob, code: int) -> None:
         ledger.note(missing, within_s=_NOTE_WITHIN_S)
     trained = not isinstance(missing, Failed)
     history = ledger.full_history()
-    known = any(it.kind == "rank" and it.start == start for it in history.failures)
-    if known or (trained and (history.last is None or history.last.cause not in CRASHES)):
+    is_noted = any(event.kind == "rank" and event.start == start for event in history.failures)
+    if is_noted or (trained and (history.last is None or history.last.cause not in CRASHES)):
         return
     failed = failures.killed_rank(job, offset, hung=hung, trained=trained)
     if failed is not None:
         ledger.note(failed, within_s=_NOTE_WITHIN_S)
-        print(
-            f"{run.name}: rank {failed.rank} on {failed.host} failed: {failed.reason}",
-            file=sys.stderr,
-            flush=True,
-        )
+        log(f"{run.name}: rank {failed.rank} on {failed.host} failed: {failed.reason}")
 
 
 def carry_out(work: Work, job: InJob, decision: GivenUp | Retry | None) -> None:
@@ -264,21 +253,18 @@ def carry_out(work: Work, job: InJob, decision: GivenUp | Retry | None) -> None:
     Raises:
         OSError: the wish cannot be written.
     """
+    name = failures.task_name(work, job)
     if isinstance(decision, GivenUp):
         is_bug = decision.reason == work.ledger.full_history().bug
         why = "a fault in code or recipe" if is_bug else "the budget is spent"
         work.ledger.note(decision, within_s=_NOTE_WITHIN_S)
-        print(
-            f"{failures.task_name(work, job)}: {decision.reason}; {why}: not started again",
-            file=sys.stderr,
-            flush=True,
-        )
+        log(f"{name}: {decision.reason}; {why}: not started again")
         # The launcher learns that this is decided, whatever takes long from here on.
         job.wish(Requeue(None))
         if work.has_successors:
             withdraw_successors(work, job)
     if isinstance(decision, Retry):
-        failures.announce(failures.task_name(work, job), decision.why, decision.delay_s)
+        log(f"{name}: {decision.why}{failures.AGAIN}{decision.delay_s:.0f} s")
         go_on(work, job, decision.cause, delay_s=decision.delay_s, within_s=_NOTE_WITHIN_S)
 
 
@@ -307,7 +293,8 @@ def note_word(work: Work, job: InJob, end: End) -> None:
 
 def end_of(arguments: Sequence[str], job: InJob) -> End | None:
     """The end that the arguments tell of; None if the launcher itself knows what follows."""
-    code, phase, about = int(arguments[0]), arguments[1], arguments[2]
+    phase, about = arguments[1:]
+    code = int(arguments[0])
     if phase != "setup":
         return End(phase, code, one_line(about, _MAX_REASON))
     # The limit is what ended the setup, or a signal for another reason.
@@ -336,18 +323,14 @@ def work_of(kind: str, folder: Path, job: InJob) -> Work:
 
 
 def main(arguments: Sequence[str]) -> int:
-    kind, folder, logs, launcher = (
-        arguments[0],
-        Path(arguments[1]),
-        Path(arguments[2]),
-        arguments[3],
-    )
+    kind, place, logs, launcher, *about = arguments
+    folder = Path(place)
     cluster: Cluster = resolve(launcher)()
-    job = cluster.current_job(logs)
+    job = cluster.current_job(Path(logs))
     try:
         work = work_of(kind, folder, job)
         readable(work.input_file, _READ_WITHIN_S)
-        end = end_of(arguments[4:], job)
+        end = end_of(about, job)
         if end is None:
             return 0
         if end.phase in ("refused", "told", "withdrawn"):
@@ -355,10 +338,10 @@ def main(arguments: Sequence[str]) -> int:
         else:
             after(work, job, end)
     except NotFoundError as error:
-        print(f"task {job.ref.job_id}: not started again: {error}", file=sys.stderr)
+        log(f"task {job.ref.job_id}: not started again: {error}")
         return 0
     except OSError as error:
-        print(f"{folder.name}: its files cannot be read or written ({error})", file=sys.stderr)
+        log(f"{folder.name}: its files cannot be read or written ({error})")
         return BLIND
     # The batch script waits: for hooks no longer than for those of a job that is back in the queue.
     hooks.end_of([work.folder], hooks.HURRY_S)

@@ -10,10 +10,10 @@ forgotten after a day.
 import contextlib
 import re
 import socket
-import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from cld_core.errors import (
     LeaseHeldError,
@@ -26,13 +26,13 @@ from cld_core.errors import (
 )
 from cld_core.run import RunFolder
 from cld_core.run.events import CRASHES, Cause, Event, Failed, Kind, Wished
-from cld_core.run.history import History
+from cld_core.run.history import Attempt, History
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
 from cldctl.clusters.base import Cluster, InJob, JobSpec, Requeue
 
-from .process import NOTE_WITHIN_S, UNFIT
+from .process import NOTE_WITHIN_S, UNFIT, log
 
 _MAX_REASON = 500  # characters
 # Seconds for which a rank that failed tries to say so: srun is about to end the others, and this
@@ -82,14 +82,14 @@ def _events(job: InJob, error: Exception) -> Sequence[Event]:
     if isinstance(error, UnfitError):
         if rank in error.hosts:
             node = error.hosts[rank] or host
-            return [_failure("unfit", job, rank, node, str(error), error.check)]
+            return [failed("unfit", job, str(error), rank=rank, host=node, check=error.check)]
         if not error.hosts and rank == 0:
-            return [_failure("unfit", job, 0, "", str(error), error.check)]
+            return [failed("unfit", job, str(error), check=error.check)]
         return []
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, _SHARED) or is_secondary(reason):
         return []
-    return [_failure("rank", job, rank, host, reason)]
+    return [failed("rank", job, reason, rank=rank, host=host)]
 
 
 def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
@@ -97,9 +97,9 @@ def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
     reason = "its ranks could not write down which health check failed; see cldctl logs"
     for task in job.cluster.ended_tasks(_of_this_start(job, offset)):
         if task.code == UNFIT:
-            return [_failure("unfit", job, task.rank, task.node, reason, "folder")]
+            return [failed("unfit", job, reason, rank=task.rank, host=task.node, check="folder")]
     if code == UNFIT:
-        return [_failure("unfit", job, 0, "", reason, "unknown")]
+        return [failed("unfit", job, reason, check="unknown")]
     return []
 
 
@@ -123,16 +123,15 @@ def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed
     if not chosen:
         return None
     how = "it hung, and was killed" if hung else chosen[0].how
-    return _failure("rank", job, chosen[0].rank, chosen[0].node, how)
+    return failed("rank", job, how, rank=chosen[0].rank, host=chosen[0].node)
 
 
-def _failure(kind: Kind, job: InJob, rank: int, host: str, reason: str, check: str = "") -> Failed:
-    failed = Failed(
-        kind, job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, check=check
-    )
-    return replace(
-        failed, reason=one_line(reason, _MAX_REASON), began=job.began if kind == "unfit" else None
-    )
+def failed(kind: Kind, job: InJob, reason: str = "", **more: Any) -> Failed:
+    """The event of a failure in this start of a job; ``more`` are further fields of it."""
+    if kind in ("early", "unfit"):
+        more["began"] = job.began
+    text = one_line(reason, _MAX_REASON)
+    return Failed(kind, job_id=job.ref.job_id, restart=job.restart, reason=text, **more)
 
 
 def _of_this_start(job: InJob, offset: int) -> str:
@@ -145,17 +144,38 @@ def task_name(work: Work, job: InJob) -> str:
     return work.name if work.is_world else f"{work.name}, task {job.ref.job_id}"
 
 
-def announce(name: str, text: str, delay_s: float) -> None:
-    """Say in the log that the job begins again, and when."""
-    print(f"{name}: {text}{AGAIN}{delay_s:.0f} s", file=sys.stderr, flush=True)
-
-
 def is_secondary(text: str) -> bool:
     """Whether this is the error, with its type, of a rank that another one has taken along."""
     return _PEER.search(text) is not None
 
 
-def lately(history: History, now: float) -> tuple[int, str]:
+def noted_first(history: History, attempt: Attempt) -> Failed | None:
+    """What the rank that failed first in an attempt has noted; None if it has noted nothing.
+
+    Failures that follow from that of another rank do not count.
+    """
+    start = attempt.job_id, attempt.restart
+    noted = (
+        failure
+        for failure in history.failures
+        if failure.kind == "rank" and failure.start == start and not is_secondary(failure.reason)
+    )
+    return min(noted, key=lambda failure: failure.time, default=None)
+
+
+def with_culprits(history: History) -> History:
+    """The history, with the reason of the rank that failed first in attempts that blame another."""
+    attempts = []
+    for attempt in history.attempts:
+        first = noted_first(history, attempt) if is_secondary(attempt.detail or "") else None
+        if first is not None:
+            reason = f"rank {first.rank} on {first.host}: {first.reason}"
+            attempt = replace(attempt, detail=reason)
+        attempts.append(attempt)
+    return history if attempts == history.attempts else replace(history, attempts=attempts)
+
+
+def recent_crashes(history: History, now: float) -> tuple[int, str]:
     """The number of crashes within a day and since the last request, and a message about them."""
     attempts = [
         attempt
@@ -265,12 +285,9 @@ def begin_again(
         OSError: the wish could not be written.
     """
     history = work.ledger.full_history()
+    name = task_name(work, job)
     if job.ref.job_id in history.cancelled:
-        print(
-            f"{task_name(work, job)}: job {job.ref.job_id} was cancelled: not started again",
-            file=sys.stderr,
-            flush=True,
-        )
+        log(f"{name}: job {job.ref.job_id} was cancelled: not started again")
         return
     of_run: list[Failed] = []
     if work.run is not None and not work.is_world:
@@ -279,11 +296,7 @@ def begin_again(
     avoided, readmitted = for_next_start(history, job, work.nodes(within_s), of_run)
     for node, why in avoided.items():
         if node not in history.avoided.get(job.ref.job_id, ()):
-            print(
-                f"{task_name(work, job)}: node {node} is avoided from now on: {why}",
-                file=sys.stderr,
-                flush=True,
-            )
+            log(f"{name}: node {node} is avoided from now on: {why}")
     # The ledger comes first: the next start reads it.
     event = Wished(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=tuple(avoided))
     work.ledger.note(event, within_s=within_s)

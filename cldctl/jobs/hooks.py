@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cld_core.config import Recipe
 from cld_core.config.train import HooksSpec
@@ -122,23 +122,21 @@ def allowed(logs: Path) -> HooksSpec | None:
 
 
 def heard(run: Path) -> Callable[[Event], None]:
-    """A callback for the ledger of a run (`Ledger.heard`), which calls the hook for decisions.
+    """A callback for the ledger of a run (`Ledger.notify`), which calls the hook for decisions.
 
     For the end of a job, `settled` calls it.
     """
     return lambda event: fire(RunFolder(run)) if isinstance(event, DECISIONS) else None
 
 
-def fire(
-    run: RunFolder, *options: Literal["--decided", "--over"], evaluation: Path | None = None
-) -> None:
+def fire(run: RunFolder, *options: str) -> None:
     """Call the hook for changes of a run, without waiting for it. It never fails.
 
     Args:
         options: ``--decided`` if nothing can follow the last end any more, so that the hook is
             called for it; ``--over`` if cancelled jobs are also known to be gone, although they
-            did not note their end.
-        evaluation: the folder of an evaluation that may have ended, to call the hook for instead.
+            did not note their end; ``--evaluation`` and the folder of an evaluation that may have
+            ended, to call the hook for that instead.
     """
     with contextlib.suppress(Exception):
         logs = run.logs
@@ -155,8 +153,8 @@ def fire(
             RUNNER,
             str(run.path),
             str(logs),
+            *options,
         ]
-        command += [*options, *([] if evaluation is None else ["--evaluation", str(evaluation)])]
         streams: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         environment = {**os.environ, **SAFE_PATH}
         process = subprocess.Popen(
@@ -183,8 +181,8 @@ def settle(run: RunFolder, within_s: float | None = None) -> None:
 
 
 @contextlib.contextmanager
-def settled(job: InJob, tell: Callable[[], None]) -> Iterator[None]:
-    """On rank 0, call ``tell`` at the end of the block, which calls the hook.
+def settled(job: InJob, folders: Iterable[Path]) -> Iterator[None]:
+    """On rank 0, call the hook for what happened in the block (`end_of`) and wait for it.
 
     After a bad end that an aftermath follows, that calls the hook.
     """
@@ -194,22 +192,7 @@ def settled(job: InJob, tell: Callable[[], None]) -> Iterator[None]:
         follows = False
     finally:
         if not follows and job.place().rank == 0:
-            tell()
-
-
-def end(run: RunFolder, within_s: float | None = None) -> None:
-    """Call the hook for the remaining changes, such as the last end, and wait for it.
-
-    It never fails.
-
-    Args:
-        within_s: the most seconds to wait; by default its own time limit.
-    """
-    fire(run, "--decided")
-    with contextlib.suppress(Exception):
-        if isinstance(run.ledger.full_history(within_s=0.0).verdict, Wished):
-            within_s = HURRY_S
-    settle(run, within_s)
+            end_of(folders)
 
 
 def end_of(folders: Iterable[Path], within_s: float | None = None) -> None:
@@ -217,15 +200,23 @@ def end_of(folders: Iterable[Path], within_s: float | None = None) -> None:
     up, and wait for it.
 
     It never fails.
+
+    Args:
+        within_s: the most seconds to wait; default: the hook's own time limit, or `HURRY_S` after a
+            requeue.
     """
     with contextlib.suppress(Exception):
         for work in map(open_work, folders):
             if isinstance(work, Training):
-                end(work.run, within_s)
+                fire(work.run, "--decided")
+                with contextlib.suppress(OSError):
+                    if isinstance(work.ledger.full_history(within_s=0.0).verdict, Wished):
+                        within_s = HURRY_S
+                settle(work.run, within_s)
             elif isinstance(work, Evaluation) and (
                 work.is_done or work.history().given_up is not None
             ):
-                fire(work.run, evaluation=work.folder)
+                fire(work.run, "--evaluation", str(work.folder))
                 settle(work.run, within_s)
 
 
@@ -278,11 +269,12 @@ class _Done:
 Content = dict[str, Any]
 
 
-def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Content]:
+def changes(ledger: Sequence[Event], *, is_over: bool = False) -> list[Content]:
     """All changes of the state of a run, oldest first, each with the ``place`` of its event in the
     ledger, from 0.
 
-    An end and what is decided about it at once, such as a requeue, are one change.
+    An end and what is decided about it at once, such as a requeue, are one change. A submission
+    that is refused is none: the command that wanted it says so.
 
     Args:
         is_over: whether jobs that were cancelled are known to be gone, although they did not say
@@ -290,84 +282,64 @@ def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Content]:
     """
     history = History()
     found: list[Content] = []
-    # What the last change was before a decision became part of it.
-    replaced = None
-    place = -1
     for place, event in enumerate(ledger):
         verdict = history.verdict
         before = history.newest
         history.take(event)
-        now = {"place": place, "time": event.time, "state": history.state}
-        last = found[-1] if found else {"state": "RUNNING", "attempt": None}
+        state = history.state
+        last: Content = found[-1] if found else {"state": "RUNNING", "attempt": None}
+        now = {"place": place, "time": event.time, "state": state}
         if isinstance(event, events.Ended) and event.afterwards:
             if last["attempt"] == event.attempt and last["state"] != "RUNNING":
-                found[-1] = {**last, "cause": event.cause, "state": history.state}
+                last.update(cause=event.cause, state=state)
         elif history.verdict is verdict or isinstance(event, events.Requested | events.Submitted):
             continue
-        elif isinstance(event, events.Refused) and event.what == "cancellation":
-            found[-1] = {**last, "cause": None, **(replaced or {}), **now}
+        elif isinstance(history.request, Refused):
+            continue  # Until the next request, `status` shows the refusal.
+        elif isinstance(event, Refused) and event.what == "cancellation":
+            last.update(now, cause=None if last["cause"] == "cancelled" else last["cause"])
         else:
             change = _change(history, event, before)
-            is_of_end = verdict is not None and "RUNNING" not in (last["state"], history.state)
-            follows = is_of_end and last["job_id"] == change["job_id"]
             is_decision = isinstance(event, DECISIONS) and not getattr(event, "never_began", False)
-            if follows and is_decision:
+            is_of_end = verdict is not None and "RUNNING" not in (last["state"], state)
+            if is_decision and is_of_end and last["job_id"] == change["job_id"]:
                 cause = last["cause"] or change["cause"]
-                reason = change["reason"] or last["reason"]
-                found[-1] = {**last, **now, "cause": cause, "reason": reason}
-                replaced = last
+                last.update(now, cause=cause, reason=change["reason"] or last["reason"])
             else:
-                found.append({**change, **now})
-                replaced = None
+                found.append(change | now)
     newest = history.newest
     is_open = history.verdict is not None and newest is not None and newest.cause is None
     if is_over and newest is not None and is_open and newest.job_id in history.cancelled:
-        over = {
-            "place": place,
-            "state": "CANCELLED",
-            "cause": "cancelled",
-            "reason": None,
-            "step": None,
-        }
-        found.append({**found[-1], **over, "time": event.time})
+        over = {"state": "CANCELLED", "cause": "cancelled", "reason": None, "step": None}
+        found.append(found[-1] | over | {"place": len(ledger) - 1, "time": ledger[-1].time})
     return found
 
 
 def _change(history: History, event: Event, before: Attempt | None) -> Content:
-    """The change that an event makes.
+    """What an event changes, apart from the state.
 
     Args:
         before: the newest attempt before it.
     """
     newest = history.newest
-    job_id = getattr(event, "job_id", None)
-    cause = getattr(event, "cause", None)
-    reason = getattr(event, "reason", None)
-    match event:
-        case events.Started():
-            cause = before.cause if before is not None else None
-            reason = event.warning
-        case events.Ended() if newest is not None:
-            cause = newest.cause
-            reason = event.detail
-            job_id = newest.job_id
-        case events.Failed():
-            cause = "unfit" if event.kind == "unfit" else "crashed"
-        case events.Refused():
-            reason = f"could not be requeued: {event.reason}"
-        case events.Cancelled():
-            cause = "cancelled"
-    about = {
-        "cause": cause,
-        "reason": reason,
-        "step": getattr(event, "step", None),
-        "job_id": job_id,
-        "attempt": None,
-        "host": None,
+    change: Content = {
+        name: getattr(event, name, None) for name in ("cause", "reason", "step", "job_id")
     }
-    if newest is not None and job_id in (None, newest.job_id):
-        about |= {"attempt": newest.attempt, "host": newest.host}
-    return about
+    match event:
+        case Started():
+            change["cause"] = before.cause if before is not None else None
+            change["reason"] = event.warning
+        case events.Ended() if newest is not None:
+            change |= {"cause": newest.cause, "reason": event.detail, "job_id": newest.job_id}
+        case events.Failed():
+            change["cause"] = "unfit" if event.kind == "unfit" else "crashed"
+        case Refused():
+            change["reason"] = f"could not be requeued: {event.reason}"
+        case Cancelled():
+            change["cause"] = "cancelled"
+    if newest is not None and change["job_id"] in (None, newest.job_id):
+        return change | {"attempt": newest.attempt, "host": newest.host}
+    return change | {"attempt": None, "host": None}
 
 
 def _of_run(run: RunFolder, done: _Done, options: Sequence[str]) -> Iterator[tuple[Content, _Done]]:
@@ -388,13 +360,8 @@ def _of_run(run: RunFolder, done: _Done, options: Sequence[str]) -> Iterator[tup
             progress = run.progress()
             if change["step"] is None:
                 change["step"] = progress.get("step")
-            content = {
-                "what": "run",
-                **change,
-                "loss": progress.get("loss"),
-                "link": run.path.as_uri(),
-            }
-            yield content, replace(done, events=place + 1, time=change["time"])
+            change |= {"what": "run", "loss": progress.get("loss"), "link": run.path.as_uri()}
+            yield change, replace(done, events=place + 1, time=change["time"])
 
 
 def _of_evaluation(folder: Path, done: _Done) -> Iterator[tuple[Content, _Done]]:
@@ -416,17 +383,9 @@ def _of_evaluation(folder: Path, done: _Done) -> Iterator[tuple[Content, _Done]]
     ends = {**done.evaluations, work.name: f"{state} {job_id}"}
     if ends == done.evaluations:
         return
-    content = {
-        "what": "evaluation",
-        "evaluation": work.name,
-        "state": state,
-        "reason": reason,
-        "step": work.request.checkpoint_step,
-        "job_id": job_id or None,
-        "results": results,
-        "time": round(time.time(), 3),
-        "link": folder.as_uri(),
-    }
+    content: Content = {"what": "evaluation", "evaluation": work.name, "link": folder.as_uri()}
+    content |= {"state": state, "reason": reason, "results": results, "job_id": job_id or None}
+    content |= {"step": work.request.checkpoint_step, "time": round(time.time(), 3)}
     yield content, replace(done, evaluations=ends)
 
 
@@ -436,51 +395,32 @@ def _tell(run: RunFolder, logs: Path, hook: HooksSpec, about: Content) -> None:
     identity = run.identity()
     reason = one_line(about["reason"], _MAX_REASON) if about["reason"] else None
     steps = history.steps if history.steps is not None else run.progress().get("steps")
-    content = {
-        "run": run.name,
-        "path": str(run.path),
-        **about,
-        "reason": reason,
-        "steps": steps,
-        "recipe": identity.get("recipe"),
-        "group": identity.get("group"),
-        "tags": list(history.tags),
-        "note": history.note,
-        "user": getpass.getuser(),
-        "version": __version__,
-    }
+    content: Content = {"run": run.name, "path": str(run.path)} | about
+    content |= {"reason": reason, "steps": steps}
+    content |= {name: identity.get(name) for name in ("recipe", "group")}
+    content |= {"tags": list(history.tags), "note": history.note}
+    content |= {"user": getpass.getuser(), "version": __version__}
     content["text"] = sentence(content)
     assert hook.on_change is not None, "there is something to call"
     began = time.monotonic()
-    output, problem = call(
-        hook.on_change,
-        environment={**os.environ, **variables(content)},
-        content=json.dumps(content) + "\n",
-        timeout_s=hook.timeout_s,
-        folder=run.path,
-    )
+    output, problem = call(hook.on_change, content, hook.timeout_s)
     took_s = time.monotonic() - began
     lines = "".join(f"  {line}\n" for line in printable(output).splitlines())
     _log(logs, f"{content['text']}: {problem or 'done'} ({took_s:.1f} s)\n{lines}")
 
 
-def call(
-    command: str, *, environment: Mapping[str, str], content: str, timeout_s: float, folder: Path
-) -> tuple[str, str | None]:
-    """Run a shell command with ``content`` on its standard input.
+def call(command: str, content: Content, timeout_s: float) -> tuple[str, str | None]:
+    """Run a shell command in the folder of a run, with ``content`` in its environment and, as JSON,
+    on its standard input.
 
     All processes that it started are ended when this returns.
-
-    Args:
-        environment: its whole environment.
-        folder: its working directory.
 
     Returns:
         The beginning of its output, and the problem; None if it exited with code 0.
     """
     began = time.monotonic()
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
-        stdin.write(content.encode())
+        stdin.write(f"{json.dumps(content)}\n".encode())
         stdin.seek(0)
         try:
             process = subprocess.Popen(
@@ -488,8 +428,8 @@ def call(
                 stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=folder,
-                env=dict(environment),
+                cwd=content["path"],
+                env={**os.environ, **variables(content)},
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
@@ -517,7 +457,6 @@ def call(
 
 def variables(content: dict[str, Any]) -> dict[str, str]:
     """The variables of a hook's environment; empty for unknown values."""
-    known = {name: str(value) for name, value in content.items() if value is not None}
     names = (
         "run",
         "state",
@@ -530,11 +469,15 @@ def variables(content: dict[str, Any]) -> dict[str, str]:
         "host",
         "link",
         "text",
+        "what",
+        "evaluation",
     )
+    values = {name: content.get(name) for name in names}
     texts = {
-        f"CLDCTL_{name.upper()}": known.get(name, "") for name in (*names, "what", "evaluation")
+        f"CLDCTL_{name.upper()}": "" if value is None else str(value)
+        for name, value in values.items()
     }
-    return texts | {"CLDCTL_RUN_PATH": known["path"]}
+    return texts | {"CLDCTL_RUN_PATH": content["path"]}
 
 
 def sentence(content: dict[str, Any]) -> str:

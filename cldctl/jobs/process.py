@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from cld_core import files
@@ -56,17 +56,16 @@ MARK = re.compile(
 quiet = False
 
 
+def log(text: str) -> None:
+    """Print a line into the error log of a job."""
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
-def one_line_errors(
-    job: InJob, before_leaving: Callable[[], None] = lambda: None
-) -> Iterator[None]:
+def one_line_errors(job: InJob) -> Iterator[None]:
     """Errors that name their fix need no traceback, and the process ends with their exit code.
 
     Inside a command they propagate, and stdout, which is the command's own for data, is left alone.
-
-    Args:
-        before_leaving: what rank 0 does where no aftermath follows, if the process ends without
-            leaving other blocks.
     """
     if job.in_process:
         with (
@@ -78,10 +77,8 @@ def one_line_errors(
     try:
         yield
     except CldError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        log(f"error: {error}")
         if isinstance(error, UnfitError):
-            if not job.cluster.restarts and job.place().rank == 0:
-                before_leaving()
             # At once, although a check hangs in one of its threads: a driver, or a network file
             # system.
             with contextlib.suppress(Exception):
@@ -92,7 +89,7 @@ def one_line_errors(
         if not passes(error):
             raise
         # As after a crash: another start may succeed.
-        print(f"error: {error}. The next start tries again.", file=sys.stderr, flush=True)
+        log(f"error: {error}. The next start tries again.")
         sys.exit(1)
 
 
@@ -136,11 +133,7 @@ def written_down(job: InJob) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        print(
-            f"what job {job.ref.job_id} wishes for cannot be written: {error}",
-            file=sys.stderr,
-            flush=True,
-        )
+        log(f"what job {job.ref.job_id} wishes for cannot be written: {error}")
         sys.exit(BLIND)
 
 

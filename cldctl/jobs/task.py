@@ -6,9 +6,7 @@ process could not say so itself is decided by cldctl/jobs/aftermath.py.
 """
 
 import contextlib
-import functools
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,22 +17,19 @@ from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import (
     Cause,
     Ended,
-    Failed,
     GivenUp,
     Remarked,
     Submitted,
     TurnedAway,
 )
 from cld_core.run.work import Outcome, Start, Training, Work, open_work, use_plugins
-from cld_core.sanitize import one_line
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
 from cldctl.evals.results import write_finished
 
 from . import failures, hooks, process
-from .process import NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors
+from .process import NOTE_WITHIN_S, READ_WITHIN_S, log, one_line_errors
 
-_MAX_REASON = 500  # characters
 _DIGEST = re.compile(r"([0-9a-f]{12})[0-9a-f]{52}")
 # By the folder of a work, the numbers of its pieces.
 Pieces = Mapping[Path, Sequence[int]]
@@ -67,18 +62,17 @@ def run_task(
         process.readable(folder / "request.json")
     with one_line_errors(job):
         work = opened(next(iter(pieces)))
-    # The scheduler did not take the cancellation of a successor.
-    if work.has_successors and _was_withdrawn(work, job):
-        print(f"{work.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
-        return
-    process.stop_before_limit(job, stop)
-    if digest is not None:
-        _compare_code(pieces, job, digest)
-    tell = functools.partial(hooks.end_of, list(pieces))
-    with hooks.settled(job, tell), one_line_errors(job, tell):
-        if isinstance(work, Training):
-            _compute_in_world(work, job, stop)
-        else:
+        # The scheduler did not take the cancellation of a successor.
+        if work.has_successors and _was_withdrawn(work, job):
+            print(f"{work.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
+            return
+        process.stop_before_limit(job, stop)
+        if digest is not None:
+            _compare_code(pieces, job, digest)
+        with hooks.settled(job, pieces):
+            if isinstance(work, Training):
+                _compute_in_world(work, job, stop)
+                return
             outcome = _compute_alone(pieces, job, stop, gpu)
             if not outcome.is_done and job.ref.restarts:
                 # A notice is one to go on, whatever it means.
@@ -166,7 +160,7 @@ def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Out
     ranks = distributed.alone(job.place(), gpu=gpu)
     warning = ranks.lacks_gpu(gpu)
     if warning is not None:
-        print(f"warning: {warning}", file=sys.stderr, flush=True)
+        log(f"warning: {warning}")
     first_error: CldError | None = None
     runs: dict[Path, RunFolder] = {}
     for folder, numbers in pieces.items():
@@ -177,13 +171,12 @@ def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Out
             work.ledger.note(GivenUp(reason=str(error), job_id=job.ref.job_id))
             if len(pieces) == 1:
                 raise
-            print(f"{work.name}: {error}", file=sys.stderr, flush=True)
+            log(f"{work.name}: {error}")
             first_error = first_error or error
             continue
         except Exception as error:
-            reason = one_line(f"{type(error).__name__}: {error}", _MAX_REASON)
-            failed = Failed("task", job_id=job.ref.job_id, reason=reason)
-            work.ledger.note(failed, within_s=NOTE_WITHIN_S)
+            event = failures.failed("task", job, f"{type(error).__name__}: {error}")
+            work.ledger.note(event, within_s=NOTE_WITHIN_S)
             raise
         if not outcome.is_done:
             return outcome
@@ -193,10 +186,7 @@ def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Out
         try:
             write_finished(run)
         except OSError as error:
-            print(
-                f"warning: the tables of the sweeps of {run.name} could not be written: {error}",
-                file=sys.stderr,
-            )
+            log(f"warning: the tables of the sweeps of {run.name} could not be written: {error}")
     if first_error is not None:
         raise first_error
     return Outcome("finished")
@@ -212,14 +202,14 @@ def _compare_code(pieces: Pieces, job: InJob, digest: str) -> None:
     text = (
         f"job {job.ref.job_id} runs code {runs}, not {was}, which was there when it was submitted"
     )
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    log(f"warning: {text}")
     event = Remarked("code", what=text)
     for folder in pieces:
         try:
             open_work(folder).ledger.note(event, within_s=NOTE_WITHIN_S)
         except Exception as error:
             # A folder that is gone or damaged changes nothing for the others.
-            print(f"{folder}: not noted ({error}): {event}", file=sys.stderr, flush=True)
+            log(f"{folder}: not noted ({error}): {event}")
 
 
 # --- what follows

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from cld_core.errors import CldError, UsageError
 from cld_core.ownership import require_may_change
-from cld_core.run import Ledger, RunFolder
+from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, Event, JobRef, Refused
 from cld_core.run.groups import Group
 from cld_core.run.lease import local_holder
-from cld_core.run.work import Work, works_of
+from cld_core.run.work import Training, Work, works_of
 from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters import local_processes
@@ -42,24 +42,29 @@ class Ending:
 
     Attributes:
         jobs: the living jobs of the run, its evaluations and its tunings.
-        said: what was found instead, if no job was alive.
+        remark: what was found instead, if no job was alive.
         problem: why it could not be cancelled, in full or in part.
         is_over: whether all its jobs have ended.
-        ends: consecutive surveys in which its jobs were gone.
+        detector: counts the consecutive surveys in which its jobs were gone.
     """
 
     run: RunFolder
     jobs: tuple[JobRef, ...] = ()
-    said: str = ""
+    remark: str = ""
     problem: CldError | None = None
     is_over: bool = False
-    ends: EndDetector = field(default_factory=EndDetector)
+    detector: EndDetector = field(default_factory=EndDetector)
+
+    @property
+    def works(self) -> list[Work]:
+        """What its jobs compute."""
+        ids = {job.job_id for job in self.jobs}
+        return [work for work in _works_in(self.run) if ids & _job_ids(work)]
 
     @property
     def trains(self) -> bool:
         """Whether one of its jobs trains the run, rather than evaluates it."""
-        training = _job_ids(self.run.ledger)
-        return any(job.job_id in training for job in self.jobs)
+        return any(isinstance(work, Training) for work in self.works)
 
     def leave(self, jobs: Collection[JobRef], problem: CldError) -> None:
         """Do not wait for jobs that were not cancelled."""
@@ -78,14 +83,14 @@ def outcome(ending: Ending) -> str:
     """
     run = ending.run
     if not ending.jobs:
-        return f"{run.name}: {ending.problem or ending.said}"
+        return f"{run.name}: {ending.problem or ending.remark}"
     if not ending.is_over:
         return (
             f"{run.name}: asked to end; it saves first. "
             f"`cldctl status {run.name}` shows when it has."
         )
     if not ending.trains:
-        return f"{run.name}: {_works_ended(ending)}"
+        return f"{run.name}: {_works_ended(ending.works)}"
     steps = run.steps_to_continue_from()
     is_finished = run.ledger.history().cause == "finished"
     how = "had finished before it could be cancelled" if is_finished else "cancelled"
@@ -93,9 +98,8 @@ def outcome(ending: Ending) -> str:
     return f"{run.name}: {how}; last checkpoint: {last}"
 
 
-def _works_ended(ending: Ending) -> str:
-    """How the evaluations and tunings ended; one may have finished before it was cancelled."""
-    works = _works_of(ending)
+def _works_ended(works: Sequence[Work]) -> str:
+    """How evaluations and tunings ended; one may have finished before it was cancelled."""
     finished = [work for work in works if work.is_done]
     rest = [work for work in works if not work.is_done]
     outcomes = []
@@ -106,14 +110,12 @@ def _works_ended(ending: Ending) -> str:
     return "; ".join(outcomes) or "cancelled"
 
 
-def _works_of(ending: Ending) -> list[Work]:
-    """The evaluations and tunings whose jobs are being cancelled."""
-    ids = {job.job_id for job in ending.jobs}
-    return [work for work in works_of(ending.run) if ids & _job_ids(work.ledger)]
+def _works_in(run: RunFolder) -> list[Work]:
+    return [Training(run.path), *works_of(run)]
 
 
-def _job_ids(ledger: Ledger) -> set[str]:
-    return {event.job.job_id for event in ledger.history().submitted}
+def _job_ids(work: Work) -> set[str]:
+    return {event.job.job_id for event in work.history().submitted}
 
 
 def _jobs_of(endings: Iterable[Ending]) -> list[JobRef]:
@@ -132,13 +134,14 @@ def _called(works: Sequence[Work]) -> str:
 def waits_for(endings: Sequence[Ending]) -> str:
     """What `cancel` waits for, and for how long."""
     jobs = ", ".join(dict.fromkeys(job.job_id for job in _jobs_of(endings)))
-    trains = any(ending.trains for ending in endings)
+    works = [work for ending in endings for work in ending.works]
+    trains = any(isinstance(work, Training) for work in works)
     names = endings[0].run.name if len(endings) == 1 else f"{len(endings)} runs"
-    if len(endings) == 1 and not trains and (works := _works_of(endings[0])):
+    if len(endings) == 1 and works and not trains:
         which = _called(works) if len(works) == 1 else f"{len(works)} {_kinds(works)}"
         names = f"{which} of {names}"
-    saves = " to save and" if trains else " to"
-    return f"waiting for {names}{saves} end (job {one_line(jobs, 60)}), at most {GRACE_S:.0f} s"
+    how = "save and end" if trains else "end"
+    return f"waiting for {names} to {how} (job {one_line(jobs, 60)}), at most {GRACE_S:.0f} s"
 
 
 def named_works(runs: Sequence[RunFolder], name: str) -> Sequence[Work]:
@@ -192,7 +195,7 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
         if works:
             names = ", ".join(work.name for work in works)
             how = "complete" if all(work.is_done for work in works) else "not complete"
-            ending.said = f"nothing is running ({names}: {how})"
+            ending.remark = f"nothing is running ({names}: {how})"
         else:
             _end_process(ending, answers)
     return endings
@@ -249,7 +252,7 @@ def wait(
             is_killed = True
             deadline = time.monotonic() + _KILLED_S
         earliest = polled + least_s
-        latest = earliest if any(ending.ends.seen for ending in waiting) else polled + pause_s
+        latest = earliest if any(ending.detector.seen for ending in waiting) else polled + pause_s
         if least_s > POLL_S:
             pause_s = min(pause_s * _SLOWER, _LONGEST_S)
         while waiting and time.monotonic() < min(latest, max(deadline, earliest)):
@@ -280,23 +283,26 @@ def _look(ending: Ending, answers: Answers) -> None:
     ended = None
     if history.last and history.cause in ("cancelled", "finished"):
         ended = history.last.job_id
-    seen = {job.job_id: answers.of(job) for job in ending.jobs}
-    is_sure = all(answer.ended == "cancelled" or job_id == ended for job_id, answer in seen.items())
-    is_gone = all(answer.is_gone for answer in seen.values())
-    ending.ends.look(is_gone, answers.among(job.cluster for job in ending.jobs), is_sure=is_sure)
+    is_sure = all(
+        job.job_id == ended or answers.of(job).ended == "cancelled" for job in ending.jobs
+    )
+    is_gone = all(answers.of(job).is_gone for job in ending.jobs)
+    ending.detector.look(
+        is_gone, answers.among(job.cluster for job in ending.jobs), is_sure=is_sure
+    )
     needed = 1
     if not is_sure:
         needed = max(clusters.find(job.cluster).looks_to_believe_an_end for job in ending.jobs)
-    ending.is_over = ending.ends.seen >= needed
+    ending.is_over = ending.detector.seen >= needed
 
 
 def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending:
     """The living jobs of a run, or only those of ``works`` if there are any."""
-    wanted = set[str]().union(*(_job_ids(work.ledger) for work in works))
+    ids = set[str]().union(*map(_job_ids, works))
     jobs = {
         job.job_id: job
         for job, is_settled in survey.jobs_of(run)
-        if (not works or job.job_id in wanted) and answers.may_live(job, is_settled)
+        if (not works or job.job_id in ids) and answers.may_live(job, is_settled)
     }
     try:
         answers.require((job.cluster for job in jobs.values()), f"{run.name} was not cancelled")
@@ -310,15 +316,15 @@ def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending
             )
             return Ending(run, problem=problem)
     for job in jobs.values():
-        seen = answers.of(job)
-        if seen.phase != "unknown":
+        answer = answers.of(job)
+        if answer.phase != "unknown":
             continue
-        if seen.reason and not seen.reason.startswith("started"):
+        if answer.reason and not answer.reason.startswith("started"):
             raise SchedulerAway(
-                f"{run.name}: whether job {job.job_id} is alive is unknown ({seen.reason}). "
+                f"{run.name}: whether job {job.job_id} is alive is unknown ({answer.reason}). "
                 f"Nothing was cancelled. Try again in a minute."
             )
-        raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
+        raise UsageError(f"{run.name} was {answer.reason or 'started elsewhere'}. Cancel it there.")
     return Ending(run, tuple(jobs.values()))
 
 
@@ -350,15 +356,15 @@ def _note(run: RunFolder, jobs: Collection[JobRef], refusal: str | None = None) 
     if not jobs:
         return
     ids = {job.job_id for job in jobs}
-    for ledger in (run.ledger, *(work.ledger for work in works_of(run))):
-        for job_id in sorted(ids & _job_ids(ledger)):
+    for work in _works_in(run):
+        for job_id in sorted(ids & _job_ids(work)):
             event: Event = Cancelled(job_id=job_id)
             how = "is cancelled"
             if refusal is not None:
                 event = Refused("cancellation", job_id=job_id, reason=refusal)
                 how = "was not cancelled"
             with or_warned(f"could not note that job {job_id} of {run.name} {how}"):
-                ledger.append(event)
+                work.ledger.append(event)
 
 
 def _end_process(ending: Ending, answers: Answers) -> None:
@@ -366,7 +372,7 @@ def _end_process(ending: Ending, answers: Answers) -> None:
     run = ending.run
     holder = local_holder(run.leases)
     if holder is None:
-        ending.said = f"nothing is running ({status_or_reason(run, answers).state.lower()})"
+        ending.remark = f"nothing is running ({status_or_reason(run, answers).state.lower()})"
         return
     process = local_processes.find(holder)
     try:
@@ -377,4 +383,4 @@ def _end_process(ending: Ending, answers: Answers) -> None:
     with or_warned(f"could not note that {run.name} is cancelled"):
         run.ledger.append(Cancelled(job_id=holder["job_id"]))
     local_processes.end(process, GRACE_S)
-    ending.said = f"ended process {holder['pid']}, which cldctl did not start"
+    ending.remark = f"ended process {holder['pid']}, which cldctl did not start"

@@ -87,7 +87,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Read:
+class _Reading:
     """A run whose files are read: when and how they were just before, and its evaluations, tunings
     and jobs.
 
@@ -123,29 +123,33 @@ class Index:
             max_age_s: an answer of a cluster of this age, in seconds, is good enough.
         """
         folders = _folders(self.root)
-        known = len(self._entries)
+        before = len(self._entries)
         self._forget_changed(folders)
-        kept = [
-            RunStatus(**it.row, path=str(self.root / name)) for name, it in self._entries.items()
+        rows = [
+            RunStatus(**entry.row, path=str(self.root / name))
+            for name, entry in self._entries.items()
         ]
-        others = [name for name in folders if name not in self._entries]
-        found = side_by_side(lambda name: _read(RunFolder(self.root / name)), others)
+        runs = [RunFolder(self.root / name) for name in folders if name not in self._entries]
+        results = concurrent_map(_read, runs)
+        readings = [result for result in results if isinstance(result, _Reading)]
         closed = {
-            name: reason
-            for name, reason in zip(others, found, strict=True)
-            if isinstance(reason, str)
+            run.name: result
+            for run, result in zip(runs, results, strict=True)
+            if isinstance(result, str)
         }
-        read = [it for it in found if isinstance(it, _Read)]
-        answers = survey.ask_about([job for it in read for job in it.jobs], max_age_s=max_age_s)
-        found_rows = side_by_side(lambda it: _row(it, answers, folders[it.run.name]), read)
-        self._entries |= {row.name: entry for row, entry in found_rows if entry is not None}
-        if self._file is not None and (
-            any(entry for _, entry in found_rows) or len(self._entries) != known
+        jobs = [job for reading in readings for job in reading.jobs]
+        answers = survey.ask_about(jobs, max_age_s=max_age_s)
+        entries = {}
+        for row, entry in concurrent_map(
+            lambda reading: _row(reading, answers, folders[reading.run.name]), readings
         ):
+            rows.append(row)
+            if entry is not None:
+                entries[row.name] = entry
+        self._entries |= entries
+        if self._file is not None and (entries or len(self._entries) != before):
             _save(self._file, self._entries)
-        rows = sorted(
-            [*kept, *(row for row, _ in found_rows)], key=lambda row: (row.created or 0.0, row.name)
-        )
+        rows.sort(key=lambda row: (row.created or 0.0, row.name))
         return Found(rows, answers, dict(sorted(closed.items())))
 
     def unfinished(self) -> list[RunFolder]:
@@ -154,11 +158,8 @@ class Index:
         self._forget_changed(folders)
         done = {name for name, entry in self._entries.items() if entry.row["state"] == "FINISHED"}
         runs = [RunFolder(self.root / name) for name in folders if name not in done]
-        return [
-            run
-            for run, exists in zip(runs, side_by_side(lambda run: run.exists, runs), strict=True)
-            if exists
-        ]
+        exist = concurrent_map(lambda run: run.exists, runs)
+        return list(itertools.compress(runs, exist))
 
     def newest(self) -> RunFolder | None:
         """The run that was made last; None without runs."""
@@ -171,22 +172,21 @@ class Index:
                 return entry.row["created"] or 0.0, name
             return (run.identity().get("created", 0.0), name) if run.exists else None
 
-        ages = side_by_side(age, list(_folders(self.root).items()))
+        ages = concurrent_map(age, list(_folders(self.root).items()))
         last = max(filter(None, ages), default=None)
         return None if last is None else RunFolder(self.root / last[1])
 
     def _forget_changed(self, folders: Mapping[str, int]) -> None:
         """Forget runs that are gone, were replaced, or whose files have changed."""
-        there = [
-            (name, entry)
-            for name, entry in self._entries.items()
-            if folders.get(name) == entry.inode
-        ]
+        names = [name for name, entry in self._entries.items() if folders.get(name) == entry.inode]
         root = str(self.root)
-        same = side_by_side(
-            lambda it: files_of(f"{root}/{it[0]}", it[1].files) == it[1].files, there
-        )
-        self._entries = dict(it for it, is_same in zip(there, same, strict=True) if is_same)
+
+        def is_same(name: str) -> bool:
+            files = self._entries[name].files
+            return files_of(f"{root}/{name}", files) == files
+
+        same = itertools.compress(names, concurrent_map(is_same, names))
+        self._entries = {name: self._entries[name] for name in same}
 
 
 def _folders(root: Path) -> dict[str, int]:
@@ -206,7 +206,7 @@ def _folders(root: Path) -> dict[str, int]:
         return {}
 
 
-def _read(run: RunFolder) -> _Read | str | None:
+def _read(run: RunFolder) -> _Reading | str | None:
     """The state of a run's files and its jobs; a text if this user may not look, None if it is not
     a run."""
     if (reason := run.unreadable) is not None:
@@ -218,24 +218,24 @@ def _read(run: RunFolder) -> _Read | str | None:
     files = files_of(str(run.path), _FILES)
     try:
         works = works_of(run)
-        return _Read(run, now, files, works, tuple(survey.jobs_of(run, works)))
+        return _Reading(run, now, files, works, tuple(survey.jobs_of(run, works)))
     except Exception:
         # A damaged run does not hide the others; its row says what is wrong.
-        return _Read(run, now, files, None, ())
+        return _Reading(run, now, files, None, ())
 
 
-def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, IndexedRun | None]:
+def _row(reading: _Reading, answers: Answers, inode: int) -> tuple[RunStatus, IndexedRun | None]:
     """The row of a run, and its entry; None if the row may change without its files."""
-    run = read.run
-    row = status_or_reason(run, answers, read.works)
+    run = reading.run
+    row = status_or_reason(run, answers, reading.works)
     is_over = row.is_readable and row.state in OVER and not row.is_evaluating
     is_known = (
-        read.works is not None
+        reading.works is not None
         and not answers.is_stale(row.cluster)
         and inode != _LINK
         and is_name(run.name)
     )
-    if not (is_over and is_known) or any(answers.may_live(*job) for job in read.jobs):
+    if not (is_over and is_known) or any(answers.may_live(*job) for job in reading.jobs):
         return row, None
     stopped = [f"evals/{entry['id']}" for entry in row.evals if entry["state"] != "FINISHED"]
     stopped += [f"tuned/{entry['id']}" for entry in row.tunings if entry["state"] != "FINISHED"]
@@ -244,11 +244,11 @@ def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, IndexedR
     if stopped:
         # Their rows, and the weights that these are computed from.
         more += ["evals/rows", "averages"]
-    files = read.files | files_of(str(run.path), more)
+    files = reading.files | files_of(str(run.path), more)
     # A finished run does not continue automatically, whatever its cluster does.
     least_s = UNSURE_S if stopped or row.state != "FINISHED" else QUIET_S
     newest = max(file[2] for file in files.values() if file)
-    is_quiet = newest < (read.time - least_s) * 1e9
+    is_quiet = newest < (reading.time - least_s) * 1e9
     if not is_quiet or seems_alive(run.leases) or is_locked(run.path):
         return row, None
     fields = row.to_dict()
@@ -268,22 +268,16 @@ def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | Non
     return found
 
 
-def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+def concurrent_map(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """The results for all items, in their order; in threads if the disk is slow."""
     before = time.perf_counter() - time.thread_time()
     first = [function(item) for item in items[:_FIRST]]
+    rest = items[_FIRST:]
     if time.perf_counter() - time.thread_time() - before < _FIRST * _SLOW_S:
-        return [*first, *map(function, items[_FIRST:])]
-    size = 1 + len(items) // _THREADS
-    parts = [items[begin : begin + size] for begin in range(_FIRST, len(items), size)]
-    ended: list[bool] = []
+        return [*first, *map(function, rest)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda part: [function(item) for item in part if not ended], parts)
-        try:
-            return [*first, *itertools.chain.from_iterable(found)]
-        except BaseException:  # After Ctrl-C, the rest is not computed.
-            ended.append(True)
-            raise
+        # After Ctrl-C, the iterator cancels what has not begun.
+        return [*first, *pool.map(function, rest)]
 
 
 def _file_for(root: Path) -> Path | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from cld_core.errors import NotFoundError
 from cld_core.files import opened
 from cld_core.run import RunFolder
-from cld_core.run.events import Failed, JobRef, TurnedAway, fate_of
+from cld_core.run.events import JobRef, TurnedAway, fate_of
 from cld_core.run.folder import is_name
 from cld_core.run.groups import GROUPS
 from cld_core.run.history import Attempt, History
@@ -22,7 +22,7 @@ from cld_core.run.lease import newest
 from cld_core.sanitize import printable
 from cldctl import clusters
 from cldctl.clusters import job_logs
-from cldctl.jobs.failures import is_secondary
+from cldctl.jobs import failures
 from cldctl.jobs.process import MARK
 
 from . import survey
@@ -52,8 +52,6 @@ _LINE_WIDTH = 300
 _ERROR = re.compile(
     r"^(?:\[?rank ?\d+\]?: ?)?(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*|error: .*)$"
 )
-# A rank that failed: its number, host, reason, and time in seconds since 1970.
-_Culprit = tuple[int | None, str | None, str | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -76,15 +74,9 @@ class LogRange:
     def lines(self) -> Iterator[bytes]:
         """The lines with their line breaks, in pieces of at most a megabyte.
 
-        In a log of errors, the mark of a start is left out.
-
         Raises:
             OSError
         """
-        return (line for line in self.all_lines() if not self.is_repeated(line))
-
-    def all_lines(self) -> Iterator[bytes]:
-        """As `lines`, with every mark."""
         with opened(self.file) as stream:
             stream.seek(self.begin)
             left = (self.end if self.end is not None else 2**62) - self.begin
@@ -106,16 +98,15 @@ class LogRange:
             end = os.fstat(stream.fileno()).st_size
             if self.end is not None:
                 end = min(end, self.end)
+            start = end
             length = _BLOCK
-            while self.begin < end and length <= MOST_BYTES:
+            while start > self.begin and length <= MOST_BYTES:
                 start = max(self.begin, end - length)
                 stream.seek(start)
                 # The line break at the very end finishes the last line and begins none.
-                before, *found = stream.read(end - start)[:-1].rsplit(b"\n", max(lines, 0))
-                if len(found) == max(lines, 0):
+                before, *found = stream.read(end - start)[:-1].rsplit(b"\n", lines)
+                if len(found) == lines:
                     return replace(self, begin=start + len(before) + 1)
-                if start == self.begin:
-                    break
                 length *= 8
             return replace(self, begin=max(self.begin, end - MOST_BYTES))
 
@@ -189,6 +180,24 @@ class Log:
         if not self.is_newest or (self.run is not None and _is_over(self.run, self.job)):
             return False
         return not survey.ask([self.job], max_age_s=survey.TO_LOOK_S).of(self.job).is_gone
+
+
+def find_log(
+    run: RunFolder,
+    *,
+    attempt: int | None = None,
+    evaluation: str | None = None,
+    shard: int | None = None,
+    rank: int | None = None,
+) -> Log:
+    """The log of a rank, 0 by default, of an evaluation, an attempt or the newest job.
+
+    Raises:
+        NotFoundError, UsageError: as `of_evaluation` and `of_training`.
+    """
+    if evaluation is None:
+        return of_training(run, attempt, rank or 0)
+    return of_evaluation(run, evaluation, shard, rank or 0)
 
 
 def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
@@ -318,7 +327,7 @@ def _marks(file: Path) -> list[tuple[int, int]] | None:
 
 
 def merged(
-    parts: Sequence[tuple[int, LogRange]], latest: dict[Path, float] | None = None
+    parts: Sequence[tuple[int, LogRange]], latest: dict[Path, float]
 ) -> Iterator[tuple[int, bytes]]:
     """The lines of several ranks in the order of their times.
 
@@ -332,22 +341,17 @@ def merged(
     Raises:
         OSError
     """
-    times = {} if latest is None else latest
-    streams = [_timed(order, rank, part, times) for order, (rank, part) in enumerate(parts)]
+
+    def timed(order: int, rank: int, part: LogRange) -> Iterator[tuple[float, int, int, bytes]]:
+        for line in part.lines():
+            # A clock that was set back does not move a line up in its own file.
+            latest[part.file] = max(latest.get(part.file, 0.0), time_of(line) or 0.0)
+            if not part.is_repeated(line):
+                yield latest[part.file], order, rank, line
+
+    streams = [timed(order, *part) for order, part in enumerate(parts)]
     for _, _, rank, line in heapq.merge(*streams, key=lambda entry: entry[:2]):
         yield rank, line
-
-
-def _timed(
-    order: int, rank: int, part: LogRange, times: dict[Path, float]
-) -> Iterator[tuple[float, int, int, bytes]]:
-    latest = times.get(part.file, 0.0)
-    for line in part.all_lines():
-        # A clock that was set back does not move a line up in its own file.
-        latest = max(latest, time_of(line) or 0.0)
-        times[part.file] = latest
-        if not part.is_repeated(line):
-            yield latest, order, rank, line
 
 
 def time_of(line: bytes) -> float | None:
@@ -365,96 +369,81 @@ def time_of(line: bytes) -> float | None:
         return None
 
 
-class Tail:
-    """The new parts of logs: at first their ends, then what was appended.
+class LogReader:
+    """The lines of a log, and at each further call those that were appended.
 
     Args:
-        lines: the most lines of each file at first; None for all.
-        say: called with messages about what is left out.
+        all_ranks: make one stream of the lines of all ranks, each with the number of its rank.
+        tail: the most lines of each file at first; None for all.
+        notify: called with messages about what is left out.
     """
 
-    def __init__(self, lines: int | None, say: Callable[[str], object] = lambda text: None) -> None:
-        self._lines = lines
-        self._say = say
-        # How far each file was read, bytes.
+    def __init__(
+        self,
+        log: Log,
+        *,
+        all_ranks: bool = False,
+        tail: int | None = None,
+        notify: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        self._log = log
+        self._all_ranks = all_ranks
+        self._tail = tail
+        self._notify = notify
+        # By file, how far it was read, bytes.
         self._read: dict[Path, int] = {}
+        # By file, the latest time of a line so far, which lines without a time take.
+        self._latest: dict[Path, float] = {}
 
-    def new_parts(self, log: Log) -> list[LogRange]:
-        """The parts that were not read yet.
+    def new_lines(self) -> Iterator[tuple[bytes, bool]]:
+        """The lines that were not read yet, and whether each is from a log of errors.
 
         Raises:
-            OSError: a file cannot be read.
+            OSError: a log cannot be read.
         """
+        # There may be more ranks than before.
+        logs = self._log.all_ranks() if self._all_ranks else [self._log]
+        parts = [(log.rank, part) for log in logs for part in self._new_parts(log)]
+        if self._all_ranks:
+            for rank, line in merged(parts, self._latest):
+                yield f"{rank}| ".encode() + line.removesuffix(b"\n") + b"\n", False
+            return
+        for _, part in parts:
+            for line in part.lines():
+                if not part.is_repeated(line):
+                    yield line, part.is_errors
+
+    def _new_parts(self, log: Log) -> list[LogRange]:
         files = log.files()
         # The beginning of a start is searched once. What follows a part that grows is new, or of a
         # later start.
         if not self._read.keys() >= set(files):
-            return [self._new(part) for part in log.parts()]
-        return [self._new(LogRange(file)) for file in files] if log.is_newest else []
+            return [self._new_part(part) for part in log.parts()]
+        return [self._new_part(LogRange(file)) for file in files] if log.is_newest else []
 
-    def _new(self, part: LogRange) -> LogRange:
+    def _new_part(self, part: LogRange) -> LogRange:
         end = os.stat(part.file).st_size
         if part.end is not None:
             end = min(end, part.end)
         begin = self._read.get(part.file)
         if begin is None:
             begin = self._first(replace(part, end=end))
-        end = max(begin, end)
-        self._read[part.file] = end
-        return LogRange(part.file, begin, end)
+        self._read[part.file] = max(begin, end)
+        return LogRange(part.file, begin, self._read[part.file])
 
     def _first(self, part: LogRange) -> int:
+        """Where the first lines to be shown begin."""
         if part.whole is not None:
-            self._say(f"{part.file}: shown whole: {part.whole}")
-        begin = part.begin if self._lines is None else part.last(self._lines).begin
+            self._notify(f"{part.file}: shown whole: {part.whole}")
+        begin = part.begin if self._tail is None else part.last(self._tail).begin
         shown = max(begin, (part.end or 0) - MOST_BYTES)
         if shown > begin:
-            self._say(f"the first {shown - begin:,} bytes of {part.file} are not shown")
+            self._notify(f"the first {shown - begin:,} bytes of {part.file} are not shown")
+        if self._all_ranks:
+            above = LogRange(part.file, max(shown - MOST_BYTES, 0), shown)
+            times = (time_of(line) or 0.0 for line in above.lines())
+            self._latest[part.file] = max(times, default=0.0)
         return shown
-
-
-class Lines:
-    """The lines of logs, and at each further call those that were appended.
-
-    Args:
-        find: returns the logs of one or several ranks; their number may grow.
-        merge: make one stream of the lines, each with the number of its rank.
-        tail: the most lines of each file at first; None for all.
-        say: called with messages about what is left out.
-    """
-
-    def __init__(
-        self,
-        find: Callable[[], Sequence[Log]],
-        *,
-        merge: bool,
-        tail: int | None,
-        say: Callable[[str], object],
-    ) -> None:
-        self._find = find
-        self._merge = merge
-        self._tail = Tail(tail, say)
-        # By file, the latest time of a line so far, which lines without a time take.
-        self._latest: dict[Path, float] = {}
-
-    def new(self) -> Iterator[tuple[bytes, bool]]:
-        """The lines that were not read yet, and whether each is from a log of errors.
-
-        Raises:
-            OSError: a log cannot be read.
-        """
-        parts = [(log.rank, part) for log in self._find() for part in self._tail.new_parts(log)]
-        if not self._merge:
-            yield from ((line, part.is_errors) for _, part in parts for line in part.lines())
-            return
-        for _, part in parts:
-            if part.file not in self._latest:
-                above = LogRange(part.file, max(part.begin - MOST_BYTES, 0), part.begin)
-                self._latest[part.file] = max(
-                    (time_of(line) or 0.0 for line in above.all_lines()), default=0.0
-                )
-        for rank, line in merged(parts, self._latest):
-            yield f"{rank}| ".encode() + line.removesuffix(b"\n") + b"\n", False
 
 
 # --- the rank that failed first
@@ -473,10 +462,10 @@ class FirstFailure:
     """
 
     attempt: int
-    rank: int | None
-    host: str | None
-    reason: str | None
-    time: float | None
+    rank: int | None = None
+    host: str | None = None
+    reason: str | None = None
+    time: float | None = None
     lines: tuple[str, ...] = ()
     file: Path | None = None
 
@@ -504,11 +493,10 @@ def dead_rank(run: RunFolder, history: History) -> str | None:
     last = history.last
     if last is None or last.cause is not None:
         return None
-    culprit = _by_launcher(history, last, lambda rank: _printed(run, last, rank))
-    if culprit is None:
+    failure = _by_launcher(history, last, lambda rank: _printed(run, last, rank))
+    if failure is None:
         return None
-    rank, host, reason, _ = culprit
-    return f"rank {rank} on {host} ended ({reason})"
+    return f"rank {failure.rank} on {failure.host} ended ({failure.reason})"
 
 
 def failed_log(run: RunFolder, number: int | None) -> tuple[Log, str]:
@@ -543,49 +531,26 @@ def failed_log(run: RunFolder, number: int | None) -> tuple[Log, str]:
 def first_failure(run: RunFolder, history: History, attempt: Attempt) -> FirstFailure:
     """The rank that failed first: as the ranks noted, else as launcher and ranks printed."""
     printed = functools.cache(functools.partial(_printed, run, attempt))
-    noted = _noted(history, attempt)
-    culprit: _Culprit | None = None
+    noted = failures.noted_first(history, attempt)
+    failure: FirstFailure | None = None
     if noted is not None:
-        culprit = noted.rank, noted.host, noted.reason, noted.time
-    culprit = culprit or _by_launcher(history, attempt, printed) or _by_logs(run, attempt, printed)
-    if culprit is None and attempt.ranks == 1:
-        culprit = 0, attempt.host, attempt.detail, attempt.ended
-    elif culprit is None:
-        culprit = None, None, attempt.detail, attempt.ended
-    return FirstFailure(attempt.attempt, *culprit, *_last_words(printed(culprit[0] or 0)))
+        failure = FirstFailure(attempt.attempt, noted.rank, noted.host, noted.reason, noted.time)
+    failure = failure or _by_launcher(history, attempt, printed) or _by_logs(run, attempt, printed)
+    if failure is None:
+        failure = FirstFailure(attempt.attempt, reason=attempt.detail, time=attempt.ended)
+        if attempt.ranks == 1:
+            failure = replace(failure, rank=0, host=attempt.host)
+    lines, file = _last_words(printed(failure.rank or 0))
+    return replace(failure, lines=lines, file=file)
 
 
 def _printed(run: RunFolder, attempt: Attempt, rank: int) -> list[tuple[LogRange, list[str]]]:
     """The last lines that a rank printed in an attempt, by part of its logs."""
+    printed = []
     with contextlib.suppress(NotFoundError, OSError):
-        return [(part, _tail(part)) for part in of_training(run, attempt.attempt, rank).parts()]
-    return []
-
-
-def _noted(history: History, attempt: Attempt) -> Failed | None:
-    """What the rank that failed first has noted; None if it has noted nothing.
-
-    Failures that follow from that of another rank do not count.
-    """
-    start = attempt.job_id, attempt.restart
-    failures = (
-        failure
-        for failure in history.failures
-        if failure.kind == "rank" and failure.start == start and not is_secondary(failure.reason)
-    )
-    return min(failures, key=lambda failure: failure.time, default=None)
-
-
-def with_culprits(history: History) -> History:
-    """The history, with the reason of the rank that failed first in attempts that blame another."""
-
-    def explained(attempt: Attempt) -> Attempt:
-        if not is_secondary(attempt.detail or "") or (first := _noted(history, attempt)) is None:
-            return attempt
-        return replace(attempt, detail=f"rank {first.rank} on {first.host}: {first.reason}")
-
-    attempts = list(map(explained, history.attempts))
-    return history if attempts == history.attempts else replace(history, attempts=attempts)
+        for part in of_training(run, attempt.attempt, rank).parts():
+            printed.append((part, _tail(part)))
+    return printed
 
 
 def _last_words(
@@ -607,7 +572,7 @@ def _last_words(
     return last_lines, file
 
 
-def _by_launcher(history: History, attempt: Attempt, printed: _Printed) -> _Culprit | None:
+def _by_launcher(history: History, attempt: Attempt, printed: _Printed) -> FirstFailure | None:
     """The task that the launcher saw end badly first."""
     names = {event.job.job_id: event.job.cluster for event in history.submitted}
     name = names.get(attempt.job_id or "")
@@ -615,11 +580,11 @@ def _by_launcher(history: History, attempt: Attempt, printed: _Printed) -> _Culp
         return None
     for part, lines in printed(0):
         if part.is_errors and (ended := clusters.find(name).ended_tasks("\n".join(lines))):
-            return ended[0].rank, ended[0].node, ended[0].how, None
+            return FirstFailure(attempt.attempt, ended[0].rank, ended[0].node, ended[0].how)
     return None
 
 
-def _by_logs(run: RunFolder, attempt: Attempt, printed: _Printed) -> _Culprit | None:
+def _by_logs(run: RunFolder, attempt: Attempt, printed: _Printed) -> FirstFailure | None:
     """The rank whose own error, not that of a peer, was printed first."""
     ranks: list[int] = []
     with contextlib.suppress(NotFoundError, OSError):
@@ -628,12 +593,12 @@ def _by_logs(run: RunFolder, attempt: Attempt, printed: _Printed) -> _Culprit | 
     for rank in ranks:
         for part, lines in printed(rank):
             errors = [line for line in lines if _ERROR.match(line)]
-            if part.is_errors and errors and not is_secondary(errors[-1]):
+            if part.is_errors and errors and not failures.is_secondary(errors[-1]):
                 found.append((_ended(part, lines), rank, errors[-1]))
     if not found:
         return None
     time, rank, reason = min(found)
-    return rank, None, reason, time
+    return FirstFailure(attempt.attempt, rank, None, reason, time)
 
 
 def _ended(part: LogRange, lines: Sequence[str]) -> float:
@@ -645,13 +610,15 @@ def _ended(part: LogRange, lines: Sequence[str]) -> float:
 
 
 def _tail(part: LogRange) -> list[str]:
-    """The last lines of a part, without blank ones and marks."""
-    with contextlib.suppress(OSError):
-        lines = []
-        for line in part.last(_SEARCHED_LINES).lines():
-            text = line[: 8 * _LINE_WIDTH].decode(errors="replace")
-            text = printable(text, keep="\t").rstrip()[:_LINE_WIDTH]
-            if text and not text.startswith("--- start "):
-                lines.append(text)
-        return lines
-    return []
+    """The last lines of a part, without blank ones and marks.
+
+    Raises:
+        OSError
+    """
+    lines = []
+    for line in part.last(_SEARCHED_LINES).lines():
+        text = line[: 8 * _LINE_WIDTH].decode(errors="replace")
+        text = printable(text, keep="\t").rstrip()[:_LINE_WIDTH]
+        if text and not text.startswith("--- start "):
+            lines.append(text)
+    return lines

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +61,7 @@ def plan(runs: Sequence[RunFolder]) -> list[Removal]:
         _require_removable(run)
     answers = survey.of_runs(runs)
     return [
-        Removal(run, require_over(run, answers, "Nothing was removed"), size_of(run.path))
+        Removal(run, require_over(run, answers, "Nothing was removed"), size_of([run.path]))
         for run in runs
     ]
 
@@ -100,7 +102,7 @@ def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
         CldError: something is alive, or that cannot be found out.
     """
     with locks.only_one(run.path):
-        answers = survey.lately(run, survey.TO_LOOK_S)
+        answers = survey.fresh_answers(run, survey.TO_LOOK_S)
         require_over(run, answers, otherwise)
         gone = {
             job.job_id for job, is_settled in _jobs(run) if not answers.may_live(job, is_settled)
@@ -156,7 +158,7 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
         UsageError: it is alive.
     """
     jobs = _jobs(run)
-    answers.require(survey.needed_for(jobs), otherwise)
+    answers.require_about(jobs, otherwise)
     status = status_or_reason(run, answers) if run.is_damaged else status_of(run, answers)
     cancel = f"Wait, or end it first with `{command(f'cancel {run.name}', run)}`"
     if status.state not in OVER:
@@ -181,25 +183,24 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
 def _jobs(run: RunFolder) -> list[tuple[JobRef, bool]]:
     """The jobs of a run; of a damaged one, those that its ledger still names."""
     jobs: list[tuple[JobRef, bool]] = []
-    try:
+    with contextlib.suppress(*((OSError, CldError) if run.is_damaged else ())):
         jobs.extend(survey.jobs_of(run))
-    except (OSError, CldError):
-        if not run.is_damaged:
-            raise
     return jobs
 
 
-def size_of(folder: Path) -> int:
-    """The bytes of all files in a folder, without following links.
+def size_of(paths: Iterable[Path]) -> int:
+    """The bytes of files, and of all files in folders, without following links.
 
     A file with several names counts once.
     """
-    statuses = [
-        os.lstat(os.path.join(parent, name))
-        for parent, _, names in os.walk(folder)
-        for name in names
-    ]
-    return sum({(status.st_dev, status.st_ino): status.st_size for status in statuses}.values())
+    sizes = {}
+    for path in paths:
+        files = [path] if path.is_file() else path.rglob("*")
+        for file in files:
+            status = file.lstat()
+            if not stat.S_ISDIR(status.st_mode):
+                sizes[status.st_dev, status.st_ino] = status.st_size
+    return sum(sizes.values())
 
 
 def _require_removable(run: RunFolder) -> None:
@@ -219,11 +220,13 @@ def _require_removable(run: RunFolder) -> None:
             f"{run.path.parent}: you may not write into it. Nothing was removed. Ask its owner."
         )
     inner = [os.path.join(parent, name) for parent, names, _ in os.walk(run.path) for name in names]
-    for folder in (run.path, *(Path(name) for name in inner if not os.path.islink(name))):
-        if not os.access(folder, os.W_OK | os.X_OK | os.R_OK):
-            name = user_name(folder.lstat().st_uid)
-            text = f"you may not remove what is in it, because it belongs to {name}"
-            raise CldError(f"{folder}: {text}. Nothing was removed. Ask them to remove it first.")
+    for folder in (str(run.path), *inner):
+        if not os.path.islink(folder) and not os.access(folder, os.W_OK | os.X_OK | os.R_OK):
+            name = user_name(os.lstat(folder).st_uid)
+            raise CldError(
+                f"{folder}: you may not remove what is in it, because it belongs to {name}. "
+                f"Nothing was removed. Ask them to remove it first."
+            )
 
 
 @dataclass(frozen=True)
@@ -231,23 +234,22 @@ class Pruning:
     """The checkpoints and rows of a run that are removed, and the checkpoints that stay.
 
     Attributes:
-        remove: the steps of checkpoints that are removed, ascending.
-        size: the bytes of their files.
+        checkpoints: by step, ascending, the files of checkpoints that are removed.
         keep: by step, why a checkpoint is kept.
         averages: files of snapshots of averages that are removed.
-        size_of_averages: their bytes.
         rows: folders of rows that no evaluation names any more.
-        size_of_rows: their bytes.
     """
 
     run: RunFolder
-    remove: tuple[int, ...]
-    size: int
+    checkpoints: dict[int, list[Path]]
     keep: dict[int, str]
-    averages: tuple[Path, ...] = ()
-    size_of_averages: int = 0
-    rows: tuple[Path, ...] = ()
-    size_of_rows: int = 0
+    averages: list[Path]
+    rows: list[Path]
+
+    @property
+    def paths(self) -> list[Path]:
+        """All that is removed."""
+        return [*itertools.chain(*self.checkpoints.values()), *self.averages, *self.rows]
 
 
 def plan_pruning(
@@ -273,23 +275,13 @@ def plan_pruning(
     for run in runs:
         require_over(run, answers, "Nothing was removed")
         keep = _kept(run, keep_every)
-        steps = tuple(step for step in run.listed_steps() if step not in keep)
-        files: list[Path] = []
-        for step in steps:
-            files += checkpoint_files.files_of(run.checkpoint_file(step))
-        snapshots = _averages(run) if averages else ()
-        rows = tuple(unnamed_rows(run))
-        pruning = Pruning(
-            run=run,
-            remove=steps,
-            size=_size(files),
-            keep=keep,
-            averages=snapshots,
-            size_of_averages=_size(snapshots),
-            rows=rows,
-            size_of_rows=sum(map(size_of, rows)),
-        )
-        prunings.append(pruning)
+        checkpoints = {
+            step: checkpoint_files.files_of(run.checkpoint_file(step))
+            for step in run.listed_steps()
+            if step not in keep
+        }
+        snapshots = _averages(run) if averages else []
+        prunings.append(Pruning(run, checkpoints, keep, snapshots, unnamed_rows(run)))
     return prunings
 
 
@@ -303,7 +295,7 @@ def prune(pruning: Pruning) -> None:
     run = pruning.run
     with alone(run, "Nothing was removed") as check:
         needed = run.steps_to_evaluate()
-        for step in pruning.remove:
+        for step in pruning.checkpoints:
             if step not in needed:
                 check()
                 checkpoint_files.remove(run, step)
@@ -317,26 +309,22 @@ def prune(pruning: Pruning) -> None:
                 shutil.rmtree(folder)
 
 
-def _averages(run: RunFolder) -> tuple[Path, ...]:
+def _averages(run: RunFolder) -> list[Path]:
     """The snapshots of averages.
 
     Raises:
         UsageError: an evaluation or tuning needs them.
     """
-    works: list[Work] = []
-    works += [work for work in evaluations_of(run) if work.request.ema.length is not None]
-    works += [work for work in tunings_of(run) if work.request.ema_length is not None]
-    for work in works:
-        if not work.is_done:
+    lengths: dict[Work, float | None] = {}
+    lengths |= {work: work.request.ema.length for work in evaluations_of(run)}
+    lengths |= {work: work.request.ema_length for work in tunings_of(run)}
+    for work, length in lengths.items():
+        if length is not None and not work.is_done:
             raise UsageError(
                 f"{run.name}: {work.name} still needs the snapshots of averages. "
                 f"Run `{work.command}` again to finish it, or leave out --averages."
             )
-    return tuple(checkpoint_files.snapshot_files(run))
-
-
-def _size(files: Iterable[Path]) -> int:
-    return sum(file.lstat().st_size for file in files if file.exists())
+    return checkpoint_files.snapshot_files(run)
 
 
 def _kept(run: RunFolder, keep_every: int | None) -> dict[int, str]:

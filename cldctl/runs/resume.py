@@ -28,7 +28,7 @@ from cldctl.jobs import specs
 from cldctl.lookup import find_profile
 
 from . import snapshot, survey
-from .index import Index, side_by_side
+from .index import Index, concurrent_map
 from .selection import command
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
@@ -77,7 +77,7 @@ def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
     runs = Index(root).unfinished()
     # All of them are polled, because each `resume` needs the answers.
     answers = survey.of_runs(runs)
-    rows = side_by_side(lambda run: status_or_reason(run, answers), runs)
+    rows = concurrent_map(lambda run: status_or_reason(run, answers), runs)
     chosen: list[RunFolder] = []
     skipped: list[Skipped] = []
     for row in sorted(rows, key=lambda row: (row.created or 0.0, row.name)):
@@ -98,7 +98,7 @@ def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
 
 def _require_answers(run: RunFolder, answers: Answers) -> None:
     training = survey.jobs_of(run, works=())
-    answers.require(survey.needed_for(training), f"Whether {run.name} is alive is unknown")
+    answers.require_about(training, f"Whether {run.name} is alive is unknown")
 
 
 def resume(
@@ -150,13 +150,13 @@ def continued(
     if begun.group is None:
         max_age_s = continuation.max_age_s
         return [
-            _ready(run, continuation, begun.cluster, about, survey.lately(run, max_age_s))
+            _ready(run, continuation, begun.cluster, about, survey.fresh_answers(run, max_age_s))
             for run in runs
         ]
     jobs = survey.jobs_of_all(runs)
     answers = survey.ask_about(jobs)
     unknown = f"Which runs of {begun.group.name} are alive is unknown, and nothing was started"
-    answers.require(survey.needed_for(jobs), unknown)
+    answers.require_about(jobs, unknown)
     has_more_steps = any(text.startswith("train.steps=") for text in continuation.overrides)
     starts = []
     for run in runs:

@@ -142,7 +142,7 @@ class Observed:
         return GradientGuidance(scale=self.gradient_scale)
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """How samples are conditioned, in words."""
         scale = "" if self.gradient_scale is None else f" of scale {self.gradient_scale:g}"
         return f"given the observation, by {self.how or HOW[0]}{scale}"
@@ -260,7 +260,11 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
         by = observed.way()
         density = ConditionalDensity.of(model, given, number)
         line = None if density is None else density.line
-    name = _name(model, count, options.seed, label, observed, given)
+    name = pictures.name_of(model, count, options.seed, label)
+    if given is not None:
+        # It also depends on the observation and the way of conditioning.
+        digest = given.digest(observed.description)
+        name = f"{name.removesuffix('.png')}_given-{digest}.png"
     target = options.output or run.samples / name
     _require_room(count, model, target)
     drawn = _drawn(model, count, options.seed, working, label=labels, observation=given, by=by)
@@ -272,7 +276,13 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
         pictures.show(target.absolute(), drawn.x, model, how, rows)
     else:
         pictures.show_given(
-            target.absolute(), drawn.x, model, given, line, f"{observed.told} ({how})", number
+            target.absolute(),
+            drawn.x,
+            model,
+            given,
+            line,
+            f"{observed.description} ({how})",
+            number,
         )
     weights = ", ".join(filter(None, [f"step {model.step}", recipe.ema.words]))
     evaluations = f"{drawn.nfe:.0f} network evaluations each ({recipe.sampling.method})"
@@ -280,28 +290,8 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
         target,
         f"{count:,} samples of {weights}, {evaluations}",
         remark_on(drawn.x),
-        None if given is None else f"{observed.told}: {agreement(drawn.x, given, density)}",
+        None if given is None else f"{observed.description}: {agreement(drawn.x, given, density)}",
     )
-
-
-def _name(
-    model: "Model",
-    count: int,
-    seed: int,
-    label: str | None,
-    observed: Observed,
-    given: "Observation | None",
-) -> str:
-    """The name of a picture without -o.
-
-    It also depends on the observation and the way of conditioning.
-    """
-    from cld_core import pictures
-
-    name = pictures.name_of(model, count, seed, label)
-    if given is None:
-        return name
-    return f"{name.removesuffix('.png')}_given-{given.digest(observed.told)}.png"
 
 
 def _drawn(model: "Model", count: int, seed: int, working: Progress, **given: Any) -> "Samples":

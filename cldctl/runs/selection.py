@@ -26,7 +26,7 @@ _UNITS = {"m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 _KEYS: dict[str, Callable[[RunStatus], Any]] = {
     "name": lambda row: row.name,
     "created": lambda row: row.created,
-    "updated": lambda row: row.heard_of,
+    "updated": lambda row: row.last_change,
     "step": lambda row: row.step,
     "loss": lambda row: row.shown_loss,
     "state": lambda row: STATES.index(row.state),
@@ -87,7 +87,7 @@ def selection(
 
 def is_since(row: RunStatus, since: float) -> bool:
     """Whether a run is alive, or has changed after ``since``, seconds since 1970."""
-    return row.state not in OVER or row.heard_of is None or row.heard_of > since
+    return row.state not in OVER or row.last_change is None or row.last_change > since
 
 
 def recent(rows: Iterable[RunStatus]) -> list[RunStatus]:

@@ -164,7 +164,9 @@ def read_checkout(root: Path, runs: Path) -> tuple[dict[str, str], dict[str, str
         except FileNotFoundError:
             continue
         except OSError as error:
-            left_out[name] = _why_unreadable(error)
+            left_out[name] = error.strerror or str(error)
+            if error.errno == errno.EFBIG:
+                left_out[name] = f"larger than {MAX_FILE_BYTES // 2**20} MiB"
             continue
         files[name] = hashlib.sha256(content).hexdigest()
         sizes[top] += len(content)
@@ -175,21 +177,10 @@ def read_checkout(root: Path, runs: Path) -> tuple[dict[str, str], dict[str, str
                 f"files, and this is more; most is in {largest}. List it in .gitignore if it is "
                 f"data, or submit with --live-code, which runs the checkout itself."
             )
-    return files, _shortened(left_out)
-
-
-def _why_unreadable(error: OSError) -> str:
-    if error.errno == errno.EFBIG:
-        return f"larger than {MAX_FILE_BYTES // 2**20} MiB"
-    return error.strerror or str(error)
-
-
-def _shortened(left_out: dict[str, str]) -> dict[str, str]:
-    """The first `_MAX_LEFT_OUT` entries, and how many more there are."""
-    more = len(left_out) - _MAX_LEFT_OUT
-    if more <= 0:
-        return left_out
-    return {**dict(itertools.islice(left_out.items(), _MAX_LEFT_OUT)), "...": f"and {more} more"}
+    if (more := len(left_out) - _MAX_LEFT_OUT) > 0:
+        left_out = dict(itertools.islice(left_out.items(), _MAX_LEFT_OUT))
+        left_out["..."] = f"and {more} more"
+    return files, left_out
 
 
 def patch_of(root: Path) -> str:
@@ -243,7 +234,7 @@ def copy_of(folder: Path) -> Code:
     return Code(manifest, {name: folder / name for name in manifest.checksums}, content)
 
 
-def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
+def store(place: Path, new_code: Code, like: Path | None = None) -> Path:
     """Store code in the folder of a run or group, unless it is there intact; returns its folder.
 
     Only this user can write into new files, also while they are written: a job will run them.
@@ -255,7 +246,7 @@ def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
         UsageError: the path cannot be searched for modules.
         CldError: it cannot be written, or a file has changed meanwhile.
     """
-    manifest = wanted.manifest
+    manifest = new_code.manifest
     folder = code.place_of(place, manifest.code)
     if manifest.kind == "copy" and os.pathsep in str(folder):
         raise UsageError(
@@ -271,18 +262,18 @@ def store(place: Path, wanted: Code, like: Path | None = None) -> Path:
         with _storing(draft):
             folder.parent.mkdir(parents=True, exist_ok=True)
             os.umask(umask | 0o022)
-            new = draft / folder.name
-            for parent in {(new / name).parent for name in (code.MANIFEST, *manifest.checksums)}:
+            copy = draft / folder.name
+            for parent in {(copy / name).parent for name in (code.MANIFEST, *manifest.checksums)}:
                 # Python would make this folder with the rights that a job's umask gives.
                 (parent / "__pycache__").mkdir(parents=True, exist_ok=True)
             for name, sha256 in manifest.checksums.items():
                 equal = None if like is None else like / name
-                _fill(new / name, wanted.files[name], sha256, equal)
-            (new / code.PATCH).write_bytes(wanted.patch)
-            write_json(new / code.MANIFEST, to_plain(manifest))
+                _fill(copy / name, new_code.files[name], sha256, equal)
+            (copy / code.PATCH).write_bytes(new_code.patch)
+            write_json(copy / code.MANIFEST, to_plain(manifest))
             if os.path.lexists(folder):  # What is damaged goes with the draft.
                 folder.rename(draft / "damaged")
-            new.rename(folder)
+            copy.rename(folder)
     finally:
         os.umask(umask)
         shutil.rmtree(draft, ignore_errors=True)
@@ -392,13 +383,10 @@ def left_out_code(run: RunFolder) -> str | None:
     """
     manifest = code.read(code.folder_of(run.path))
     left_out = {} if manifest is None else manifest.left_out
-    missed = [f"{name} ({why})" for name, why in left_out.items() if name.endswith(".py")]
-    if not missed:
-        return None
-    shown = missed[:_SHOWN]
-    if len(missed) > _SHOWN:
-        shown.append(f"{len(missed) - _SHOWN} more")
-    return f"not copied with the code: {', '.join(shown)}"
+    missing = [f"{name} ({why})" for name, why in left_out.items() if name.endswith(".py")]
+    if len(missing) > _SHOWN:
+        missing[_SHOWN:] = [f"{len(missing) - _SHOWN} more"]
+    return f"not copied with the code: {', '.join(missing)}" if missing else None
 
 
 def changed_plugins(

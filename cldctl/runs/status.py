@@ -1,5 +1,6 @@
 """What runs, evaluations and tunings are doing, by their files and the answers of clusters."""
 
+import contextlib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 from cld_core.errors import CldError
-from cld_core.records import real
+from cld_core.records import real, to_plain
 from cld_core.run import RunFolder
 from cld_core.run import recipe as frozen
 from cld_core.run.folder import ReportedProgress
@@ -28,7 +29,6 @@ from cld_core.sanitize import local_time, one_line
 from cldctl.jobs import failures
 
 from . import usage
-from .logs import with_culprits
 from .survey import Answers
 
 if TYPE_CHECKING:
@@ -131,12 +131,12 @@ class RunStatus:
         return self.loss if self.smoothed_loss is None else self.smoothed_loss
 
     @property
-    def heard_of(self) -> float | None:
+    def last_change(self) -> float | None:
         """When the run last wrote anything, seconds since 1970."""
         return self.updated or self.created
 
 
-def said(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """The message of an error; of an error that is not cldctl's own, on one line."""
     return str(error) if isinstance(error, CldError) else one_line(error) or type(error).__name__
 
@@ -150,7 +150,7 @@ def status_or_reason(
         if problem is None:
             return status_of(run, answers, works)
     except Exception as error:
-        problem = f"its files cannot be read: {one_line(error) or type(error).__name__}"
+        problem = f"its files cannot be read: {one_line(message_of(error))}"
     return RunStatus(
         name=run.name, path=str(run.path), state="LOST", reason=problem, is_readable=False
     )
@@ -159,13 +159,11 @@ def status_or_reason(
 def named_status(run: RunFolder, answers: Answers) -> RunStatus:
     """As `status_or_reason`, of a single run: with damaged files and edits of the recipe."""
     row = status_or_reason(run, answers)
-    if not row.is_readable:
-        return row
-    row = replace(row, problems=damages(run))
-    try:
-        return replace(row, changes=changed_by_now(run, run.ledger.history()))
-    except Exception:  # The row without the edits is still right.
-        return row
+    if row.is_readable:
+        row = replace(row, problems=damages(run))
+        with contextlib.suppress(Exception):  # The row without the edits is still right.
+            row = replace(row, changes=changed_by_now(run, run.ledger.history()))
+    return row
 
 
 def status_of(
@@ -179,18 +177,19 @@ def status_of(
     progress = run.progress()
     identity = run.identity()
     checkpoints = run.steps_to_continue_from()
-    history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
+    history = failures.with_culprits(run.ledger.history().with_progress(progress, checkpoints))
     state = state_of(history, RunFacts(run), answers)
     is_running = state.name == "RUNNING"
     job = state.job
+    job_id = None if job is None else job.job_id
     last = history.last
     # The node of a running job, else where the newest attempt or job was.
-    node = state.answer.node or None
-    host = last.host if last is not None else None
-    host = node or host if is_running else host or node
+    hosts = [None if last is None else last.host, state.answer.node]
+    if is_running:
+        hosts.reverse()
     steps = history.steps if history.steps is not None else progress.get("steps")
     phase = _phase(state, history, progress)
-    silence = _silence(progress, phase, _last_begun(history, progress)) if is_running else None
+    silence = _silence(progress, phase, history) if is_running else None
     goes_on = is_running and state.answer.phase != "suspended" and silence is None
     rate = progress.get("steps_per_s") if goes_on else None
     attempts = stretches(history, alive=is_running)
@@ -225,11 +224,9 @@ def status_of(
         eta_s=real((steps - step) / rate) if steps is not None and rate else None,
         checkpoint_step=checkpoints[-1] if checkpoints else None,
         cluster=job.cluster if job else None,
-        job_id=job.job_id if job else None,
-        host=host,
-        reason=with_trouble(
-            state.reason or silence, state.name, history, job.job_id if job else None
-        ),
+        job_id=job_id,
+        host=hosts[0] or hosts[1] or None,
+        reason=with_trouble(state.reason or silence, state.name, history, job_id),
         updated=progress.get("time"),
         attempts=_attempts(history, state.name, attempts),
         evals=evals,
@@ -239,11 +236,12 @@ def status_of(
         usage=None if used is None else used.to_dict(),
         code=history.code,
     )
-    if job is None or not answers.is_stale(job.cluster) or state.name == "FINISHED":
+    # The ledger has the end of these, so that the cluster does not matter.
+    is_cancelled = last is not None and last.job_id == job_id and last.cause == "cancelled"
+    has_ended = state.name == "FINISHED" or (state.name == "CANCELLED" and is_cancelled)
+    if job is None or has_ended or not answers.is_stale(job.cluster):
         return row
-    # The ledger has the end of a cancelled run, so that its cluster does not matter.
-    is_cancelled = last is not None and last.job_id == job.job_id and last.cause == "cancelled"
-    return row if state.name == "CANCELLED" and is_cancelled else replace(row, as_of=row.heard_of)
+    return replace(row, as_of=row.last_change)
 
 
 def _step(state: str, history: History, progress: ReportedProgress) -> int:
@@ -269,16 +267,12 @@ def _last_begun(history: History, progress: ReportedProgress) -> float:
     return max([*submitted, *attempts], default=0.0)
 
 
-def _silence(progress: ReportedProgress, phase: str | None, begun: float) -> str | None:
-    """A message if a run has not reported for much longer than usual; else None.
-
-    Args:
-        begun: when it began; earlier progress is that of a run that had ended.
-    """
+def _silence(progress: ReportedProgress, phase: str | None, history: History) -> str | None:
+    """A message if a run has not reported for much longer than usual; else None."""
     reported = progress.get("time")
     if reported is None:
         return None
-    silent = time.time() - max(reported, begun)
+    silent = time.time() - max(reported, _last_begun(history, progress))
     least = _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
     if silent < max(least, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
         return None
@@ -289,11 +283,10 @@ def _silence(progress: ReportedProgress, phase: str | None, begun: float) -> str
 
 def _attempts(history: History, state: str, times: Sequence[Stretch]) -> list[dict[str, Any]]:
     ran_s = {stretch.attempt.attempt: round(stretch.allocated_s, 3) for stretch in times}
-    rows = []
-    for attempt in history.attempts:
-        row = {name: getattr(attempt, name) for name in _ATTEMPT}
-        row["ran_s"] = ran_s.get(attempt.attempt)
-        rows.append(row)
+    rows = [
+        {name: getattr(attempt, name) for name in _ATTEMPT} | {"ran_s": ran_s.get(attempt.attempt)}
+        for attempt in history.attempts
+    ]
     if state == "LOST" and rows and rows[-1]["cause"] is None:
         rows[-1]["cause"] = "killed"
     return rows
@@ -319,17 +312,15 @@ def with_trouble(
     if state not in ALIVE:
         return reason
     now = time.time()
-    parts = [reason] if reason else []
-    if (early := failures.in_vain(history, job_id)) is not None:
-        parts.append(early)
-    crashes, how = failures.lately(history, now)
+    parts = [reason, failures.in_vain(history, job_id)]
+    crashes, how = failures.recent_crashes(history, now)
     if crashes >= failures.WORTH_TELLING:
         parts.append(how)
     if avoided := history.avoided.get(job_id or "", ()):
         why = failures.bad(history.failures, now)
         nodes = [f"{node} ({why[node]})" if node in why else node for node in avoided]
         parts.append(f"avoids {', '.join(nodes)}")
-    return "; ".join(parts) or None
+    return "; ".join(filter(None, parts)) or None
 
 
 def damages(run: RunFolder) -> list[str]:
@@ -379,12 +370,14 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     rms = {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
     kept = solution.kept if solution.kept in rms else None
     best = rms.get(kept or "")
-    untuned = rms.get("untuned")
+    gain = None
+    if best and "untuned" in rms:
+        gain = rms["untuned"] / best
     return {
         **row,
         "kept": kept,
         "rms": rms,
-        "gain": untuned / best if best and untuned is not None else None,
+        "gain": gain,
         "cut_off": solution.cut_off,
         "digest": solution.digest,
     }
@@ -427,10 +420,9 @@ def _sweeps(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str
     finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
     rows = []
     for _, sweep in sweeps_of(run):
-        axes = [{"key": axis.key, "values": list(axis.values)} for axis in sweep.axes]
         row = {
             "id": sweep.id,
-            "axes": axes,
+            "axes": to_plain(sweep.axes),
             "evaluations": list(sweep.evaluations),
             "done": len(finished.intersection(sweep.evaluations)),
         }
@@ -497,11 +489,11 @@ def _other_code(history: History) -> Iterator[str]:
     In a container that hides the folder of the run, a job runs what is installed there.
     """
     last = history.last
-    if last is None or last.code is None or last.asked in (None, "live", last.code):
+    if last is None or last.code is None or last.requested_code in (None, "live", last.code):
         return
     yield (
         f"attempt {last.attempt} runs code {_short(last.code)}, not that of the run, "
-        f"{_short(last.asked or '')}"
+        f"{_short(last.requested_code or '')}"
     )
 
 

@@ -50,15 +50,13 @@ class Answers:
     @property
     def problem(self) -> str | None:
         """One line about the clusters that could not be polled."""
-        problems = dict.fromkeys(
-            survey.problem for survey in self.surveys.values() if survey.problem
-        )
-        return "; ".join(problems) or None
+        problems = dict.fromkeys(survey.problem for survey in self.surveys.values())
+        return "; ".join(filter(None, problems)) or None
 
     @property
     def remark(self) -> str | None:
         """One line about the clusters that could not be polled, or whose answers are old."""
-        remarks = dict.fromkeys(survey.remark for survey in self.surveys.values() if survey.remark)
+        remarks = dict.fromkeys(survey.remark for survey in self.surveys.values())
         return "; ".join(filter(None, [self.problem, *remarks])) or None
 
     def is_stale(self, cluster: str | None) -> bool:
@@ -84,10 +82,9 @@ class Answers:
             advice = " or ".join(dict.fromkeys(self.surveys[name].advice for name in stale))
             raise SchedulerAway(f"{problem}. {otherwise}; {advice}.")
 
-
-def needed_for(jobs: Iterable[tuple[JobRef, bool]]) -> Iterator[str]:
-    """The clusters of those jobs, as `jobs_of` yields them, whose end is not known."""
-    return (job.cluster for job, is_settled in jobs if not is_settled)
+    def require_about(self, jobs: Iterable[tuple[JobRef, bool]], otherwise: str) -> None:
+        """`require` of the clusters of jobs, as `jobs_of` yields them, whose end is not known."""
+        self.require((job.cluster for job, is_settled in jobs if not is_settled), otherwise)
 
 
 def ask(
@@ -152,7 +149,7 @@ def ask_about(jobs: Sequence[tuple[JobRef, bool]], *, max_age_s: float = 0.0) ->
     return ask([job for job, _ in jobs], settled, max_age_s=max_age_s)
 
 
-def lately(run: RunFolder, max_age_s: float) -> Answers:
+def fresh_answers(run: RunFolder, max_age_s: float) -> Answers:
     """Answers about a run that are not older than this, seconds.
 
     One poll about many runs serves each of them.

@@ -94,18 +94,15 @@ def used_by(
         alive: whether the newest attempt is training.
     """
     in_vain = timeline.in_vain(history)
+    needs_recipe = any(stretch.attempt.ranks is None for stretch in attempts)
+    needs_recipe |= bool(in_vain and not attempts)
+    requested = size_of(run) if needs_recipe else None
     # The size of a start in vain is not recorded: it is that of an attempt, or of the recipe.
-    is_unknown = any(stretch.attempt.ranks is None for stretch in attempts)
-    is_unknown = is_unknown or bool(in_vain and not attempts)
-    requested = size_of(run) if is_unknown else None
     sizes = [_devices(stretch.attempt, requested) for stretch in attempts]
     usual = sizes[-1] if sizes else _requested_devices(requested)
-    if is_unknown and requested is None:
+    unit = GPU if any(size[GPU] for size in sizes or [usual]) else CORE
+    if needs_recipe and requested is None:
         unit = JOB
-    elif any(size[GPU] for size in sizes or [usual]):
-        unit = GPU
-    else:
-        unit = CORE
     seconds = sum((until - began) * _share_after(since, began, until) for began, until in in_vain)
     hours = usual[unit] * seconds / 3600
     total = Usage(unit=unit, used=hours, lost_to_crashes=hours)
@@ -157,11 +154,11 @@ def _of(
     hours = devices * _share_after(since, stretch.began, stretch.until) / 3600
     kept, lost, aside = (seconds * hours for seconds in stretch.split(alive=lives))
     startup = stretch.startup_s * hours
-    loss = {"preemption": 0.0, "crashes": 0.0}
-    loss[fate_of(stretch.attempt.cause) or "crashes"] += lost
+    losses = {"lost_to_preemption": 0.0, "lost_to_crashes": 0.0}
+    losses[f"lost_to_{fate_of(stretch.attempt.cause) or 'crashes'}"] += lost
     if before is not None and before.cause != "finished":
         # Starting again is a loss by what ended the attempt before.
-        loss[fate_of(before.cause) or "crashes"] += startup
+        losses[f"lost_to_{fate_of(before.cause) or 'crashes'}"] += startup
         startup = 0.0
     queued = stretch.began - stretch.waited_s
     return Usage(
@@ -169,9 +166,8 @@ def _of(
         used=stretch.allocated_s * hours,
         useful=kept,
         startup=startup,
-        lost_to_preemption=loss["preemption"],
-        lost_to_crashes=loss["crashes"],
         set_aside=aside,
+        **losses,
         waited_s=stretch.waited_s * _share_after(since, queued, stretch.began),
         attempts=int(stretch.until > since),
     )
@@ -199,8 +195,9 @@ def usage_of(run: RunFolder, *, since: float = 0.0) -> Usage:
     """
     history = run.ledger.history().with_progress(run.progress(), run.steps_to_continue_from())
     last = history.last
-    heard = (history.heard or last.started) if last is not None and last.cause is None else 0.0
-    alive = time.time() - heard < SILENT_S
+    alive = False
+    if last is not None and last.cause is None:
+        alive = time.time() - (history.heard or last.started) < SILENT_S
     return used_by(run, history, stretches(history, alive=alive), alive=alive, since=since)
 
 

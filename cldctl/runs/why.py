@@ -1,6 +1,5 @@
 """Why a run is in its state: its ledger, its logs and its scheduler in one answer."""
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +18,14 @@ from cldctl.jobs import failures
 
 from . import survey, usage
 from .logs import FirstFailure, dead_rank, first_failure, last_failed
-from .status import STARTING, RunStatus, changed_by_now, damages, status_or_reason
+from .status import (
+    STARTING,
+    RunStatus,
+    changed_by_now,
+    damages,
+    message_of,
+    status_or_reason,
+)
 from .survey import Answers
 
 _Part = TypeVar("_Part")
@@ -142,54 +148,44 @@ class Why:
 
 def why(run: RunFolder) -> Why:
     """Explain the state of a run; what cannot be read is among the problems of its row."""
-    problems: list[str] = []
-    answers = _attempted(
-        problems,
-        "the scheduler",
-        lambda: survey.of_runs([run], max_age_s=survey.TO_LOOK_S),
-        Answers({}),
-    )
+    answers = survey.of_runs([run], max_age_s=survey.TO_LOOK_S)
+    why = explained(status_or_reason(run, answers), answers, polls=True)
     if answers.remark:
-        problems.append(answers.remark)
-    return _explained(run, status_or_reason(run, answers), answers, problems, asks=True)
+        why.row.problems.insert(0, answers.remark)
+    return why
 
 
-def explained(row: RunStatus, answers: Answers) -> Why:
-    """As `why`, of a row of ``status`` and the answers that it is made of; polls no cluster."""
-    return _explained(RunFolder(row.path), row, answers, [], asks=False)
+def explained(row: RunStatus, answers: Answers, *, polls: bool = False) -> Why:
+    """As `why`, of a row of ``status`` and the answers that it is made of.
 
+    Args:
+        polls: ask the cluster why a job waits, if the answers do not tell.
+    """
+    run = RunFolder(row.path)
+    problems: list[str] = []
 
-def _attempted(
-    problems: list[str], what: str, make: Callable[[], _Part], otherwise: _Part
-) -> _Part:
-    """The result of ``make``; if it fails, ``otherwise``, and a problem of the name ``what``."""
-    try:
-        return make()
-    except Exception as error:
-        problems.append(f"{what}: {one_line(error) or type(error).__name__}")
-        return otherwise
+    def attempted(what: str, make: Callable[[], _Part], otherwise: _Part) -> _Part:
+        """The result of ``make``; if it fails, ``otherwise``, and a problem named ``what``."""
+        try:
+            return make()
+        except Exception as error:
+            problems.append(f"{what}: {one_line(message_of(error))}")
+            return otherwise
 
-
-def _explained(
-    run: RunFolder, row: RunStatus, answers: Answers, problems: list[str], *, asks: bool
-) -> Why:
     if not row.is_readable:
         problems.append(row.reason or "its files cannot be read")
         if run.identity().get("format") is not None and run.format_problem() is not None:
             return Why(row=replace(row, problems=problems), headline="nothing is known about it")
-    attempted = functools.partial(_attempted, problems)
-    progress = run.progress()
-    checkpoints = run.steps_to_continue_from()
     history = attempted(
         "attempts.jsonl",
-        lambda: run.ledger.history().with_progress(progress, checkpoints),
+        lambda: run.ledger.history().with_progress(run.progress(), run.steps_to_continue_from()),
         History(),
     )
     damaged = damages(run)
     problems += damaged
     alive = row.state == "RUNNING"
     attempts = attempted("the attempts", lambda: stretches(history, alive=alive), None)
-    waiting = attempted("the job", lambda: _waiting(row, history, answers, asks=asks), None)
+    waiting = attempted("the job", lambda: _waiting(row, history, answers, polls=polls), None)
     dead = attempted("the logs", lambda: dead_rank(run, history), None) if alive else None
     # The failure of an earlier attempt explains nothing once another one trains.
     last = last_failed(history)
@@ -199,11 +195,9 @@ def _explained(
     do, commands = _next(row, history, waiting, failed)
     is_recipe_damaged = any(run.recipe_file.name in problem for problem in damaged)
     if is_recipe_damaged and row.is_readable and row.state in OVER:
-        copy = run.submitted_recipe
-        if os.path.lexists(copy):
-            do = f"restore recipe.yaml: {copy} is how it was submitted"
-        else:
-            do = "restore recipe.yaml from a backup"
+        do = "restore recipe.yaml from a backup"
+        if os.path.lexists(run.submitted_recipe):
+            do = f"restore recipe.yaml: {run.submitted_recipe} is how it was submitted"
         commands = [text for text in commands if text.startswith(("logs ", "report "))]
     used = None
     if attempts is not None:
@@ -240,20 +234,20 @@ def attempt_row(stretch: Stretch) -> dict[str, Any]:
     }
 
 
-def _waiting(row: RunStatus, history: History, answers: Answers, *, asks: bool) -> Waiting | None:
+def _waiting(row: RunStatus, history: History, answers: Answers, *, polls: bool) -> Waiting | None:
     job = next((event.job for event in history.submitted if event.job.job_id == row.job_id), None)
     if row.state not in WAITS or job is None:
         return None
     if answers.of(job).phase == "running" and not _is_unanswered(history, answers, job.cluster):
         return None
-    return _why_waiting(job, answers, asks=asks)
+    return _why_waiting(job, answers, polls=polls)
 
 
-def _why_waiting(job: JobRef, answers: Answers, *, asks: bool) -> Waiting | None:
-    seen = answers.of(job)
-    if seen.phase not in ("pending", "running", "unknown") or job.cluster not in clusters.CLUSTERS:
+def _why_waiting(job: JobRef, answers: Answers, *, polls: bool) -> Waiting | None:
+    answer = answers.of(job)
+    if answer.phase in ("suspended", "ending", "gone") or job.cluster not in clusters.CLUSTERS:
         return None
-    return clusters.find(job.cluster).why_waiting(job, seen, asks=asks)
+    return clusters.find(job.cluster).why_waiting(job, answer, asks=polls)
 
 
 def _is_unanswered(history: History, answers: Answers, cluster: str) -> bool:
@@ -271,17 +265,14 @@ def _evaluations(run: RunFolder, row: RunStatus, answers: Answers) -> list[dict[
     works = {work.name: work for work in evaluations_of(run)} if row.is_evaluating else {}
     entries = []
     for entry in row.evals:
-        reasons = [entry["reason"]] if entry["reason"] else []
-        waiting_jobs = []
+        reasons = [entry["reason"]]
         if entry["state"] == "PENDING":
-            waiting_jobs = living(works[entry["id"]].ledger.history(), answers)
-        for event in waiting_jobs:
-            if answers.of(event.job).phase == "running":
-                continue
-            waiting = _why_waiting(event.job, answers, asks=False)
-            if waiting is not None:
-                reasons.insert(0, waiting.reason)
-        entries.append({**entry, "reason": "; ".join(dict.fromkeys(reasons)) or None})
+            for event in living(works[entry["id"]].history(), answers):
+                waiting = _why_waiting(event.job, answers, polls=False)
+                if waiting is not None and answers.of(event.job).phase != "running":
+                    reasons.insert(0, waiting.reason)
+        reason = "; ".join(filter(None, dict.fromkeys(reasons)))
+        entries.append({**entry, "reason": reason or None})
     return entries
 
 
@@ -305,11 +296,9 @@ def _headline(
     """
     of = f" of {row.steps:,}" if row.steps else ""
     done = f"step {row.step:,}{of}"
-    saved = (
-        "nothing is saved"
-        if row.checkpoint_step is None
-        else f"step {row.checkpoint_step:,} is saved"
-    )
+    saved = "nothing is saved"
+    if row.checkpoint_step is not None:
+        saved = f"step {row.checkpoint_step:,} is saved"
     last = row.attempts[-1] if row.attempts else None
     ended = _end_of(last) if last is not None else ""
     reason = one_line(row.reason, 300) if row.reason else ""
@@ -371,9 +360,8 @@ def _next(
             return advice or None, [f"cancel {name}"]
         return advice or None, [f"status {name} --watch", f"cancel {name}"]
     if row.state == "RUNNING" and not history.by_other_launcher:
-        if failed is None:
-            return None, [f"logs {name} -f"]
-        return None, [f"logs {name} -f", f"logs {name} --failed"]
+        of_failed = [] if failed is None else [f"logs {name} --failed"]
+        return None, [f"logs {name} -f", *of_failed]
     if row.state == "FINISHED":
         if row.is_evaluating:
             return None, [f"status {name} --watch", f"report {name}"]
@@ -393,31 +381,24 @@ def _next(
         return "fix the error first: another start would meet it again", [*logs, f"resume {name}"]
     if _has_crashed_twice(history):
         return "correct the cause first: the same error has ended the last two starts", logs
-    if history.attempts and history.attempts[-1].cause == "nonfinite":
-        return "lower optim.lr, or go back to an earlier step", [
-            f"resume {name} --from STEP",
-            *logs,
-        ]
-    do = None
-    if history.by_other_launcher:
-        do = (
-            "give its launcher, which has its output, the same command again; "
-            "or continue it as a job of cldctl's"
-        )
+    if history.cause == "nonfinite":
+        do = "lower optim.lr, or go back to an earlier step"
+        return do, [f"resume {name} --from STEP", *logs]
     if row.state not in ("FAILED", "LOST"):
         logs = []
-    return do, [f"resume {name}", *logs]
+    if history.by_other_launcher:
+        return (
+            "give its launcher, which has its output, the same command again; "
+            "or continue it as a job of cldctl's"
+        ), [f"resume {name}", *logs]
+    return None, [f"resume {name}", *logs]
 
 
 def _has_crashed_twice(history: History) -> bool:
     """Whether the same error ended the last two attempts, at the same step."""
     if len(history.attempts) < 2:
         return False
-    before, last = history.attempts[-2:]
-    if last.cause != "crashed" or not last.detail:
-        return False
-    return (before.cause, before.detail, before.first_step) == (
-        last.cause,
-        last.detail,
-        last.first_step,
+    before, last = (
+        (attempt.cause, attempt.detail, attempt.first_step) for attempt in history.attempts[-2:]
     )
+    return before == last and last[0] == "crashed" and bool(last[1])

@@ -205,10 +205,8 @@ def shortened(name: str, width: int) -> str:
 
 def strong(*parts: str) -> Text:
     """A text whose second, fourth, ... part is bold."""
-    text = Text()
-    for index, part in enumerate(parts):
-        text.append(part, "bold" if index % 2 else None)
-    return text
+    styles = itertools.cycle(("", "bold"))
+    return Text.assemble(*zip(parts, styles, strict=False))
 
 
 def say_next(place: "RunFolder", *texts: str) -> None:
@@ -232,17 +230,18 @@ class _Head(ProgressColumn):
 class Bars(Progress):
     """A context that shows progress bars on stderr.
 
-    Each task has the fields ``head``, a text before the bar, which may be folded, and ``known``, a
+    Each task has the fields ``head``, a text before the bar, which may be folded, and ``detail``, a
     text behind it. In a pipe or file, and in quiet mode, it is disabled: callers print lines
     instead.
     """
 
     def __init__(self, *, is_transient: bool) -> None:
+        bar = BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2)
         columns: list[ProgressColumn] = [
             SpinnerColumn(),
             _Head(),
-            BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2),
-            TextColumn("{task.fields[known]}", markup=False),
+            bar,
+            TextColumn("{task.fields[detail]}", markup=False),
         ]
         # With --follow, the text behind the bar contains the elapsed time.
         if is_transient:
@@ -268,7 +267,7 @@ class Working(Bars):
     def __init__(self, what: str, *, announced: bool = False) -> None:
         super().__init__(is_transient=True)
         self._what = "" if announced else one_line(what)
-        self._task = self.add_task("", total=None, head=Text(self._what), known="")
+        self._task = self.add_task("", total=None, head=Text(self._what), detail="")
         self.phase(what)
 
     def phase(self, what: str) -> None:
@@ -277,7 +276,7 @@ class Working(Bars):
         if what == self._what:
             return
         self._what = what
-        self.reset(self._task, total=None, head=Text(what), known="")
+        self.reset(self._task, total=None, head=Text(what), detail="")
         if self.disable:
             err.print(what, style="dim")
 
@@ -285,11 +284,11 @@ class Working(Bars):
         """Show how much of the phase is done; ``total`` is None if it is unknown."""
         self.update(self._task, completed=done, total=total)
         whole = "" if total is None else f"/{total:,}"
-        known = one_line(f"{done:,}{whole} {unit}")
+        detail = one_line(f"{done:,}{whole} {unit}")
         left_s = self.tasks[0].time_remaining
         if left_s is not None:
-            known += f"  {duration(left_s)} left"
-        self.update(self._task, known=known)
+            detail += f"  {duration(left_s)} left"
+        self.update(self._task, detail=detail)
 
 
 class _Log(logging.Handler):

@@ -19,7 +19,7 @@ from cld_core.run.tunings import Tuning
 from cldctl.evals import results
 from cldctl.runs import survey
 from cldctl.runs.selection import command
-from cldctl.runs.status import evaluation_status, said, tuning_status
+from cldctl.runs.status import evaluation_status, message_of, tuning_status
 
 from .console import count, err, number, out, say_next
 from .tables import (
@@ -259,7 +259,7 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
     """
 
     def spare(run: RunFolder, error: Exception) -> None:
-        err.print(f"{run.name} is left out: {said(error)}", style="yellow")
+        err.print(f"{run.name} is left out: {message_of(error)}", style="yellow")
 
     of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
     lines: list[results.ComparedRuns] = []

@@ -83,7 +83,7 @@ class View(Bars):
             is_paced: estimate rate and times from the progress since it was shown first.
         """
         if shown.name not in self._bars:
-            self.add_task("", head=Text(), known="", first=shown.done)
+            self.add_task("", head=Text(), detail="", first=shown.done)
             self._bars[shown.name] = self.tasks[-1]
         bar = self._bars[shown.name]
         self.update(bar.id, completed=shown.done, total=shown.total or 1)
@@ -104,8 +104,8 @@ class View(Bars):
             facts.append(f"{duration(shown.elapsed_s)} elapsed")
         facts = facts[: max(err.width - _LEAST, 0) // _FACT]
         left = "" if shown.left_s is None else f"{duration(shown.left_s)} left"
-        known = "  ".join(filter(None, [shown.counted, shown.remark, *facts, left]))
-        self.update(bar.id, head=head, known=known, refresh=True)
+        detail = "  ".join(filter(None, [shown.counted, shown.remark, *facts, left]))
+        self.update(bar.id, head=head, detail=detail, refresh=True)
 
     def _print(self, shown: Shown) -> None:
         """Print a line, if the phase is new or it is time for one."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box, table
 from rich.console import Group, RenderableType
@@ -13,10 +13,12 @@ from rich.text import Text
 from cld_core import metrics as registry
 from cld_core.metrics import Number, Quantity
 from cld_core.sanitize import printable
-from cldctl.runs.status import RunStatus
-from cldctl.runs.usage import Folder, TimeEstimate
 
 from .console import age, count, duration, number, out, shortened
+
+if TYPE_CHECKING:
+    from cldctl.runs.status import RunStatus
+    from cldctl.runs.usage import Folder, TimeEstimate
 
 Cell = str | Text | ProgressBar
 
@@ -169,7 +171,7 @@ def state_text(state: str) -> Text:
     return Text(state, style=STYLES.get(state, ""))
 
 
-def progress_bar(row: RunStatus) -> ProgressBar:
+def progress_bar(row: "RunStatus") -> ProgressBar:
     """How much of the training is done."""
     return ProgressBar(total=row.steps or 1, completed=row.step, width=_BAR)
 
@@ -308,7 +310,7 @@ def share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f}%" if whole > 0 else "-"
 
 
-def usage_table(folder: Folder) -> RenderableType:
+def usage_table(folder: "Folder") -> RenderableType:
     """Runs, then groups, then totals by unit: a line each."""
     lines = [*folder.runs]
     for name, members in folder.groups.items():
@@ -341,7 +343,7 @@ def usage_table(folder: Folder) -> RenderableType:
     return Group(drawn, Text(note, style="dim"))
 
 
-def estimate_line(estimate: TimeEstimate | None, start: float | None) -> str:
+def estimate_line(estimate: "TimeEstimate | None", start: float | None) -> str:
     """How long a training will take, and when it begins, in one line.
 
     Args:

@@ -27,13 +27,13 @@ from cld_core.run.state import ALIVE, OVER, RESUMABLE, WAITS
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import one_line, printable
 from cldctl.runs.index import Index
-from cldctl.runs.logs import Log, Tail, failed_log, of_evaluation, of_training
+from cldctl.runs.logs import Log, LogReader, failed_log, find_log
 from cldctl.runs.selection import Selection
-from cldctl.runs.status import RunStatus, said
+from cldctl.runs.status import RunStatus, message_of
 from cldctl.runs.why import Why
-from cldctl.show.console import duration, number, short
-from cldctl.show.runs import Look, Query, group_details, nothing, states
-from cldctl.show.tables import STYLES, state_text
+from cldctl.show.console import duration, short
+from cldctl.show.runs import Look, Query, group_details, nothing, run_columns, states
+from cldctl.show.tables import STYLES
 
 from .selected import Command, Detail, Files, LossCurve, Printable, command_for, panel
 
@@ -121,7 +121,7 @@ def first_log(run: RunFolder) -> tuple[Log, bool]:
         is_newest = not history.jobs or history.jobs[-1].job.job_id == last.job_id
         if is_newest:
             return failed_log(run, None)[0], True
-    return of_training(run, None, 0), False
+    return find_log(run), False
 
 
 def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
@@ -136,15 +136,15 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
     Raises:
         NotFoundError: there is only one.
     """
-    shown: dict[str, Any] = {
-        name: getattr(log, name, None) for name in ("evaluation", "attempt", "rank")
-    }
+    # A rank is one of an attempt, and that is one of a training.
+    names = ("evaluation", "attempt", "rank")
+    outer = {name: getattr(log, name, None) for name in names[: names.index(what) + 1]}
+    shown = outer.pop(what)
     options: list[Any] = []
     if what == "rank":
         # The ranks of the log as it is now: a newer job may have begun.
-        options += map(int, _log(run, **shown).ranks())
+        options += map(int, find_log(run, **outer, rank=shown).ranks())
     elif what == "attempt":
-        shown["rank"] = None
         history = run.ledger.history()
         for attempt in history.attempts:
             # The output of an attempt that another launcher started is not in the folder.
@@ -152,27 +152,14 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
                 options.append(attempt.attempt)
         options.append(None)
     else:
-        shown |= {"rank": None, "attempt": None}
-        works = (work for work in reversed(evaluations_of(run)) if work.ledger.history().jobs)
+        works = (work for work in reversed(evaluations_of(run)) if work.history().jobs)
         options += (None, *(work.name for work in works))
     if len(options) < 2 and what == "evaluation":
         raise NotFoundError(f"{run.name}: no evaluation was started.")
     if len(options) < 2:
         raise NotFoundError(f"{run.name}: there is only one {what}.")
-    place = options.index(shown[what]) if shown[what] in options else 0
-    return _log(run, **shown | {what: options[(place + step) % len(options)]})
-
-
-def _log(
-    run: RunFolder,
-    evaluation: str | None = None,
-    attempt: int | None = None,
-    rank: int | None = None,
-) -> Log:
-    """The log of a rank, 0 if None, of the newest job, an attempt or an evaluation."""
-    if evaluation is not None:
-        return of_evaluation(run, evaluation, None, rank or 0)
-    return of_training(run, attempt, rank or 0)
+    place = options.index(shown) if shown in options else 0
+    return find_log(run, **outer, **{what: options[(place + step) % len(options)]})
 
 
 def _printable(line: bytes) -> str:
@@ -215,7 +202,8 @@ class LogScreen(TextScreen):
         # Each request finds the next log from the one on the screen, and tells whether its rank
         # failed first; None ends the thread.
         self._requests: queue.Queue[Callable[[Log | None], tuple[Log, bool]] | None] = queue.Queue()
-        self._open_lines: dict[Path, bytes] = {}
+        # The last line of the output, and of the log of errors, while they have no ends.
+        self._open_lines: dict[bool, bytes] = {}
 
     def on_mount(self) -> None:
         self.entitle(self._of.name)
@@ -234,7 +222,7 @@ class LogScreen(TextScreen):
     def _read(self) -> None:
         """In the background: open requested logs, and pass on new lines."""
         log: Log | None = None
-        tail = Tail(_FIRST_LINES)
+        reader: LogReader | None = None
         while True:
             try:
                 with contextlib.suppress(queue.Empty):
@@ -243,26 +231,28 @@ class LogScreen(TextScreen):
                     if not self._of.exists:
                         raise NotFoundError(f"{self._of.name}: the run is gone")
                     log, failed_first = request(log)
-                    tail = Tail(_FIRST_LINES)
+                    reader = LogReader(log, tail=_FIRST_LINES)
                     self._open_lines.clear()
                     self.later(self._open, log, failed_first)
-                if log is not None and (lines := self._new_lines(tail, log)):
+                if reader is not None and (lines := self._new_lines(reader)):
                     self.later(self._write, lines)
             except Exception as error:
-                self.later(self._refuse, said(error))
+                self.later(self._refuse, message_of(error))
 
-    def _new_lines(self, tail: Tail, log: Log) -> list[tuple[str, bool]]:
+    def _new_lines(self, reader: LogReader) -> list[tuple[str, bool]]:
         """Lines without control characters, each with whether it is from the log of errors."""
+        unchanged = set(self._open_lines)
         found = []
-        for part in tail.new_parts(log):
-            content = self._open_lines.pop(part.file, b"") + b"".join(part.lines())
-            *lines, rest = content.split(b"\n")
+        for line, is_error in reader.new_lines():
+            unchanged.discard(is_error)
+            line = self._open_lines.pop(is_error, b"") + line
             # A line without an end is kept until nothing more is written to it.
-            if rest and part.begin != part.end:
-                self._open_lines[part.file] = rest
-            elif rest:
-                lines.append(rest)
-            found += [(_printable(line), part.is_errors) for line in lines]
+            if line.endswith(b"\n"):
+                found.append((_printable(line[:-1]), is_error))
+            else:
+                self._open_lines[is_error] = line
+        for is_error in unchanged:
+            found.append((_printable(self._open_lines.pop(is_error)), is_error))
         return found
 
     def _open(self, log: Log, failed_first: bool) -> None:
@@ -321,11 +311,8 @@ def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[Li
         turned: names of groups that the user has folded or unfolded. The others are folded once all
             their runs are over.
     """
-    by_name = sorted(rows, key=lambda row: row.name)
     groups: dict[str, list[RunStatus]] = {}
-    for row in sorted(
-        by_name, key=lambda row: (row.state not in OVER, row.created or 0.0), reverse=True
-    ):
+    for row in sorted(rows, key=lambda row: (row.state in OVER, -(row.created or 0.0), row.name)):
         # A run without a group is alone under its path, which is not the name of any group.
         groups.setdefault(row.group or row.path, []).append(row)
     lines: list[ListedItem] = []
@@ -335,7 +322,8 @@ def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[Li
             continue
         is_folded = all(row.state in OVER for row in members) != (name in turned)
         lines.append(ListedItem(None, name, tuple(members), is_folded))
-        lines += [] if is_folded else [ListedItem(row, name) for row in members]
+        if not is_folded:
+            lines += (ListedItem(row, name) for row in members)
     return lines
 
 
@@ -407,38 +395,32 @@ class RunTable(DataTable[RenderableType]):
             )
 
     def _cells_of(self, line: ListedItem) -> list[RenderableType]:
+        cells: dict[str, RenderableType] = {}
         row = line.row
         if row is None:
-            name = Text(f"{'▸' if line.is_folded else '▾'} {line.name}", "bold", no_wrap=True)
             done = short(sum(row.step for row in line.members))
             total = short(sum(row.steps or 0 for row in line.members))
-            cells = {
-                "run": name,
-                "state": Text(f"{len(line.members)} runs", "dim"),
-                "step": _right(f"{done}/{total}"),
-                "why": Text(states(line.members)),
-            }
+            mark = "▸" if line.is_folded else "▾"
+            cells["run"] = Text(f"{mark} {line.name}", "bold", no_wrap=True)
+            cells["state"] = Text(f"{len(line.members)} runs", "dim")
+            cells["step"] = Text(f"{done}/{total}", justify="right", no_wrap=True)
+            cells["why"] = Text(states(line.members))
             return [cells.get(column, Text()) for column in _COLUMNS]
-        losses = self._losses(row)
+        for heading, (cell, *_) in run_columns([row]).items():
+            cells[heading] = cell
+            if isinstance(cell, str):
+                cells[heading] = Text(cell, justify="right", no_wrap=True)
+        indent = "" if line.group is None else "  "
+        cells["run"] = Text(indent + one_line(row.name), no_wrap=True)
+        if losses := self._losses(row):
+            cells["curve"] = LossCurve(losses, _CURVE)
         last = row.attempts[-1]["cause"] if row.attempts and row.state in RESUMABLE else None
         style = "yellow" if row.state in WAITS else "dim"
         if row.state in ("FAILED", "LOST"):
             style = "red"
-        indent = "" if line.group is None else "  "
-        return [
-            Text(indent + one_line(row.name), no_wrap=True),
-            state_text(row.state),
-            _right(f"{short(row.step)}/{short(row.steps)}"),
-            _right(duration(row.eta_s)),
-            _right(number(row.shown_loss)),
-            LossCurve(losses, _CURVE) if losses else Text(),
-            _right(number(row.steps_per_s, 3)),
-            Text(one_line(row.reason or last or row.note or ""), style, no_wrap=True),
-        ]
-
-
-def _right(text: str) -> Text:
-    return Text(text, justify="right", no_wrap=True)
+        reason = one_line(row.reason or last or row.note or "")
+        cells["why"] = Text(reason, style, no_wrap=True)
+        return [cells.get(column, Text()) for column in _COLUMNS]
 
 
 class Question(ModalScreen[bool]):
@@ -497,7 +479,7 @@ class MainScreen(Watching):
         self._problem = ""
         self._detail: Detail | None = None
         # The runs whose files are read: the selected one, and those that are visible.
-        self._wanted: tuple[RunStatus | None, Sequence[RunStatus]] = (None, ())
+        self._targets: tuple[RunStatus | None, Sequence[RunStatus]] = (None, ())
         self._changed = threading.Event()
         self._ended = threading.Event()
         # Groups that the user has folded or unfolded.
@@ -539,7 +521,7 @@ class MainScreen(Watching):
                 query = query or Query(Index(self._root), self._which, self._everything)
                 look = query.look()
             except Exception as error:
-                look = replace(self._look, problem=f"{self._root}: {said(error)}")
+                look = replace(self._look, problem=f"{self._root}: {message_of(error)}")
             self._since = None
             self._look = look
             self._has_looked = True
@@ -552,10 +534,10 @@ class MainScreen(Watching):
             detail = None
             has_more = False
             try:
-                detail, has_more = self._files.read(*self._wanted, self._look.seen.answers)
+                detail, has_more = self._files.read(*self._targets, self._look.seen.answers)
                 self._problem = ""
             except Exception as error:
-                self._problem = f"the files of runs cannot be read: {said(error)}"
+                self._problem = f"the files of runs cannot be read: {message_of(error)}"
             self._detail = detail
             self.later(self._show)
             self._changed.wait(_PART_S if has_more else _EVERY_S)
@@ -584,8 +566,8 @@ class MainScreen(Watching):
     def _show_selected(self) -> None:
         line, detail = self.selected, self._detail
         row = None if line is None else line.row
-        before = self._wanted[0]
-        self._wanted = (row, self.query_one(RunTable).visible_rows)
+        before = self._targets[0]
+        self._targets = (row, self.query_one(RunTable).visible_rows)
         if row is not None and (before is None or before.path != row.path):
             self._changed.set()
         shown: RenderableType = Text(self._nothing(), "dim")

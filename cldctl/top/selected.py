@@ -34,7 +34,7 @@ from cldctl import clusters
 from cldctl.page.curves import LOSS, Curves
 from cldctl.runs import why
 from cldctl.runs.selection import command
-from cldctl.runs.status import RunStatus, said
+from cldctl.runs.status import RunStatus, message_of
 from cldctl.runs.survey import Answers
 from cldctl.show.console import duration, number
 from cldctl.show.runs import details
@@ -93,7 +93,7 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
             try:
                 shards[entry["id"]] = shards_of(Evaluation(run.evals / entry["id"]), entry, answers)
             except (CldError, OSError) as error:
-                explained.row.problems.append(f"{entry['id']}: {said(error)}")
+                explained.row.problems.append(f"{entry['id']}: {message_of(error)}")
     return Detail(explained, shards)
 
 
@@ -101,14 +101,14 @@ class Files:
     """Reads files of the runs on the screen: losses of all, everything about the selected one."""
 
     def __init__(self) -> None:
-        # By the path of a run, with the state and step at which its curve was complete.
-        self._curves: dict[str, tuple[Curves, tuple[str, int] | None]] = {}
+        # By the path of a run.
+        self._curves: dict[str, Curves] = {}
 
     def losses(self, row: RunStatus) -> Sequence[float]:
         """The losses of a run that have been read."""
         # Another thread may replace the dictionary between two lookups.
-        found = self._curves.get(row.path)
-        return () if found is None else found[0].losses
+        curves = self._curves.get(row.path)
+        return () if curves is None else curves.losses
 
     def read(
         self, selected: RunStatus | None, shown: Sequence[RunStatus], answers: Answers
@@ -119,21 +119,16 @@ class Files:
             The detail of the selected run, and whether there is more to read of any run.
         """
         detail = None if selected is None else detail_of(selected, answers)
-        rows = {row.path: row for row in (selected, *shown) if row is not None}
-        found: dict[str, tuple[Curves, tuple[str, int] | None]] = {}
         has_more = False
-        for path, row in rows.items():
-            new = (Curves(RunFolder(path).tensorboard, LOSS), None)
-            curves, complete = self._curves.get(path, new)
-            if row.state not in OVER or complete != (row.state, row.step):
-                with contextlib.suppress(OSError):
-                    if curves.look():
-                        has_more = True
-                        complete = None
-                    else:
-                        complete = (row.state, row.step)
-            found[path] = (curves, complete)
-        self._curves = found
+        curves = {}
+        for row in (selected, *shown):
+            if row is None or row.path in curves:
+                continue
+            new = Curves(RunFolder(row.path).tensorboard, LOSS)
+            curves[row.path] = self._curves.get(row.path, new)
+            with contextlib.suppress(OSError):
+                has_more |= curves[row.path].look()
+        self._curves = curves
         return detail, has_more
 
 
@@ -146,7 +141,8 @@ def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, Re
     explained = detail.why
     row = explained.row
     yield "why", Text(explained.headline, STYLES[row.state])
-    yield from (("do", Text(text)) for text in [explained.do] if text)
+    if explained.do:
+        yield "do", Text(explained.do)
     if row.steps:
         progress = f"{100 * row.step / row.steps:.1f}%"
         if row.eta_s is not None:
@@ -161,11 +157,11 @@ def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, Re
         yield "eval", Text(name)
         marks = [_SHARDS[state] for state in states[:_MOST_SHARDS]]
         yield "", Text.assemble(*marks, overflow="fold")
-        legend = []
+        legend = Text()
         for state, mark in _SHARDS.items():
             if state in states:
-                legend.append(Text.assemble(mark, f" {states.count(state)} {state}"))
-        yield "", Text("  ").join(legend)
+                legend.append(*mark).append(f" {states.count(state)} {state}  ")
+        yield "", legend
 
 
 class LossCurve(Sparkline[float]):
@@ -197,9 +193,6 @@ class TimeLine:
 
     def __init__(self, explained: why.Why) -> None:
         self._explained = explained
-        self._ends = [
-            (it, STYLES[state], word, LETTERS.get(word, "?")) for it, state, word in explained.ends
-        ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         pieces = list(self._pieces())
@@ -218,8 +211,9 @@ class TimeLine:
         yield Text(f"{duration(total)} since {local_time(begin, '%b %d %H:%M')}", "dim")
         # The letters of the ends, and how often attempts ended so.
         legend = Text()
-        for (style, word, letter), times in Counter(end[1:] for end in self._ends).items():
-            legend.append(letter, f"reverse {style}")
+        ends = Counter((state, word) for _, state, word in self._explained.ends)
+        for (state, word), times in ends.items():
+            legend.append(LETTERS.get(word, "?"), f"reverse {STYLES[state]}")
             legend.append(f" {word} ×{times}  " if times > 1 else f" {word}  ")
         marks = ((_WAITING, "yellow"), " queued  ", (_STARTING, "cyan"), " starting")
         yield Text.assemble(legend, *marks)
@@ -227,11 +221,13 @@ class TimeLine:
     def _pieces(self) -> Iterator[tuple[float, float, str, str]]:
         """The pieces of the line: begin, end, mark (with the letter at its end) and colour."""
         end = 0.0
-        for it, style, _, letter in self._ends:
-            yield max(it.began - it.waited_s, end), it.began, _WAITING, "yellow"
-            yield it.began, it.started, _STARTING, "cyan"
-            yield it.started, it.until, _TRAINING + letter, style
-            end = it.until
+        for stretch, state, word in self._explained.ends:
+            queued = stretch.began - stretch.waited_s
+            yield max(queued, end), stretch.began, _WAITING, "yellow"
+            yield stretch.began, stretch.started, _STARTING, "cyan"
+            mark = _TRAINING + LETTERS.get(word, "?")
+            yield stretch.started, stretch.until, mark, STYLES[state]
+            end = stretch.until
         if self._explained.row.state in WAITS:
             submitted = [event.time for event in self._explained.history.submitted]
             yield max([end, *submitted]), time.time(), _WAITING, "yellow"
@@ -257,13 +253,13 @@ def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> l
             return "done"
         if (event := claims.get(shard)) is None:
             return "missing"
-        seen = answers.of(event.job)
-        if entry["state"] == "STOPPED" or seen.is_gone:
+        answer = answers.of(event.job)
+        if entry["state"] == "STOPPED" or answer.is_gone:
             return "missing" if event.job.job_id in history.cancelled else "failed"
         # A task computes its shards one after the other.
-        is_alone = event.shards is not None and len(event.shards) == 1
-        is_live = seen.phase in ("running", "suspended", "ending")
-        return "running" if is_live and (is_alone or shard in begun) else "waiting"
+        has_begun = shard in begun or (event.shards is not None and len(event.shards) == 1)
+        is_live = answer.phase in ("running", "suspended", "ending")
+        return "running" if is_live and has_begun else "waiting"
 
     return [state_of(shard) for shard in range(number)]
 
@@ -324,18 +320,19 @@ class Command:
             if self.code == 0 and self.words[0] == "report":
                 self.output += _open(Path(self.words[1]) / "report.html")
         except Exception as error:
-            self.output += f"error: {said(error)}\n"
+            self.output += f"error: {message_of(error)}\n"
             self.code = 1
         printed()
 
     def _run(self, printed: Callable[[], object]) -> None:
+        arguments = [sys.executable, "-m", "cldctl", *self.words]
         environment = {**os.environ, "NO_COLOR": "1"}
         environment.pop("FORCE_COLOR", None)
         # The output goes to a file, so that the command outlives the screen; it has a session of
         # its own, so that ctrl+c does not reach it.
         with tempfile.TemporaryFile() as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cldctl", *self.words],
+                arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from cldctl.app import app
+from cldctl.app import command_line
 
 _HEAD = """# Commands
 
@@ -32,7 +32,7 @@ def page() -> str:
 
 def walk() -> Iterator[tuple[str, Any]]:
     """Each command with its whole name, for example `cldctl data prepare`."""
-    yield from _walk("cldctl", typer.main.get_command(app))
+    yield from _walk("cldctl", typer.main.get_command(command_line()))
 
 
 def _walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:

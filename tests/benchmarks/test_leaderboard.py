@@ -82,21 +82,8 @@ def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capf
         "seconds_per_step",
         lambda recipes: dict.fromkeys(recipes, 0.02) | {"hold": 0.03},
     )
-    asked = (
-        "--row",
-        "psld",
-        "--minutes",
-        0.001,
-        "--samples",
-        12,
-        "--threads",
-        1,
-        "--points",
-        2,
-        *TINY,
-        *COARSE,
-    )
-    run(monkeypatch, *asked, *places)
+    row = ("--row", "psld", "--minutes", 0.001, "--samples", 12, "--threads", 1, "--points", 2)
+    run(monkeypatch, *row, *TINY, *COARSE, *places)
     row = json.loads((tmp_path / "results" / "psld-seed0.json").read_text())
     assert (row["steps"], row["batch_size"], row["n"]) == (2, 4, 12)
     assert row["bpd"] > 0

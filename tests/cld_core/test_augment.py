@@ -1,5 +1,4 @@
-"""Non-leaking augmentation: what is done to images, what the network is told, and that nothing of
-it leaks."""
+"""Non-leaking augmentation: the changes of images, and the numbers that the network gets."""
 
 import math
 
@@ -19,12 +18,7 @@ def changes(probability=1.0, batch=64, seed=0):
 
 
 def one(*, flipped=(False, False), shift=(0, 0), sources=((1.0, 0.0), (0.0, 1.0)), warped=False):
-    parts = (
-        torch.tensor([flipped]),
-        torch.tensor([shift]),
-        torch.tensor([warped]),
-        torch.tensor([sources]),
-    )
+    parts = (torch.tensor([part]) for part in (flipped, shift, warped, sources))
     return Changes(*parts, torch.zeros(1, 9))
 
 
@@ -60,26 +54,21 @@ def test_warped_images_are_those_of_their_map():
     ramp = (torch.arange(SIZE) - (SIZE - 1) / 2).expand(1, 3, SIZE, SIZE) / SIZE
     wide = one(sources=((0.5, 0.0), (0.0, 1.0)), warped=True).apply(ramp)
     assert_close(wide[..., 2:-2], 0.5 * ramp[..., 2:-2], rtol=0, atol=0.01)
-    assert (
-        float(one(sources=((0.7, 0.2), (0.0, 1.1)), warped=True).apply(x.sign()).abs().max()) <= 1.0
-    )
+    skewed = one(sources=((0.7, 0.2), (0.0, 1.1)), warped=True)
+    assert float(skewed.apply(x.sign()).abs().max()) <= 1.0
 
 
 def test_the_map_is_what_the_network_is_told():
-    """Both ways: the numbers describe the change completely, and equal changes have equal
-    numbers."""
+    """The numbers describe a change completely, and equal changes have equal numbers."""
     made = changes(0.5, batch=256)
     told = made.conditions.double()
     assert torch.equal(told[:, :2] == 1, made.flipped)
     assert_close((told[:, 2:4] * SIZE / 8).round().long(), made.shift)
     octave = 0.2 * math.log(2.0)
     scale = (octave * told[:, 4]).exp()
-    turn = torch.stack([told[:, 5] + 1, -told[:, 6], told[:, 6], told[:, 5] + 1], dim=1).view(
-        -1, 2, 2
-    )
-    stretch = octave * torch.stack([told[:, 7], told[:, 8], told[:, 8], -told[:, 7]], dim=1).view(
-        -1, 2, 2
-    )
+    cosine, sine, along, across = told[:, 5:].T
+    turn = torch.stack([cosine + 1, -sine, sine, cosine + 1], dim=1).view(-1, 2, 2)
+    stretch = octave * torch.stack([along, across, across, -along], dim=1).view(-1, 2, 2)
     forward = turn @ torch.linalg.matrix_exp(stretch) * scale[:, None, None]
     assert_close(torch.linalg.inv(forward), made.sources.double(), rtol=1e-4, atol=1e-5)
     assert torch.equal(made.warped, (told[:, 4:] != 0).any(1))
@@ -108,10 +97,8 @@ def test_a_network_that_is_told_nothing_is_one_without_augmentation():
         "blocks": 1,
         "init_scale": 1.0,
     }
-    plain, told = (
-        network(NcsnppSpec(**keys)).eval(),
-        network(NcsnppSpec(**keys, augment=0.1)).eval(),
-    )
+    plain = network(NcsnppSpec(**keys)).eval()
+    told = network(NcsnppSpec(**keys, augment=0.1)).eval()
     own = told.state_dict()
     assert set(own) - set(plain.state_dict()) == {"augmentation.weight"}
     assert all(torch.equal(tensor, own[name]) for name, tensor in plain.state_dict().items())

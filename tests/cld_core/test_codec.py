@@ -1,5 +1,4 @@
-"""Records: what a file holds becomes what its annotations say, or one error that names the
-field."""
+"""Records: JSON becomes values of the annotated types, or an error names the field."""
 
 import json
 from collections.abc import Mapping
@@ -75,12 +74,9 @@ def test_a_record_comes_back_from_json(record, sparse):
     assert from_plain(Outer, json.loads(json.dumps(to_plain(record, sparse=sparse)))) == record
 
 
-def test_what_has_its_default_can_be_left_out():
-    assert to_plain(Outer(word="a", count=1, inner=Inner()), sparse=True) == {
-        "word": "a",
-        "count": 1,
-        "inner": {},
-    }
+def test_defaults_can_be_left_out():
+    plain = to_plain(Outer(word="a", count=1, inner=Inner()), sparse=True)
+    assert plain == {"word": "a", "count": 1, "inner": {}}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +109,7 @@ def test_unknown_fields_are_ignored_or_kept():
     assert to_plain(kept) == {"name": "n", "later": [1]}
 
 
-def test_what_people_look_at_keeps_the_fields_that_fit():
+def test_a_loose_record_keeps_the_fields_that_fit():
     plain = {"step": 3, "loss": "low", "later": 1}
     assert from_plain(Loose, plain) == {"step": 3, "later": 1}
     assert from_plain(Loose, {"loss": None}) == {"loss": None}
@@ -132,14 +128,14 @@ def test_a_file_that_is_damaged_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("value", [True, None, "1", 1.0, -1, 2**63, 10**400, [], {}])
-def test_what_is_no_count(value):
+def test_a_whole_number_is_not(value):
     assert whole(value) is None
 
 
 @pytest.mark.parametrize(
     "value", [True, None, "1", float("nan"), float("inf"), 1e300, 10**400, [], {}]
 )
-def test_what_is_no_number(value):
+def test_a_real_number_is_not(value):
     assert real(value) is None
 
 

@@ -1,5 +1,4 @@
-"""Files that are damaged or made up: reading one, of whatever kind, ends well or with one line, and
-runs nothing.
+"""Files that are damaged or made up: reading one succeeds, or ends with one line, and runs nothing.
 
 `tests.fuzz` makes the files: valid ones of each kind with other bytes, values, sizes and links.
 """
@@ -11,6 +10,8 @@ import shutil
 import struct
 import zipfile
 import zlib
+from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -61,13 +62,8 @@ def read_all(run):
     code.read(code.folder_of(run.path))
     for step in run.checkpoint_steps():
         sidecar_of(run.checkpoint_file(step))
-    for read in (
-        lambda: newest_good(run),
-        lambda: solutions_of(run),
-        lambda: sweeps_of(run),
-        run.recipe,
-    ):
-        without_errors(read)
+    for read in (newest_good, solutions_of, sweeps_of, RunFolder.recipe):
+        without_errors(partial(read, run))
     for work in evaluations_of(run):
         work.ledger.history()
         without_errors(work.missing)
@@ -83,18 +79,17 @@ RECORDS = [file.relative_to(FIXTURES / "run") for file in (FIXTURES / "run").rgl
 
 
 @pytest.mark.parametrize("file", RECORDS, ids=str)
-def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(run, file):
+def test_a_damaged_record_counts_as_missing_or_is_refused_in_one_line(run, file):
     sound = (run.path / file).read_bytes()
-
     for number in range(CASES):
         rng = random.Random(number)
         lines = sound.splitlines() if file.suffix == ".jsonl" else [sound]
         place = rng.randrange(len(lines))
-        lines[place] = (
-            damaged(rng, lines[place])
-            if number % 2
-            else json_bytes(changed(rng, json.loads(lines[place])))
-        )
+        line = lines[place]
+        if number % 2:
+            lines[place] = damaged(rng, line)
+        else:
+            lines[place] = json_bytes(changed(rng, json.loads(line)))
         (run.path / file).write_bytes(b"\n".join(lines))
         read_all(run)
 
@@ -105,7 +100,7 @@ def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(
 @pytest.mark.parametrize(
     "name", ["step_00000120.bak.json", "step_.json", "step_²²²²²²²².json", f"step_{'9' * 99}.json"]
 )
-def test_strays_among_the_checkpoints_are_nobodys(run, name):
+def test_other_files_among_the_checkpoints_are_ignored(run, name):
     shutil.copy(run.checkpoint_file(120).with_suffix(".json"), run.checkpoints / name)
     assert run.checkpoint_steps() == [120]
 
@@ -131,13 +126,11 @@ def make(content):
 
 
 def test_a_picture_that_is_a_program_is_not_run(monkeypatch):
-    started = []
-    monkeypatch.setattr(
-        EpsImagePlugin, "Ghostscript", lambda *arguments, **_: started.append(arguments)
-    )
+    started = Mock()
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", started)
     with pytest.raises(DataError, match="format"):
         make(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
-    assert started == []
+    started.assert_not_called()
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])

@@ -12,7 +12,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import cld_core
-from cld_core.config import from_dict
+from cld_core.config import with_overrides
+from cld_core.config.sampling import OdeSpec
+from cld_core.config.sde import VpsdeSpec
 from cld_core.errors import CheckpointError, DataError, RecipeError, UsageError
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
@@ -59,20 +61,15 @@ def test_losses_and_average_are_those_of_a_run_with_the_same_recipe_and_data(tmp
     given = {**SMALL, "seed": 3, "train__ema": 0.9, "optim": {"lr": 0.01}}
     seen = [loss for _, loss, _ in cld_core.fit_steps(ROWS, 12, **given)]
     (*_, last) = cld_core.fit_steps(ROWS, 12, **given, every=5)
-    tree = last.model.recipe.to_dict()
-    run = Trainer(
-        from_dict(tree | {"data": tree["data"] | {"path": str(tmp_path / "rows.npy")}}, "run"),
-        Ranks(),
-    )
+    recipe = with_overrides(last.model.recipe, [f"data.path={tmp_path}/rows.npy"])
+    run = Trainer(recipe, Ranks())
     losses = []
     for step in range(12):
         run.step(step)
         losses.append(run.take_scalars()["loss"])
     assert seen == losses
     assert last.step == last.model.step == 12
-    assert last.loss == pytest.approx(np.mean(losses[10:]), abs=1e-12), (
-        "since the last one that was yielded"
-    )
+    assert last.loss == pytest.approx(np.mean(losses[10:]), abs=1e-12), "of steps since step 10"
     with run.ema.in_place():
         assert same(last.model.net.state_dict(), run.net.state_dict())
 
@@ -82,19 +79,25 @@ def test_the_model_can_be_used_while_it_trains_and_after_an_early_end():
         drawn = [model.sample(4, nfe=3) for _, _, model in itertools.islice(training, 2)]
         model = next(training).model
         last = model.sample(4, nfe=3)
-    assert not any(torch.equal(*pair) for pair in itertools.combinations([*drawn, last], 2)), (
-        "it learns meanwhile"
-    )
+    pairs = itertools.combinations([*drawn, last], 2)
+    assert not any(torch.equal(*pair) for pair in pairs), "it learns meanwhile"
     assert torch.equal(model.sample(4, nfe=3), last)
 
 
 def test_nothing_else_of_the_process_changes(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    x, seen, step, threads = torch.rand(20, 1, 8), [], Trainer.step, torch.get_num_threads()
-    monkeypatch.setattr(
-        Trainer, "step", lambda *it: seen.append(torch.get_num_threads()) or step(*it)
-    )
-    network, before = {"channels": 4, "multipliers": [1], "dropout": 0.5}, torch.get_rng_state()
+    x = torch.rand(20, 1, 8)
+    threads = torch.get_num_threads()
+    seen = []
+    step = Trainer.step
+
+    def watched(*arguments):
+        seen.append(torch.get_num_threads())
+        step(*arguments)
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    network = {"channels": 4, "multipliers": [1], "dropout": 0.5}
+    before = torch.get_rng_state()
     for _ in cld_core.fit_steps(x, 2, network=network, cluster__cpus_per_task=threads + 1):
         assert torch.equal(torch.get_rng_state(), before), "dropout has a seed of its own"
         assert torch.get_num_threads() == threads
@@ -107,28 +110,21 @@ def test_samples_and_bounds_are_those_of_data_as_they_were_given():
     assert x.mean(0) == pytest.approx(ROWS.mean(0), abs=0.3 * ROWS.std(0).max())
     assert x.std(0) == pytest.approx(ROWS.std(0), rel=0.3)
     entropy = np.log(ROWS.std(0)).sum() + 1.5 * np.log(2 * np.pi * np.e)
-    assert -float(model.log_likelihood(torch.from_numpy(ROWS)).mean()) == pytest.approx(
-        entropy, abs=0.5
-    )
+    assert -float(model.log_likelihood(ROWS).mean()) == pytest.approx(entropy, abs=0.5)
 
 
 @pytest.mark.parametrize(
     ("shape", "kind"), [((2, 16), float), ((1, 8, 8), float), ((1, 8, 8), np.uint8)], ids=str
 )
 def test_the_network_suits_the_shape_and_bytes_are_images(shape, kind):
-    x, labels = (
-        np.random.default_rng(0).integers(0, 256, (20, *shape)).astype(kind),
-        ["a", "b"] * 10,
-    )
-    model = cld_core.fit(
-        x, 1, labels=labels, network={"channels": 4, "multipliers": [1]}, train__batch_size=2
-    )
+    x = np.random.default_rng(0).integers(0, 256, (20, *shape)).astype(kind)
+    more = {"network": {"channels": 4, "multipliers": [1]}, "train__batch_size": 2}
+    model = cld_core.fit(x, 1, labels=["a", "b"] * 10, **more)
     assert model.sample(2, label="b", nfe=2).shape == (2, *shape)
     assert model.is_image == (kind is np.uint8)
     assert f"{'curves' if len(shape) == 2 else 'images'} of shape {shape}" in repr(model)
-    assert model.recipe.objective.data_std == (0.6 if model.is_image else 1), (
-        "of uniform ones in [-1, 1]"
-    )
+    # That of a uniform law on [-1, 1] is 0.58.
+    assert model.recipe.objective.data_std == (0.6 if model.is_image else 1)
 
 
 @pytest.mark.parametrize(
@@ -148,16 +144,12 @@ def test_keys_go_over_what_is_suggested():
         "optim__warmup_steps": 1,
         "eval": {"elbo": {"rtol": 0.5}},
     }
-    recipe = cld_core.fit(
-        ROWS, 1, "vpsde", "resnet", **given, sampling__method="ode", seed=7
-    ).recipe
+    more = {"sampling__method": "ode", "seed": 7}
+    recipe = cld_core.fit(ROWS, 1, "vpsde", "resnet", **given, **more).recipe
     assert (recipe.optim.lr, recipe.optim.warmup_steps, recipe.optim.decay) == (0.25, 1, "cosine")
     assert (recipe.eval.elbo.rtol, recipe.eval.elbo.atol) == (0.5, 1e-4)
-    assert (recipe.sde.name, recipe.network.name, recipe.sampling.method) == (
-        "vpsde",
-        "resnet",
-        "ode",
-    )
+    assert (recipe.sde, recipe.network.name) == (VpsdeSpec(), "resnet")
+    assert recipe.sampling == OdeSpec()
     assert (recipe.objective.name, recipe.train.seed, recipe.train.steps) == ("dsm", 7, 1)
     for given in ({"objective__mixed_score": True}, {"objective": {"precondition": "none"}}):
         assert cld_core.fit(ROWS, 1, **given).recipe.objective.precondition == "none"
@@ -232,7 +224,8 @@ def test_labels_may_be_objects(labels):
 
 def test_a_module_is_copied_trained_saved_without_code_and_loaded_into_one_like_it(tmp_path):
     torch.manual_seed(0)
-    net, file = Net(), tmp_path / "model.safetensors"
+    net = Net()
+    file = tmp_path / "model.safetensors"
     before = copy.deepcopy(net.state_dict())
     model, again = (cld_core.fit(ROWS, 5, network=net, train__batch_size=32) for _ in range(2))
     assert same(net.state_dict(), before)
@@ -262,16 +255,16 @@ def test_a_module_gets_labels_and_draws_other_random_numbers_at_each_step():
     assert torch.isfinite(model.log_likelihood(ROWS[:2], **keys)).all()
 
 
-def test_a_bar_is_shown_where_somebody_looks(capsys, monkeypatch):
+def test_a_bar_is_shown_in_terminals_and_on_request(capsys, monkeypatch):
     # Tests of notebooks leave it behind.
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     cld_core.fit(ROWS, 2, **SMALL)
     assert capsys.readouterr() == ("", "")
     cld_core.fit(ROWS, 2, **SMALL, progress=True)
-    said = capsys.readouterr()
-    assert "2/2" in said.err
-    assert "loss=" in said.err
-    assert not said.out
+    shown = capsys.readouterr()
+    assert "2/2" in shown.err
+    assert "loss=" in shown.err
+    assert not shown.out
 
 
 def test_a_saved_model_needs_no_data_and_keeps_its_fitted_sampler(tmp_path):

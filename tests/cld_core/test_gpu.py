@@ -1,7 +1,9 @@
-"""The checks of a GPU, on the CPU with a small network: what is not the same numbers is found."""
+"""The checks of a GPU, on the CPU with a small network: other numbers are found."""
 
 import json
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -80,16 +82,10 @@ def test_a_layer_that_computes_something_else_is_found(expected, monkeypatch, pr
     "spoil", [torch.zeros_like, lambda gradient: gradient * math.nan], ids=["zero", "nan"]
 )
 def test_one_wrong_gradient_among_many_is_found_and_named(expected, spoil):
-    sizes = {
-        name: float(gradient.norm())
-        for name, gradient in expected.gradients.items()
-        if "GroupNorm" in name
-    }
-    smallest = min(sizes, key=sizes.__getitem__)
+    names = [name for name in expected.gradients if "GroupNorm" in name]
+    smallest = min(names, key=lambda name: float(expected.gradients[name].norm()))
     gradients = expected.gradients | {smallest: spoil(expected.gradients[smallest])}
-    good, text = gpu.compared(
-        gpu.Numbers(expected.loss, expected.output, gradients), expected, "fp32"
-    )
+    good, text = gpu.compared(replace(expected, gradients=gradients), expected, "fp32")
     assert not good
     assert f"worst parameter ({smallest})" in text
 
@@ -105,29 +101,21 @@ def test_memory_that_forgets_a_bit_is_found(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "bitwise_not_", forgetful)
     monkeypatch.setattr(gpu, "_BLOCK", 2**10)
-    finding = gpu.memory(CPU, 2**16)
-    assert finding.verdict == "fail"
+    assert gpu.memory(CPU, 2**16).verdict == "fail"
 
 
 def test_findings_are_lines_of_json(monkeypatch, capsys):
-    class Card:
-        name, total_memory = "A card", 80 * 2**30
-
+    card = SimpleNamespace(name="A card", total_memory=80 * 2**30)
+    answers = {"is_available": True, "current_device": 0, "get_device_properties": card}
+    for name, value in {**answers, "empty_cache": None}.items():
+        monkeypatch.setattr(torch.cuda, name, Mock(return_value=value))
     broken = Mock(side_effect=RuntimeError("no kernel\nimage is available"))
-    for name, value in {
-        "is_available": True,
-        "current_device": 0,
-        "get_device_properties": Card(),
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(
-        gpu, "CHECKS", {"fine": lambda device: gpu.Finding("ok", str(device)), "broken": broken}
-    )
+    fine = Mock(side_effect=lambda device: gpu.Finding("ok", str(device)))
+    monkeypatch.setattr(gpu, "CHECKS", {"fine": fine, "broken": broken})
     assert gpu.main() == 0
-    first, fine, failed = map(json.loads, capsys.readouterr().out.splitlines())
+    first, passed, failed = map(json.loads, capsys.readouterr().out.splitlines())
     assert first == {"card": "A card, 80 GiB", "checks": 2}
-    assert fine == {"name": "fine", "verdict": "ok", "found": "cuda:0", "advice": ""}
+    assert passed == {"name": "fine", "verdict": "ok", "found": "cuda:0", "advice": ""}
     assert (failed["verdict"], failed["found"]) == ("fail", "it raised RuntimeError: no kernel")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     gpu.main()

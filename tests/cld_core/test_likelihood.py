@@ -115,20 +115,6 @@ def test_importance_bound_is_never_below_the_mean_bound():
     assert_close(result.importance_bound, expected)
 
 
-def test_probes_average_to_the_exact_trace():
-    toy = parity.load("mlp_cld_mixed")
-    u = torch.cat([toy.data["x"], toy.data["like/v0"]], dim=1)[:4]
-    toy.net.double()  # so that the field is the same to the last digits, and with it the steps
-    u = u.double()
-    exact = log_density(toy.score(), toy.sde, u, None, rtol=1e-4, atol=1e-4)[0]
-    # In two dimensions the four Rademacher probes are all there are.
-    probes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 2).expand(
-        4, 4, 2
-    )
-    hutchinson = log_density(toy.score(), toy.sde, u, probes, rtol=1e-4, atol=1e-4)[0]
-    assert_close(hutchinson, exact, rtol=0, atol=1e-8)
-
-
 def test_probes_of_two_scored_halves_average_to_the_exact_trace_with_little_variance():
     """With the weights of PSLD's halves on one side of the Jacobian, the deviation would be 1.14
     nats."""

@@ -1,5 +1,4 @@
-"""Library use without any cluster, and its types; class-conditional models, from training to their
-report."""
+"""Models in Python, without a cluster: with and without classes; and the types of the library."""
 
 import math
 import re
@@ -56,7 +55,7 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize(("method", "nfe"), [("ode", None), ("em", 20), ("sscs", 20)])
 def test_a_sample_is_a_function_of_its_number(run, method, nfe):
     model = cld_core.load(run.path)
-    settings = {"method": method, **({"nfe": nfe} if nfe else {})}
+    settings = {"method": method, "nfe": nfe}
     whole = model.draw(50, seed=3, batch_size=20, **settings)
     assert whole.x.shape == (50, 2)
     part = model.sample(10, seed=3, first=35, **settings)
@@ -66,23 +65,20 @@ def test_a_sample_is_a_function_of_its_number(run, method, nfe):
 
 
 @pytest.mark.parametrize(("method", "nfe"), [("exponential", 20), ("ode", None)])
-def test_who_waits_for_samples_is_told_and_the_samples_are_the_same(run, method, nfe):
-    model, told = cld_core.load(run.path), []
-    settings = {"method": method, **({"nfe": nfe} if nfe else {})}
-    watched = model.draw(40, batch_size=16, progress=lambda *at: told.append(at), **settings)
-    assert torch.equal(watched.x, model.draw(40, batch_size=16, **settings).x)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert {done for done, _ in told} == {0, 16, 32}
-    assert (
-        max(evaluations for done, evaluations in told if done == 32) == watched.nfe_each[-8:].max()
-    )
+def test_progress_is_reported_and_the_samples_are_the_same(run, method, nfe):
+    model = cld_core.load(run.path)
+    calls = []
+    settings = {"batch_size": 16, "method": method, "nfe": nfe}
+    watched = model.draw(40, progress=lambda *counts: calls.append(counts), **settings)
+    assert torch.equal(watched.x, model.sample(40, **settings))
+    assert calls == sorted(calls)
+    assert {done for done, _ in calls} == {0, 16, 32}
+    assert calls[-1] == (32, watched.nfe_each[-8:].max())
 
 
 def test_the_weights_are_the_averaged_ones_and_nothing_else_is_read(run, monkeypatch):
     state = load_checkpoint(run, 20)
-    monkeypatch.setattr(
-        torch, "load", lambda *_, **more: pytest.fail("what training continues from is not read")
-    )
+    monkeypatch.setattr(torch, "load", lambda *_, **more: pytest.fail("the state was read"))
     net = cld_core.load(run.path).net.state_dict()
     for name, average in state["ema"]["average"].items():
         assert torch.equal(net[name], average)
@@ -106,7 +102,7 @@ def test_a_chosen_checkpoint(run):
         cld_core.load(run.path, 15)
 
 
-def test_a_time_that_the_network_has_not_seen_is_warned_of(run, caplog):
+def test_an_end_before_the_times_of_training_causes_a_warning(run, caplog):
     model = cld_core.load(run.path)
     few = {"method": "em", "nfe": 2}
     model.sample(4, **few, eps=1e-5)
@@ -121,15 +117,13 @@ def test_a_time_that_the_network_has_not_seen_is_warned_of(run, caplog):
 @pytest.mark.parametrize(
     ("name", "value"), [("n", 0), ("n", 2.5), ("seed", -1), ("first", -1), ("batch_size", 0)]
 )
-def test_numbers_that_make_no_sense(run, name, value):
-    with pytest.raises(
-        UsageError, match=rf"^Model\.sample: {name}=.*: expected a whole number of at least"
-    ):
-        cld_core.load(run.path).sample(**{"n": 4, name: value})
+def test_numbers_out_of_bounds_are_refused(toy, name, value):
+    with pytest.raises(UsageError, match=rf"^Model\.sample: {name}=.*: expected a whole number"):
+        toy.sample(**{"n": 4, name: value})
 
 
-def test_never_random_weights(tmp_path):
-    """The published code answers a missing checkpoint with a warning and random weights."""
+def test_a_run_without_a_checkpoint_is_refused(tmp_path):
+    """The published code warns, and goes on with random weights."""
     folder = RunFolder.create(tmp_path / "empty", load(TOY, SMALL), {"created": 1.0})
     with pytest.raises(NotFoundError, match="no usable checkpoint yet"):
         cld_core.load(folder.path)
@@ -137,25 +131,19 @@ def test_never_random_weights(tmp_path):
 
 def test_exported_weights_come_back(run, tmp_path):
     model = cld_core.load(run.path)
-    model.export(tmp_path / "w.safetensors")
-    again = cld_core.load(tmp_path / "w.safetensors")
+    file = tmp_path / "w.safetensors"
+    model.export(file)
+    again = cld_core.load(file, 20)
     assert (again.step, again.recipe) == (20, model.recipe)
     assert repr(again).startswith("Model toy of w.safetensors, step 20\n")
-    assert cld_core.load(tmp_path / "w.safetensors", 20).step == 20
     with pytest.raises(
-        NotFoundError, match=r"no checkpoint 5: a file has one, here that of step 20\."
+        NotFoundError, match=r"no checkpoint 5: a file has one, here that of step 20"
     ):
-        cld_core.load(tmp_path / "w.safetensors", 5)
+        cld_core.load(file, 5)
     assert_close(again.net.state_dict(), model.net.state_dict(), rtol=0, atol=0)
-    settings = {"method": "em", "nfe": 3}
-    assert torch.equal(model.sample(2, **settings), again.sample(2, **settings))
 
 
 SHALLOW = ["network.width=16", "network.layers=3"]
-SAMPLED = [
-    {"method": "ode"},
-    *({"method": method, "nfe": 12} for method in ("em", "sscs", "exponential")),
-]
 
 
 @pytest.fixture(scope="module")
@@ -168,18 +156,22 @@ def images():
     return Model(load(RECIPES / "cifar10_smoke.yaml", ["data.path=nowhere", "data.size=32"]))
 
 
-@pytest.mark.parametrize("method", SAMPLED, ids=lambda it: it["method"])
+@pytest.mark.parametrize(
+    "method",
+    [{"method": "ode"}, *({"method": name, "nfe": 12} for name in ("em", "sscs", "exponential"))],
+    ids=str,
+)
 def test_a_trajectory_ends_at_the_samples(toy, method):
-    t, x, v = toy.trajectory(5, points=9, seed=3, first=2, **method)
+    numbers = {"n": 5, "seed": 3, "first": 2, **method}
+    t, x, v = toy.trajectory(points=9, **numbers)
     assert t.shape == (9,)
     assert x.shape == v.shape == (9, 5, 2)
-    assert t[:1].tolist() + t[-2:].tolist() == [1.0, 1e-3, 0.0]
-    drawn = toy.draw(5, seed=3, first=2, **method)
+    assert t[[0, -2, -1]].tolist() == [1.0, 1e-3, 0.0]
+    drawn = toy.draw(**numbers)
     assert torch.equal(x[-1], drawn.x)
     assert torch.equal(v[-1], drawn.v)
-    assert torch.equal(x[-1], toy.sample(5, seed=3, first=2, **method))
-    noisy = toy.trajectory(5, points=9, seed=3, first=2, denoise=False, **method)
-    assert torch.equal(noisy.x[-1], toy.sample(5, seed=3, first=2, denoise=False, **method))
+    noisy = toy.trajectory(points=9, denoise=False, **numbers)
+    assert torch.equal(noisy.x[-1], toy.sample(denoise=False, **numbers))
     assert noisy.t[-1] == 1e-3
 
 
@@ -196,9 +188,7 @@ def test_standard_errors_are_those_of_the_mean_over_draws():
     )
     made = Likelihood(joint, torch.zeros_like(joint), 0.0, torch.ones(4000, 9))
     assert made.elbo_error.shape == (4000,)
-    assert float(made.elbo_error.square().mean().sqrt()) == pytest.approx(
-        float(made.elbo.std()), rel=0.05
-    )
+    assert float(made.elbo_error.square().mean().sqrt()) == pytest.approx(1.0, rel=0.05)
     assert float(made.elbo.std()) == pytest.approx(1.0, rel=0.05)
     one = Likelihood(joint[:, :1], torch.zeros(4000, 1), 0.0, torch.ones(4000, 1))
     assert one.elbo_error.isnan().all()
@@ -224,27 +214,28 @@ def test_an_example_does_not_depend_on_its_batch(toy):
     assert torch.isfinite(whole.elbo_error).all()
 
 
-@pytest.mark.parametrize("x", [torch.zeros(4), [[0.0] * 3], np.zeros((0, 2))], ids=str)
-def test_data_of_another_shape_are_refused(toy, x):
-    with pytest.raises(UsageError, match=r"^Model\.log_likelihood: x is .*\. Pass \(B, 2\)"):
-        toy.log_likelihood(x)
+SHAPE = r"x is .*\. Pass \(B, 2\)"
 
 
 @pytest.mark.parametrize(
-    ("x", "word"),
+    ("x", "kind", "words"),
     [
-        (None, "NoneType"),
-        ("text", "real numbers"),
-        ([[0.0, math.nan]], "finite"),
-        ([[1], []], "not an array"),
+        (torch.zeros(4), UsageError, SHAPE),
+        ([[0.0] * 3], UsageError, SHAPE),
+        (np.zeros((0, 2)), UsageError, SHAPE),
+        (None, DataError, "NoneType"),
+        ("text", DataError, "real numbers"),
+        ([[0.0, math.nan]], DataError, "finite"),
+        ([[1], []], DataError, "not an array"),
     ],
+    ids=str,
 )
-def test_data_that_are_no_numbers_are_refused(toy, x, word):
-    with pytest.raises(DataError, match=rf"^Model\.likelihood: .*{word}"):
+def test_examples_that_are_not_like_the_data_are_refused(toy, x, kind, words):
+    with pytest.raises(kind, match=rf"^Model\.likelihood: .*{words}"):
         toy.likelihood(x)
 
 
-def test_arrays_and_lists_are_as_good_as_tensors(toy):
+def test_arrays_and_lists_give_the_same_as_tensors(toy):
     x = toy.source.test_data(0, 0, 3).numpy()
     keys = {"velocities": 1, "rtol": 0.1, "atol": 0.1}
     single = toy.log_likelihood(torch.tensor(x), **keys)
@@ -257,18 +248,20 @@ def test_arrays_and_lists_are_as_good_as_tensors(toy):
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
+        (lambda toy: toy.save("none/x.safetensors"), SaveError, r"^none/x\.safetensors: cannot be"),
+        (lambda toy: toy.sample(2, observation=3), UsageError, "Pass an Observation"),
+        (lambda toy: toy.sample(2, by="gradient"), UsageError, "GradientGuidance or a Replacement"),
+        (lambda toy: toy.sample(3, label=1), UsageError, "label: toy was trained without labels"),
         (
-            lambda it: it.save("none/x.safetensors"),
-            SaveError,
-            r"^none/x\.safetensors: cannot be wri",
+            lambda toy: toy.sample(3, guidance=2.0),
+            RecipeError,
+            "'guidance' is 2, but the model has",
         ),
-        (lambda it: it.sample(2, observation=3), UsageError, "Pass an Observation"),
-        (lambda it: it.sample(2, by="gradient"), UsageError, "GradientGuidance or a Replacement"),
-        (lambda it: cld_core.load("p5.png"), NotFoundError, r"p5\.png is a file, not the"),
-        (lambda it: cld_core.load("runs/none", network=it.net), UsageError, "Leave out network"),
-        (lambda it: cld_core.load("a\0.safetensors"), RecipeError, "is not a path"),
-        (lambda it: cld_core.load("x.safetensors", device="gpu"), RecipeError, "device='gpu'"),
-        (lambda it: cld_core.runs()[-1], NotFoundError, "no run -1 in"),
+        (lambda toy: cld_core.load("p5.png"), NotFoundError, r"p5\.png is a file, not the"),
+        (lambda toy: cld_core.load("runs/none", network=toy.net), UsageError, "Leave out network"),
+        (lambda toy: cld_core.load("a\0.safetensors"), RecipeError, "is not a path"),
+        (lambda toy: cld_core.load("x.safetensors", device="gpu"), RecipeError, "device='gpu'"),
+        (lambda toy: cld_core.runs()[-1], NotFoundError, "no run -1 in"),
     ],
 )
 def test_wrong_arguments_are_errors_of_the_package(toy, tmp_path, monkeypatch, call, kind, words):
@@ -294,7 +287,8 @@ def test_a_picture_of_points_is_beside_the_data(toy):
 
     figure = toy.plot(50, method="em", nfe=5)
     data, samples = figure.axes
-    assert (data.get_title(), samples.get_title().split(" (")[0]) == ("data", "samples")
+    assert data.get_title() == "data"
+    assert samples.get_title().startswith("samples")
     assert figure.get_suptitle() == "toy, step 1,200: 50 samples, em, 5 NFE"
     assert {axes.get_aspect() for axes in figure.axes} == {1.0}
     assert figure is pyplot.gcf()
@@ -405,47 +399,26 @@ def test_guidance_changes_samples_and_is_counted(model):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda model: model.sample(3, label=9), r"Model\.sample: label 9 is out of range: the"),
+        (lambda model: model.draw(3, label="cat"), r"Model\.draw: there is no class 'cat': the"),
         (
-            lambda it: it.sample(3, label=9),
-            "Model.sample: label 9 is out of range: the labels are 0 to 8",
+            lambda model: model.log_likelihood(torch.zeros(2, 2), label=[1]),
+            r"Model\.log_likelihood: 1 labels for 2 examples",
         ),
         (
-            lambda it: it.draw(3, label="cat"),
-            "Model.draw: there is no class 'cat': the labels are 0 to 8",
-        ),
-        (
-            lambda it: it.log_likelihood(torch.zeros(2, 2), label=[1]),
-            "Model.log_likelihood: 1 labels for 2 examples",
-        ),
-        (
-            lambda it: it.sample(3, guidance_from=0.5, guidance_to=0.4),
+            lambda model: model.sample(3, guidance_from=0.5, guidance_to=0.4),
             "'guidance_from' is 0.5, above guidance_to=0.4",
         ),
     ],
 )
 def test_wrong_labels_are_named(model, call, message):
-    with pytest.raises((UsageError, RecipeError)) as caught:
+    with pytest.raises(UsageError, match=message):
         call(model)
-    assert message in str(caught.value)
-
-
-def test_a_model_without_labels_refuses_them():
-    plain = cld_core.Model(load(RECIPES / "toy_diamond.yaml", SHALLOW))
-    with pytest.raises(
-        UsageError, match=r"Model.sample: label: toy_diamond was trained without labels"
-    ):
-        plain.sample(3, label=1, **FAST)
-    with pytest.raises(
-        RecipeError, match=r"'guidance' is 2, but the model has no labels: data.labels is false"
-    ):
-        plain.sample(3, guidance=2.0, **FAST)
 
 
 def test_without_label_dropout_there_is_no_unconditional_network():
     keys = [*SHALLOW, "objective.label_dropout=0"]
-    with pytest.raises(
-        RecipeError, match=r"objective.label_dropout is 0, so nothing was trained without labels"
-    ):
+    with pytest.raises(RecipeError, match="is 0, so nothing was trained without labels"):
         load(RECIPES / "toy_labels.yaml", [*keys, "sampling.guidance=2"])
     model = cld_core.Model(load(RECIPES / "toy_labels.yaml", keys))
     with pytest.raises(UsageError, match="Pass label, one for each example"):
@@ -456,12 +429,8 @@ def test_likelihood_given_labels_is_that_of_each_example(model):
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     keys = {"velocities": 1, "probes": 1, "rtol": 1e-2, "atol": 1e-2}
     whole = model.log_likelihood(x, label=[0, 1, 2, 3], **keys)
-    assert_close(
-        model.log_likelihood(x[1:3], first=1, label=[1, 2], **keys),
-        whole[1:3],
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    part = model.log_likelihood(x[1:3], first=1, label=[1, 2], **keys)
+    assert_close(part, whole[1:3], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(model.log_likelihood(x, **keys), whole)
 
 
@@ -475,21 +444,15 @@ def test_an_exported_model_keeps_its_classes(model, tmp_path):
 
 def test_the_bound_of_a_report_is_conditional(labelled, monkeypatch):
     cut(monkeypatch, 16)
-    keys = [
-        "eval.elbo.rtol=1e-2",
-        "eval.elbo.atol=1e-2",
-        "eval.elbo.velocities=1",
-        "eval.elbo.probes=1",
-    ]
-    recipe = with_overrides(labelled.recipe(), keys, "test")
+    keys = "eval.elbo={rtol: 1e-2, atol: 1e-2, velocities: 1, probes: 1}"
+    recipe = with_overrides(labelled.recipe(), [keys])
     work = Evaluation(request_of(recipe, ("elbo", "loss"), 20, shards=3).save(labelled))
     assert work.compute(Ranks()).is_done
     bound = work.report["elbo"]
     assert bound["conditional"]
     # H of one mode: log 9 less than that of the diamond.
-    assert bound["true_entropy"] == pytest.approx(
-        torch.tensor(2 * torch.pi * torch.e * 0.04**2).log().item(), abs=1e-6
-    )
+    of_mode = math.log(2 * math.pi * math.e * 0.04**2)
+    assert bound["true_entropy"] == pytest.approx(of_mode, abs=1e-6)
     assert bound["nll"] - bound["gap"] == pytest.approx(bound["true_entropy"], abs=0.6)
 
 

@@ -1,5 +1,4 @@
-"""The ranks of a job: which device each uses, its share of a batch, and the file where they
-meet."""
+"""The ranks of a job: their devices, their shares of a batch, and the file where they meet."""
 
 import contextlib
 import errno
@@ -69,17 +68,19 @@ def test_processes_on_one_machine_share_its_cores(monkeypatch):
 
 
 def test_a_batch_smaller_than_the_world_is_refused():
-    with pytest.raises(
-        UsageError, match=r"a batch of 2 cannot be divided among 3 ranks\. Raise train\.batch_size"
-    ):
+    words = r"a batch of 2 cannot be divided among 3 ranks\. Raise train\.batch_size"
+    with pytest.raises(UsageError, match=words):
         Ranks(0, 3).rows(2)
 
 
 @pytest.mark.parametrize(
     ("key", "uses"),
     [
-        *(("tasks_per_node=2", False), ("gpus_per_node=2", True), ("gres=gpu:a100:2", True)),
-        *(("gres=license:1", False), ("sbatch_args=[--gpus-per-task=1]", True)),
+        ("tasks_per_node=2", False),
+        ("gpus_per_node=2", True),
+        ("gres=gpu:a100:2", True),
+        ("gres=license:1", False),
+        ("sbatch_args=[--gpus-per-task=1]", True),
     ],
 )
 def test_what_requests_gpus(key, uses):
@@ -91,31 +92,33 @@ def test_what_requests_gpus(key, uses):
 def test_every_group_waits_as_long_as_the_recipe_says_but_no_less_than_ten_minutes(
     monkeypatch, timeout_s, expected
 ):
-    waits, heartbeat = [], "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
+    waits = []
+    heartbeat = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
     for name in ("rendezvous", "init_process_group", "new_group"):
         made = iter([(dist.HashStore(), 0, 2)] * 2)
         monkeypatch.setattr(
             dist, name, lambda *_, timeout, made=made, **__: waits.append(timeout) or made
         )
     monkeypatch.setenv(heartbeat, "5")
-    join(Place(0, 2, init_method="file:///meeting"), gpu=True, timeout_s=timeout_s)
+    place = Place(0, 2, init_method="file:///meeting")
+    join(place, gpu=True, timeout_s=timeout_s)
     assert [wait.total_seconds() for wait in waits] == [expected] * 3
     assert os.environ[heartbeat] == "5", "the user's"
     monkeypatch.delenv(heartbeat)
-    join(Place(0, 2, init_method="file:///meeting"), gpu=True, timeout_s=timeout_s)
+    join(place, gpu=True, timeout_s=timeout_s)
     assert int(os.environ[heartbeat]) >= expected
     monkeypatch.delenv(heartbeat)
 
 
 def test_gloo_listens_where_the_other_machines_are(monkeypatch):
-    """Rank 0 is on the machine that the ranks meet at, whose own name is 127.0.1.1; rank 1 is on
-    another one."""
-    towards = {"10.0.0.8": "10.0.0.7"}, {"n0": "10.0.0.8"}
+    """Rank 0 is on the machine of the meeting point, whose own name is 127.0.1.1; rank 1 is not."""
+    towards = ({"10.0.0.8": "10.0.0.7"}, {"n0": "10.0.0.8"})
     machines = (
         {"lo": ["127.0.0.1"], "ib0": ["10.0.0.7"]},
         {"lo": ["127.0.0.1"], "eth1": ["10.0.0.8"]},
     )
-    store, chosen = dist.HashStore(), {}
+    store = dist.HashStore()
+    chosen = {}
     for rank in (1, 0):
         monkeypatch.delenv(rendezvous.GLOO, raising=False)
         monkeypatch.setattr(rendezvous, "source_towards", towards[rank].get)
@@ -139,18 +142,22 @@ def save_error(number):
         (OSError(errno.ENOSPC, "the disk is full"), 75),
         (save_error(errno.ENOSPC), 75),
         (save_error(errno.EACCES), 1),
-        (OSError(errno.EACCES, "it is somebody else's"), 1),
+        (OSError(errno.EACCES, "it is another user's"), 1),
         (None, None),
     ],
 )
 def test_rank_0_works_and_an_error_there_is_met_by_the_others(error, code, monkeypatch):
-    work, said = Mock(side_effect=error), []
-    monkeypatch.setattr(dist, "broadcast_object_list", lambda box, **_: said.extend(box))
+    work = Mock(side_effect=error)
+    sent = []
+
+    def broadcast(box, src, group):
+        if sent:
+            box[:] = sent
+        sent[:] = box
+
+    monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
     with pytest.raises(type(error)) if error else contextlib.nullcontext():
         Ranks(0, 2).on_first(work)
-    monkeypatch.setattr(
-        dist, "broadcast_object_list", lambda box, **_: box.__setitem__(slice(None), said)
-    )
     match = re.escape(f"rank 0 could not continue: {error}")
     with pytest.raises(RankError, match=match) if error else contextlib.nullcontext() as caught:
         Ranks(1, 2).on_first(work)

@@ -62,17 +62,16 @@ class SquareRows(Computer):
 
 
 class Squares(ShardedWork):
-    """Its rows lie beside its folder: those of work with another number of rows are the same
-    ones."""
+    """Its rows lie beside its folder, and are those of work with another number of rows, too."""
 
     command = "squares"
     request_type = SquaresRequest
 
+    name = "squares"
+
     def __init__(self, folder):
         super().__init__(folder)
         self.computed = []
-
-    name = "squares"
 
     @property
     def is_done(self):
@@ -136,13 +135,11 @@ def test_the_process_that_finds_all_shards_complete_merges(folder):
     assert (work.missing(), work.rows_done(), result(folder)) == ([0, 2], (8, 22), None)
     assert work.compute(Ranks(rank=0, world_size=2)).is_done
     assert (work.missing(), work.is_done, work.to_start(), result(folder)) == ([], True, [], SUM)
-    assert work.computed[:5] == [(8, 11), (11, 12), (12, 15), (15, 16), (0, 3)], (
-        "batches end with their chunk"
-    )
+    # Batches end with their chunk.
+    assert work.computed[:5] == [(8, 11), (11, 12), (12, 15), (15, 16), (0, 3)]
     assert work.computed[-3:] == [(16, 19), (19, 20), (20, 22)]
-    assert chunks(folder) == [f"{number:06d}-000004.npz" for number in range(5)] + [
-        "000005-000002.npz"
-    ]
+    files = [f"{number:06d}-000004.npz" for number in range(5)]
+    assert chunks(folder) == [*files, "000005-000002.npz"]
 
 
 @settings(max_examples=40)
@@ -153,9 +150,7 @@ def test_the_process_that_finds_all_shards_complete_merges(folder):
     batch=st.integers(1, 9),
     data=st.data(),
 )
-def test_however_it_is_divided_and_interrupted_the_result_is_that_of_one_task(
-    n, few, shards, batch, data
-):
+def test_no_division_and_no_interruption_changes_the_result(n, few, shards, batch, data):
     with tempfile.TemporaryDirectory() as place:
         alone = stored(Path(place) / "alone" / "work", n, 1, few=few)
         assert Squares(alone).compute(Ranks()).is_done
@@ -167,8 +162,8 @@ def test_however_it_is_divided_and_interrupted_the_result_is_that_of_one_task(
             steps = data.draw(st.integers(1, 5), label="batches before it is stopped")
             stop = StopWhen(lambda: len(work.computed) >= steps)  # noqa: B023 (called at once)
             work.compute(Ranks(), stop, only)
-        expected, found = read_object(alone / "sum.json"), read_object(folder / "sum.json")
-        assert found == expected, "the digests of chunks, too"
+        # With the digests of chunks.
+        assert read_object(folder / "sum.json") == read_object(alone / "sum.json")
 
 
 def test_more_rows_compute_those_that_are_not_there(folder, tmp_path):
@@ -193,7 +188,7 @@ def test_a_damaged_chunk_is_computed_again_by_the_task_that_merges(folder, damag
     else:
         changed = content[:150] + bytes([content[150] ^ 1]) + content[151:]
         file.write_bytes({"short": content[:-1], "empty": b"", "changed": changed}[damage])
-    assert work.to_start() == [0], "nobody has looked into it"
+    assert work.to_start() == [0], "it has not been read yet"
     assert work.compute(Ranks(), pieces=[0]).is_done
     assert work.computed == [(4, 7), (7, 8)]
     assert result(folder) == SUM
@@ -212,8 +207,10 @@ def test_a_chunk_resumes_at_its_next_batch(tmp_path):
 
 def test_two_tasks_that_compute_the_same_chunks_lose_nothing(folder, monkeypatch):
     """Each batch of one is followed by one of the other, so that each is ahead in turn."""
-    one, other = Squares(folder), Squares(folder)
-    original, turns = SquareRows.compute, iter(range(100))
+    one = Squares(folder)
+    other = Squares(folder)
+    original = SquareRows.compute
+    turns = iter(range(100))
 
     def compute(self, first, last):
         rows = original(self, first, last)
@@ -226,18 +223,11 @@ def test_two_tasks_that_compute_the_same_chunks_lose_nothing(folder, monkeypatch
     assert one.compute(Ranks()).is_done
     assert result(folder) == SUM
     assert chunks(folder)[-1] == "000005-000002.npz"
-    assert Rows(folder.parent / "rows" / "squares", 4).lengths() == {
-        0: 4,
-        1: 4,
-        2: 4,
-        3: 4,
-        4: 4,
-        5: 2,
-    }
+    assert one.rows("squares").lengths() == {**dict.fromkeys(range(5), 4), 5: 2}
 
 
 class Killed(BaseException):
-    """In place of SIGKILL: nothing of ours catches it, but cleaning up is not done either."""
+    """In place of SIGKILL: it is not caught, and nothing is cleaned up."""
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync", "unlink"])
@@ -245,9 +235,8 @@ def test_a_task_that_is_killed_at_any_write_loses_nothing(tmp_path, monkeypatch,
     for at in itertools.count(1):
         folder = stored(tmp_path / str(at) / "work")
         with monkeypatch.context() as patch:
-            patch.setattr(
-                os, call, Failing(getattr(os, call), lambda number, at=at: number == at, Killed())
-            )
+            killing = Failing(getattr(os, call), lambda number, at=at: number == at, Killed())
+            patch.setattr(os, call, killing)
             try:
                 Squares(folder).compute(Ranks())
                 break
@@ -260,17 +249,18 @@ def test_a_task_that_is_killed_at_any_write_loses_nothing(tmp_path, monkeypatch,
 
 
 def test_rows_are_not_made_of_something_that_is_replaced_meanwhile(folder, monkeypatch):
-    work, places = Squares(folder), iter(["a", "a", "b"])
+    work = Squares(folder)
+    places = iter("aab")
     monkeypatch.setattr(Squares, "rows", lambda self, kind: Rows(folder.parent / next(places), 4))
     with pytest.raises(CldError, match="was replaced"):
         work.compute(Ranks())
     assert work.computed == []
 
 
-def test_work_that_was_begun_keeps_its_shards_and_learns_the_rest(folder):
-    asked = SquaresRequest(n=N, shards=5, batch_size=9, retries=1, files={"weights": "/here"})
-    asked.store(folder)
-    assert SquaresRequest.load(folder) == replace(asked, shards=3)
+def test_work_that_was_begun_keeps_its_shards_and_takes_the_other_keys(folder):
+    request = SquaresRequest(n=N, shards=5, batch_size=9, retries=1, files={"weights": "/here"})
+    request.store(folder)
+    assert SquaresRequest.load(folder) == replace(request, shards=3)
 
 
 def test_a_kind_with_fewer_chunks_than_shards(tmp_path):
@@ -297,23 +287,23 @@ def test_kinds_are_found_by_their_request(folder, monkeypatch):
         open_work(folder)
 
 
-def test_one_error_of_the_file_system_does_not_mean_that_work_was_never_asked_for(
-    folder, monkeypatch
-):
-    left, original, stale = [0.0], os.open, OSError(errno.ESTALE, "Stale file handle")
+def test_an_error_of_the_file_system_does_not_mean_that_there_is_no_request(folder, monkeypatch):
+    original = os.open
+    failures = 0.0
 
     def opening(path, *arguments, **more):
-        if str(path).endswith("request.json") and left[0] > 0:
-            left[0] -= 1
-            raise stale
+        nonlocal failures
+        if str(path).endswith("request.json") and failures > 0:
+            failures -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
         return original(path, *arguments, **more)
 
     monkeypatch.setattr(files.os, "open", opening)
-    for read in (open_work, Squares, lambda it: Squares(stored(it, shards=5))):
-        left[0] = 1
+    for read in (open_work, Squares, lambda folder: Squares(stored(folder, shards=5))):
+        failures = 1
         assert read(folder).request.shards == 3, "work that was begun keeps its shards"
     monkeypatch.setattr(works, "READ_WITHIN_S", 0.0)
-    left[0] = float("inf")
+    failures = float("inf")
     with pytest.raises(OSError, match="Stale"):
         open_work(folder)
 
@@ -321,7 +311,9 @@ def test_one_error_of_the_file_system_does_not_mean_that_work_was_never_asked_fo
 def test_a_disk_that_fails_now_and_then_costs_no_row_and_one_that_stays_full_ends_the_task(
     folder, monkeypatch
 ):
-    work, full, fsync = Squares(folder), OSError(errno.ENOSPC, "No space left on device"), os.fsync
+    work = Squares(folder)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    fsync = os.fsync
     monkeypatch.setattr("cld_core.files.time", Clock())
     monkeypatch.setattr("os.fsync", Mock(side_effect=full))
     with pytest.raises(OSError, match="No space left"):
@@ -333,15 +325,17 @@ def test_a_disk_that_fails_now_and_then_costs_no_row_and_one_that_stays_full_end
     assert sum(last - first for first, last in work.computed) == N, "nothing is computed twice"
 
 
-def test_work_can_be_seen_to_be_computed_before_its_first_batch_is_done(folder, monkeypatch):
-    """``--follow`` says so, though a batch may take minutes."""
-    work, seen = Squares(folder), []
+def test_work_shows_that_it_is_computed_before_its_first_batch_is_done(folder, monkeypatch):
+    """Which may take minutes."""
+    work = Squares(folder)
     original = SquareRows.compute
-    monkeypatch.setattr(
-        SquareRows,
-        "compute",
-        lambda self, *rows: seen.append(work.moved_at()) or original(self, *rows),
-    )
+    seen = []
+
+    def compute(self, first, last):
+        seen.append(work.moved_at())
+        return original(self, first, last)
+
+    monkeypatch.setattr(SquareRows, "compute", compute)
     assert work.moved_at() is None
     assert work.compute(Ranks()).is_done
     assert seen[0] is not None

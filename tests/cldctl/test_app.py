@@ -26,7 +26,7 @@ def failing(monkeypatch, tmp_path):
         broken = typer.Typer(pretty_exceptions_enable=False)
         broken.command("recipes")(command)
         broken.command("other")(command)
-        monkeypatch.setattr(app, "app", broken)
+        monkeypatch.setattr(app, "command_line", lambda words: broken)
         done = invoke("recipes", runs=tmp_path, code=None, **env)
         return done.stderr, done.returncode
 

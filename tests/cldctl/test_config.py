@@ -50,7 +50,6 @@ def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, mo
     assert "setup: []" in done.stdout, "the profile is for another cluster"
     run_with(tmp_path / "ours" / "mine", 10)
     assert "mine" in invoke("status", "--all", runs="").stdout
-    assert command("status mine", RunFolder(tmp_path / "ours" / "mine")) == "cldctl status mine"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import cld_core
 from cld_core.config import load
 from cld_core.config.registry import SECTIONS
 from cld_core.data import toy as toys
-from cldctl.app import app
+from cldctl.app import command_line
 from docs.site import recipe_keys
 from tests.docs.blocks import ROOT, blocks, commands, filled_in
 from tests.support.tools import DEBUG, ONE, invoke
@@ -157,7 +157,7 @@ def test_yaml_is_a_recipe_or_a_profile(block, reader):
 @functools.cache
 def parser():
     """That of all commands, which takes longer to make than to ask."""
-    return typer.main.get_command(app)
+    return typer.main.get_command(command_line())
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)

@@ -19,11 +19,10 @@ from cld_core.train import __main__ as training
 from tests.support.paths import MISBEHAVING, ROOT
 from tests.support.tools import ONE, program, signal_handlers, wait_for
 
-JOBSET, SKYPILOT = (
-    ROOT / "examples" / "kubernetes" / "jobset.yaml",
-    ROOT / "examples" / "skypilot" / "train.yaml",
-)
-PBS = ROOT / "examples" / "pbs" / "train.pbs"
+EXAMPLES = ROOT / "examples"
+JOBSET = EXAMPLES / "kubernetes/jobset.yaml"
+SKYPILOT = EXAMPLES / "skypilot/train.yaml"
+PBS = EXAMPLES / "pbs/train.pbs"
 _COMMAND = re.compile(r"python -m cld_core\.train (.+?)(?: &)?$", re.MULTILINE)
 
 

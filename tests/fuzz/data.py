@@ -8,18 +8,26 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import torch
+from PIL import Image
+
+from cld_core.config.data import ImageDataSpec
+from cld_core.data import store
+from cld_core.data.images import StoredSource
+from cld_core.data.prepare import prepare, verify
+from tests.support.images import store_images
+
 from .campaign import Target
 from .mutations import changed, damaged, json_bytes
 
 
 def _prepare():
-    import torch
-
-    from cld_core.data import folder, images, prepare, store  # noqa: F401 (forks have them)
+    from cld_core.data import folder  # noqa: F401 (forks have it)
 
     torch.set_num_threads(1)
-    for made in (_pictures, _prepared):
-        made()
+    _pictures()
+    _prepared()
 
 
 # --- archives of pictures
@@ -27,8 +35,6 @@ def _prepare():
 
 @cache
 def _pictures():
-    from PIL import Image
-
     Image.init()
     base = Image.radial_gradient("L").resize((20, 24)).convert("RGB")
     made = [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(x) (w) file\nshowpage\n"]
@@ -55,8 +61,6 @@ def _pictures():
 
 def _archive(rng, folder):
     """A few pictures, of which some, or the archive, are damaged."""
-    from cld_core.data.prepare import prepare, verify
-
     out = folder / "out"
     source = folder / "p.zip"
     with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -74,12 +78,6 @@ def _archive(rng, folder):
 
 
 def _read_images(root, size):
-    import torch
-
-    from cld_core.config.data import ImageDataSpec
-    from cld_core.data import store
-    from cld_core.data.images import StoredSource
-
     spec = ImageDataSpec(path=str(root), size=size)
     store.require(spec)
     images = StoredSource(spec).train
@@ -88,10 +86,6 @@ def _read_images(root, size):
 
 @cache
 def _prepared():
-    import numpy as np
-
-    from tests.support.images import store_images
-
     root = Path(tempfile.mkdtemp(prefix="fuzz-prepared-")) / "set"
     counts = {"train": 10, "validation": 6}
     return store_images(
@@ -100,8 +94,6 @@ def _prepared():
 
 
 def _record(rng, folder):
-    from cld_core.data.prepare import verify
-
     root = Path(shutil.copytree(_prepared(), folder / "set"))
     content = (root / "about.json").read_bytes()
     if rng.random() < 0.3:

@@ -13,6 +13,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import cld_core
+from cld_core import importing, optim
+from cld_core.checkpoint import load, write
+from cld_core.config.train import OptimSpec
+from cld_core.evaluate import stats_file
+from cld_core.model import Model
+from cld_core.nets import mlp, ncsnpp  # noqa: F401 (forks have them)
+from cld_core.run import RunFolder
+from cld_core.run.checkpoints import weights_file
+from cld_core.run.shards import Rows
+from tests.support.made_up import vouch
+from tests.support.paths import TOY
+
 from .campaign import Target
 from .mutations import ODD_VALUES, changed, damaged, json_bytes
 
@@ -20,21 +33,14 @@ STEP = 7
 
 
 def _toy():
-    from cld_core.config import load
-    from tests.support.paths import TOY
-
-    return load(TOY, ["network.width=8", "network.layers=2"])
+    return cld_core.config.load(TOY, ["network.width=8", "network.layers=2"])
 
 
 def _prepare():
-    from cld_core import nets, optim  # noqa: F401
-    from cld_core.config.train import OptimSpec
-    from cld_core.evaluate import stats_file  # noqa: F401
-    from cld_core.nets import mlp, ncsnpp  # noqa: F401
-    from cld_core.run import shards  # noqa: F401
-
     torch.set_num_threads(1)
-    _run(), _exported(), _arrays()
+    _run()
+    _exported()
+    _arrays()
     # The first optimiser imports a part of torch that makes a folder of its own.
     optim.build(OptimSpec(), published()[0].parameters())
 
@@ -45,10 +51,6 @@ def _prepare():
 @cache
 def _run():
     """A run with one checkpoint."""
-    from cld_core.checkpoint import write
-    from cld_core.model import Model
-    from cld_core.run import RunFolder
-
     recipe = _toy()
     folder = RunFolder.create(
         Path(tempfile.mkdtemp(prefix="fuzz-checkpoints-")) / "run", recipe, {"created": 1.0}
@@ -91,17 +93,13 @@ def _odd_tensors(rng, tree):
     if not isinstance(tree, torch.Tensor) or rng.random() > 0.2:
         return tree
     odd = (
-        *(
-            lambda: tree.to(torch.complex64),
-            lambda: tree.to(torch.int8),
-            tree.to_sparse,
-            lambda: tree.to("meta"),
-        ),
-        *(
-            tree.flatten,
-            lambda: torch.zeros(1).expand(10**6, 10**6),
-            lambda: torch.nn.Parameter(tree.float()),
-        ),
+        lambda: tree.to(torch.complex64),
+        lambda: tree.to(torch.int8),
+        tree.to_sparse,
+        lambda: tree.to("meta"),
+        tree.flatten,
+        lambda: torch.zeros(1).expand(10**6, 10**6),
+        lambda: torch.nn.Parameter(tree.float()),
     )
     return rng.choice(odd)()
 
@@ -118,14 +116,6 @@ def _spoilt(rng, content):
 
 
 def _checkpoint(rng, folder):
-    from cld_core import importing
-    from cld_core.checkpoint import load
-    from cld_core.config.train import OptimSpec
-    from cld_core.model import Model
-    from cld_core.run import RunFolder
-    from cld_core.run.checkpoints import weights_file
-    from tests.support.made_up import vouch
-
     if rng.random() < 0.4:
         net, content = published()
         (folder / "p.pth").write_bytes(_spoilt(rng, content))
@@ -157,8 +147,6 @@ def _checkpoint(rng, folder):
 @cache
 def _exported():
     """The header and the tensors of a file."""
-    from cld_core.model import Model
-
     file = Path(tempfile.mkdtemp(prefix="fuzz-safetensors-")) / "w.safetensors"
     Model(_toy()).export(file)
     raw = file.read_bytes()
@@ -186,8 +174,6 @@ def _odd_recipe(rng, recipe, folder):
 
 
 def _safetensors(rng, folder):
-    import cld_core
-
     header, tensors = _exported()
     about = dict(header["__metadata__"])
 
@@ -243,9 +229,6 @@ def _arrays():
 
 
 def _npz(rng, folder):
-    from cld_core.evaluate import stats_file
-    from cld_core.run.shards import Rows
-
     members = dict(rng.choice(_arrays()))
     name = rng.choice(list(members))
     shape = rng.choice(((3,), (3, 3), (6, 3), (0, 3), (9000,), ()))

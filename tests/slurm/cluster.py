@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from cldctl.clusters.slurm import client
 from tests.support.tools import wait_for
 
 from .config import CLUSTER_NAME, NODES, Settings, files, gpu_files
@@ -196,8 +197,7 @@ class SlurmCluster:
     def job_info(self, job_id):
         """`scontrol show job` as a dict; {} for an unknown job."""
         done = self.run(["scontrol", "--oneliner", "show", "job", job_id], check=False)
-        pairs = (word.split("=", 1) for word in done.stdout.split() if "=" in word)
-        return {pair[0]: pair[1] for pair in pairs}
+        return client.pairs_in(done.stdout)
 
     def wait_end(self, job_id, timeout=60):
         """Wait until the job has ended for good and return its last state."""

@@ -60,7 +60,7 @@ def opened(path, split, **keys):
     return StoredSource(spec).opened(split, spec.cache)
 
 
-def make_images(root, *, size=8, splits=None, channels=3):
+def make_images(root, *, size=8, splits=None, channels=3, **about):
     """A prepared folder of smooth random images; default: 20 for training, 40 for validation."""
 
     def smooth(count, seed):
@@ -72,9 +72,8 @@ def make_images(root, *, size=8, splits=None, channels=3):
         return np.kron(coarse, np.ones((size // 2, size // 2))).astype(np.uint8)
 
     counts = splits or {"train": 20, "validation": 40}
-    return store_images(
-        root, {split: smooth(count, seed) for seed, (split, count) in enumerate(counts.items())}
-    )
+    images = {split: smooth(count, seed) for seed, (split, count) in enumerate(counts.items())}
+    return store_images(root, images, **about)
 
 
 def tiny_recipe(data, *overrides):
@@ -123,8 +122,5 @@ def clone(value):
 
 def labelled_images(root, splits):
     """As `make_images`, 8 x 8 pixels in three classes: the number of an image modulo 3."""
-    plain = make_images(root.parent / f"{root.name}-plain", splits=splits)
-    sets = {split: opened(plain, split, cache="memory") for split in splits}
-    images = {split: some.batch(torch.arange(some.n)).numpy() for split, some in sets.items()}
-    labels = {split: [index % 3 for index in range(some.n)] for split, some in sets.items()}
-    return store_images(root, images, labels=labels, classes=("even", "odd", "rest"))
+    labels = {split: [index % 3 for index in range(count)] for split, count in splits.items()}
+    return make_images(root, splits=splits, labels=labels, classes=("even", "odd", "rest"))

@@ -11,20 +11,21 @@ from pathlib import Path
 from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.stop import StopFlag
-from cld_core.train import session
+from cld_core.run.work import Start, Training
 from cld_core.train.step import Trainer
 from tests.support.paths import TOY
 from tests.support.tools import wait_for
 
-SMALL = [
+SMALL = (
     "network.width=16",
     "network.layers=3",
     "train.batch_size=16",
     "train.log_every=10",
     "train.steps=60",
-]
-SMALL += ["train.checkpoint_every=20", "periodic.samples_every=null", "periodic.elbo_every=null"]
+    "train.checkpoint_every=20",
+    "periodic.samples_every=null",
+    "periodic.elbo_every=null",
+)
 # What both attempts report: the first is killed after 35 steps, the second begins at 20.
 REPORTED = [(0, 10), (0, 20), (0, 30), (1, 30), (1, 40), (1, 50), (1, 60)]
 
@@ -121,7 +122,7 @@ def _main(path):
         original(self, number, **more)
 
     Trainer.step = stepping
-    session.run(run, Ranks(), StopFlag(), job_id="test")
+    Training(run.path).compute(Ranks(), start=Start(job_id="test"))
 
 
 if __name__ == "__main__":

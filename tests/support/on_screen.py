@@ -9,9 +9,19 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
-from cld_core.run import events
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Ended, Failed, JobRef, Labelled, Started, Submitted, Wished
+from cld_core.run.events import (
+    Cancelled,
+    Ended,
+    Failed,
+    GivenUp,
+    JobRef,
+    Labelled,
+    Requested,
+    Started,
+    Submitted,
+    Wished,
+)
 from cld_core.run.groups import Group
 from cldctl.evals import plan
 from tests.support.clock import Clock
@@ -24,19 +34,24 @@ GROUP = "celeba-lr"
 
 
 class Fleet:
-    """Runs under ``root`` and the jobs that Slurm knows of them; ``now`` is when all of this is
-    looked at."""
+    """Runs under ``root`` and the jobs that Slurm knows of them, all of them looked at now."""
 
-    def __init__(self, root, now=None):
+    def __init__(self, root):
         self.root = root
-        self.now = time.time() if now is None else now
+        self.now = time.time()
         self.slurm = Scheduler(Clock(self.now))
 
-    def job(self, run, job_id, squeue=None):
-        """A job of a run, as squeue shows it; None if it is gone."""
+    def event(self, run, ago, kind, /, **fields):
+        """An event, ``ago`` seconds before now."""
+        run.ledger.append(kind(time=self.now - ago, **fields))
+
+    def job(self, run, ago, job_id, squeue=None, **fields):
+        """A job of a run or an evaluation, as squeue shows it; None if it is gone."""
         if squeue is not None:
             self.slurm.mine[job_id] = squeue
-        return JobRef(cluster="slurm", job_id=job_id, logs=str(run.logs), restarts=True)
+        logs = str(run.ledger.path.with_name("logs"))
+        ref = JobRef(cluster="slurm", job_id=job_id, logs=logs, restarts=True)
+        self.event(run, ago, Submitted, job=ref, **fields)
 
     def run(self, name, ago, *steps, **identity):
         """A run that was made ``ago`` seconds before now, with checkpoints of these steps."""
@@ -45,45 +60,14 @@ class Fleet:
             run.identity_file,
             {**run.identity(), "created": self.now - ago, "user": "ada", **identity},
         )
-        self.events(run, (ago, events.Requested, {"steps": STEPS, "cluster": "slurm"}))
+        self.event(run, ago, Requested, steps=STEPS, cluster="slurm")
         return run
 
-    def events(self, run, *happened):
-        """Events, each so many seconds before now."""
-        for ago, kind, fields in happened:
-            run.ledger.append(kind(time=self.now - ago, **fields))
-
-    def attempt(
-        self,
-        run,
-        job_id,
-        ago,
-        *,
-        number=0,
-        first=0,
-        end=0.0,
-        cause="",
-        step=0,
-        is_requeued=False,
-        **more,
-    ):
-        """An attempt that began ``ago`` seconds before now; its end by ``cause``, if it had one,
-        and what was asked."""
-        about = {
-            "attempt": number,
-            "job_id": job_id,
-            "step": first,
-            "ranks": 8,
-            "host": "n07",
-            "restart": number,
-        }
-        self.events(run, (ago, events.Started, {**about, "began": self.now - ago - 0.1 * HOUR}))
-        if cause:
-            self.events(
-                run, (end, events.Ended, {"attempt": number, "cause": cause, "step": step, **more})
-            )
-        if is_requeued:
-            self.events(run, (end, events.Wished, {"job_id": job_id, "cause": cause}))
+    def attempt(self, run, job_id, ago, *, number=0, first=0):
+        """An attempt that began ``ago`` seconds before now."""
+        place = {"job_id": job_id, "restart": number, "ranks": 8, "host": "n07"}
+        began = self.now - ago - 0.1 * HOUR
+        self.event(run, ago, Started, attempt=number, step=first, began=began, **place)
 
     def reports(self, run, step, loss, rate, ago=2.0, attempt=0):
         progress = {
@@ -108,9 +92,8 @@ def curve(run, steps, level=0.4):
 
 def evaluation(run, step, shards):
     """An evaluation of a checkpoint of which nothing is computed; a shard is a chunk."""
-    request = plan.make(
-        run, ("elbo",), [step], (f"eval.samples={1024 * shards}",), shards=shards
-    ).requests[0]
+    samples = (f"eval.samples={1024 * shards}",)
+    request = plan.make(run, ("elbo",), [step], samples, shards=shards).requests[0]
     return Evaluation(request.save(run))
 
 
@@ -130,52 +113,39 @@ def running(fleet):
     """Its third attempt trains: the first was preempted, the second crashed; an evaluation is being
     computed."""
     run = fleet.run("celebahq-cld-1125-0911-k3fa", 30 * HOUR, 380_000, 392_000)
-    fleet.events(
-        run, (30 * HOUR, events.Submitted, {"job": fleet.job(run, "4410", "RUNNING|n07|None")})
-    )
-    again = {"is_requeued": True}
-    fleet.attempt(run, "4410", 28 * HOUR, end=19 * HOUR, cause="preempted", step=150_000, **again)
-    crash = {"cause": "crashed", "step": 221_000, "detail": "rank 2 on n11: CUDA error"}
-    fleet.attempt(run, "4410", 15 * HOUR, number=1, first=150_000, end=11 * HOUR, **crash, **again)
+    fleet.job(run, 30 * HOUR, "4410", "RUNNING|n07|None")
+    preempted = {"cause": "preempted", "step": 150_000}
+    crashed = {"cause": "crashed", "step": 221_000, "detail": "rank 2 on n11: CUDA error"}
+    ends = ((28, 0, 19, preempted), (15, 150_000, 11, crashed))
+    for number, (began, first, end, how) in enumerate(ends):
+        fleet.attempt(run, "4410", began * HOUR, number=number, first=first)
+        fleet.event(run, end * HOUR, Ended, attempt=number, **how)
+        fleet.event(run, end * HOUR, Wished, job_id="4410", cause=how["cause"])
     fleet.attempt(run, "4410", 10 * HOUR, number=2, first=220_000)
     fleet.reports(run, 398_200, 0.4137, 5.21, attempt=2)
     curve(run, range(4_000, 398_000, 4_000))
-    log(
-        run,
-        "4410",
-        0,
-        (
-            "step 398000/800000 loss 0.41402 steps/s 5.2\nstep 398200/800000 loss 0.4137 steps/s "
-            "5.21\n"
-        ),
+    lines = (
+        "step 398000/800000 loss 0.41402 steps/s 5.2\nstep 398200/800000 loss 0.4137 steps/s 5.21\n"
     )
+    log(run, "4410", 0, lines)
     work = evaluation(run, 380_000, 40)
     for shard in range(17):
         for kind, numbers in work.request.chunks(shard).items():
             begin(work, kind, numbers, work.request.chunk(kind))
-    jobs = {
-        "4433_0": range(17),
-        "4433_1": range(17, 22),
-        "4433_2": range(22, 23),
-        "4433_3": range(23, 38),
-    }
-    phases = {"4433_1": "RUNNING|n02|None", "4433_3": "PENDING||Resources"}
-    for job_id, shards in jobs.items():
-        fleet.slurm.mine.update({job_id: phases[job_id]} if job_id in phases else {})
-        job = JobRef(cluster="slurm", job_id=job_id, logs=str(work.folder / "logs"))
-        work.ledger.append(events.Submitted(job=job, shards=tuple(shards)))
+    fleet.job(work, 0.0, "4433_0", shards=tuple(range(17)))
+    fleet.job(work, 0.0, "4433_1", "RUNNING|n02|None", shards=tuple(range(17, 22)))
+    fleet.job(work, 0.0, "4433_2", shards=(22,))
+    fleet.job(work, 0.0, "4433_3", "PENDING||Resources", shards=tuple(range(23, 38)))
     begin(work, "elbo", [17], 1)
     return run
 
 
 def requeued(fleet):
     run = fleet.run("cifar10-vpsde-1125-1730-x9e0", 16 * HOUR, 120_000)
-    fleet.events(
-        run, (16 * HOUR, events.Submitted, {"job": fleet.job(run, "4421", "PENDING||BeginTime")})
-    )
-    fleet.attempt(
-        run, "4421", 15 * HOUR, end=0.2 * HOUR, cause="timeout", step=120_000, is_requeued=True
-    )
+    fleet.job(run, 16 * HOUR, "4421", "PENDING||BeginTime")
+    fleet.attempt(run, "4421", 15 * HOUR)
+    fleet.event(run, 0.2 * HOUR, Ended, attempt=0, cause="timeout", step=120_000)
+    fleet.event(run, 0.2 * HOUR, Wished, job_id="4421", cause="timeout")
     fleet.reports(run, 120_000, 0.5312, 4.4, ago=0.2 * HOUR)
     curve(run, range(4_000, 120_000, 4_000), level=0.5)
     return run
@@ -183,92 +153,63 @@ def requeued(fleet):
 
 def failed(fleet):
     """Rank 2 failed first; rank 0 only says that its peer is gone."""
+    error = "ValueError: spiral arms must be odd"
+    detail = f"rank 2 on n11: {error}"
+    about = {"job_id": "4438", "restart": 0, "rank": 2, "host": "n11", "reason": error}
+    ago = 1.5 * HOUR
     run = fleet.run("toy-spirals-1126-0715-p2mm", 2 * HOUR, 6_000)
-    fleet.events(run, (2 * HOUR, events.Submitted, {"job": fleet.job(run, "4438")}))
-    said = "ValueError: spiral arms must be odd"
-    about = {
-        "kind": "rank",
-        "job_id": "4438",
-        "restart": 0,
-        "rank": 2,
-        "host": "n11",
-        "reason": said,
-    }
-    fleet.events(run, (1.5 * HOUR, events.Failed, about))
-    end = {
-        "end": 1.5 * HOUR,
-        "cause": "crashed",
-        "step": 6_400,
-        "detail": f"rank 2 on n11: {said}",
-        "bug": True,
-    }
-    fleet.attempt(run, "4438", 1.9 * HOUR, **end)
-    fleet.events(
-        run, (1.5 * HOUR, events.GivenUp, {"reason": f"rank 2 on n11: {said}", "job_id": "4438"})
-    )
-    fleet.reports(run, 6_400, 1.204, 31.0, ago=1.5 * HOUR)
+    fleet.job(run, 2 * HOUR, "4438")
+    fleet.event(run, ago, Failed, kind="rank", **about)
+    fleet.attempt(run, "4438", 1.9 * HOUR)
+    fleet.event(run, ago, Ended, attempt=0, cause="crashed", step=6_400, detail=detail, bug=True)
+    fleet.event(run, ago, GivenUp, reason=detail, job_id="4438")
+    fleet.reports(run, 6_400, 1.204, 31.0, ago=ago)
     for rank in range(3):
         log(run, "4438", rank, f"rank {rank} trains\n")
     log(run, "4438", 0, "RuntimeError: Connection closed by peer\n", "err")
-    log(
-        run,
-        "4438",
-        2,
-        f'Traceback (most recent call last):\n  File "ring.py", line 9\n{said}\n',
-        "err",
-    )
+    traceback = f'Traceback (most recent call last):\n  File "ring.py", line 9\n{error}\n'
+    log(run, "4438", 2, traceback, "err")
     return run
 
 
 def ended(fleet, name, ago, cause, job_id):
     """A run whose only attempt ended by a cause; None if its end is not recorded."""
     run = fleet.run(name, ago, 50_000)
-    fleet.events(run, (ago, events.Submitted, {"job": fleet.job(run, job_id)}))
+    fleet.job(run, ago, job_id)
     if cause == "cancelled":
-        fleet.events(run, (ago / 2, events.Cancelled, {"job_id": job_id}))
-    fleet.attempt(run, job_id, ago - 600, end=ago / 2, cause=cause or "", step=50_000)
+        fleet.event(run, ago / 2, Cancelled, job_id=job_id)
+    fleet.attempt(run, job_id, ago - 600)
+    if cause is not None:
+        fleet.event(run, ago / 2, Ended, attempt=0, cause=cause, step=50_000)
     fleet.reports(run, 50_000, 0.7, 5.0, ago=ago / 2)
     return run
 
 
 def finished(fleet):
     run = fleet.run("toy-diamond-1124-1502-aa10", 47 * HOUR, STEPS)
-    fleet.events(run, (47 * HOUR, events.Submitted, {"job": fleet.job(run, "4391")}))
-    fleet.attempt(run, "4391", 46.9 * HOUR, end=44 * HOUR, cause="finished", step=STEPS)
+    fleet.job(run, 47 * HOUR, "4391")
+    fleet.attempt(run, "4391", 46.9 * HOUR)
+    fleet.event(run, 44 * HOUR, Ended, attempt=0, cause="finished", step=STEPS)
     fleet.reports(run, STEPS, 0.3301, 77.0, ago=44 * HOUR)
     curve(run, range(8_000, STEPS, 8_000), level=0.33)
-    request = plan.make(run, ("elbo",), [STEPS], ("eval.samples=4096",), shards=4).requests[0]
-    report(
-        run,
-        request,
-        elbo={
-            "nll": 2.3391,
-            "stderr": 0.0042,
-            "true_entropy": 2.3026,
-            "n": 4096,
-            "nfe_mean": 182.0,
-        },
-    )
+    numbers = {"nll": 2.3391, "stderr": 0.0042, "true_entropy": 2.3026, "n": 4096}
+    report(run, evaluation(run, STEPS, 4).request, elbo={**numbers, "nfe_mean": 182.0})
     return run
 
 
 def group(fleet):
     """Two runs of a sweep: one trains, one waits."""
-    rates = ("1e-4", "3e-4")
+    queue = {"1e-4": "RUNNING|n03|None", "3e-4": "PENDING||Priority"}
+    swept = {f"{GROUP}-lr{rate}": {"optim.lr": rate} for rate in queue}
     runs = []
-    for number, rate in enumerate(rates):
-        run = fleet.run(
-            f"{GROUP}-lr{rate}", 5 * HOUR, 20_000, group=GROUP, sweep={"optim.lr": rate}
-        )
-        job = fleet.job(run, f"4429_{number}", ("RUNNING|n03|None", "PENDING||Priority")[number])
-        fleet.events(run, (5 * HOUR, events.Submitted, {"job": job}))
+    for number, (name, squeue) in enumerate(zip(swept, queue.values(), strict=True)):
+        run = fleet.run(name, 5 * HOUR, 20_000, group=GROUP, sweep=swept[name])
+        fleet.job(run, 5 * HOUR, f"4429_{number}", squeue)
         runs.append(run)
     fleet.attempt(runs[0], "4429_0", 4.5 * HOUR)
     fleet.reports(runs[0], 91_400, 0.4622, 5.6)
     curve(runs[0], range(2_000, 91_000, 2_000), level=0.45)
-    Group(fleet.root, GROUP).add(
-        {run.name: {"optim.lr": rate} for run, rate in zip(runs, rates, strict=True)}
-    )
+    Group(fleet.root, GROUP).add(swept)
     return runs
 
 
@@ -323,35 +264,18 @@ def reported(path, *, end="finished", points=2_000):
 
 def _attempts(run, end):
     run.ledger.append(Submitted(job=job("7", "local", logs=str(run.logs)), time=REPORTED_FROM))
-    causes = ("preempted", "node_failure", "out_of_memory", end)
-    for number, cause in enumerate(causes):
+    for number, cause in enumerate(("preempted", "node_failure", "out_of_memory", end)):
         began = REPORTED_FROM + 5_000.0 * number + 900
-        last = 2_000 * (number + 1)
-        about = {
-            "attempt": number,
-            "job_id": "7",
-            "restart": number,
-            "host": f"node{number}",
-            "ranks": 2,
-        }
-        how = {"gpu": f"card {HOSTILE}", "versions": {"torch": "2.6"}}
-        run.ledger.append(
-            Started(step=2_000 * number, began=began, time=began + 60, **about, **how)
-        )
+        place = {"job_id": "7", "restart": number, "host": f"node{number}"}
+        software = {"gpu": f"card {HOSTILE}", "versions": {"torch": "2.6"}}
+        about = {"attempt": number, "step": 2_000 * number, "ranks": 2, "began": began}
+        run.ledger.append(Started(**about, **place, **software, time=began + 60))
         if cause == "crashed":
-            first = {
-                "job_id": "7",
-                "restart": number,
-                "rank": 1,
-                "host": "node3",
-                "reason": f"OSError: {HOSTILE}",
-            }
-            run.ledger.append(Failed("rank", time=began + 3_990, **first))
-        detail = HOSTILE if number else None
-        run.ledger.append(
-            Ended(attempt=number, cause=cause, step=last, detail=detail, time=began + 4_000)
-        )
-        if number < len(causes) - 1:
+            reason = f"OSError: {HOSTILE}"
+            run.ledger.append(Failed("rank", rank=1, reason=reason, **place, time=began + 3_990))
+        how = {"cause": cause, "step": 2_000 * (number + 1), "detail": HOSTILE if number else None}
+        run.ledger.append(Ended(attempt=number, **how, time=began + 4_000))
+        if cause != end:
             run.ledger.append(Wished(job_id="7", cause=cause, time=began + 4_001))
     run.ledger.append(Labelled(note=HOSTILE, add=("paper",)))
 

@@ -44,13 +44,8 @@ def load(name):
     if meta["sde"] == "cld":
         sde = CLD(**{k: meta[k] for k in ("beta0", "beta1", "m_inv", "gamma", "numerical_eps")})
     spec = MlpSpec() if meta["network"] == "mlp" else ResnetSpec()
-    net = nets.build(spec, data_shape=(2,), halves_in=sde.n, halves_out=sde.m)
-    net.load_state_dict(
-        {k.removeprefix("state/"): v for k, v in data.items() if k.startswith("state/")}
-    )
-    return Toy(
-        data, sde, ObjectiveSpec(name=meta["cld_objective"], mixed_score=meta["mixed_score"]), net
-    )
+    objective = ObjectiveSpec(name=meta["cld_objective"], mixed_score=meta["mixed_score"])
+    return _toy(data, sde, objective, spec)
 
 
 def psld(settings):
@@ -67,11 +62,17 @@ def psld(settings):
 def load_psld(name):
     data, meta = arrays(f"psld_toy_{name}")
     spec = MlpSpec(width=meta["width"], layers=meta["layers"])
-    net = nets.build(spec, data_shape=(2,), halves_in=2, halves_out=2)
+    return _toy(data, psld(meta["sde"]), ObjectiveSpec(name="hsm"), spec)
+
+
+def _toy(data, sde, objective, spec):
+    """With a network of the stored weights."""
+    net = nets.build(spec, data_shape=(2,), halves_in=sde.n, halves_out=sde.m)
+    prefix = "state/"
     net.load_state_dict(
-        {k.removeprefix("state/"): v for k, v in data.items() if k.startswith("state/")}
+        {name.removeprefix(prefix): it for name, it in data.items() if name.startswith(prefix)}
     )
-    return Toy(data, psld(meta["sde"]), ObjectiveSpec(name="hsm"), net)
+    return Toy(data, sde, objective, net)
 
 
 class InjectedNoise:

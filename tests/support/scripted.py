@@ -3,7 +3,7 @@
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from cld_core.errors import RecipeError
 from cld_core.files import write_json
@@ -51,22 +51,15 @@ class Scripted(DebugCluster):
         current: makes the job that a process of it is in.
     """
 
-    name: ClassVar[str] = "scripted"
-    blocks: ClassVar[bool] = False
-    phases: ClassVar[dict[str, str]] = {}
-    calls: ClassVar[list[tuple[str, list[str]]]]
-    stubborn: ClassVar[set[str]]
-    refused: ClassVar[set[str]]
-    away: ClassVar[set[str]]
-    broken: ClassVar[set[str]]
-    sizes: ClassVar[list[int]]
-    submissions: ClassVar[list[tuple[Any, Any]]]
-    error: ClassVar[Exception | None] = None
-    most: ClassVar[int] = 1
-    array: ClassVar[int | None] = None
-    takes: ClassVar[int] = 1000
-    first: ClassVar[int | None] = 100
-    nodes: ClassVar[int | None] = None
+    name = "scripted"
+    blocks = False
+    phases: ClassVar = {}
+    error = None
+    most = 1
+    array = None
+    takes = 1000
+    first = 100
+    nodes = None
     before = staticmethod(lambda number: None)
     current = staticmethod(lambda: inside())
 
@@ -137,11 +130,11 @@ class Scripted(DebugCluster):
 
 
 class Other(Scripted):
-    name: ClassVar[str] = "other"
+    name = "other"
 
 
 def _fresh():
-    sets: dict[str, Any] = {name: set() for name in ("stubborn", "refused", "away", "broken")}
+    sets = {name: set() for name in ("stubborn", "refused", "away", "broken")}
     return {"phases": {}, "calls": [], "sizes": [], "submissions": [], **sets}
 
 

@@ -21,8 +21,7 @@ from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.pids import is_up
-from cld_core.stop import StopFlag
-from cld_core.train import session
+from cld_core.run.work import Start, Training
 from tests.support.paths import RECIPES
 
 # Every call of the command line would make all of its commands again, which takes longer than most
@@ -60,6 +59,11 @@ def cldctl(*arguments, runs, code=0, timeout=180, **env):
         env={**os.environ, "CLDCTL_RUNS": str(runs), "OMP_NUM_THREADS": "1", **env},
         stdin=subprocess.DEVNULL,
     )
+    return _expect(code, done)
+
+
+def _expect(code, done):
+    """The process, which has to have ended with ``code``, if one is given."""
     if code is not None:
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
@@ -72,18 +76,16 @@ def invoke(*arguments, runs, code=0, width=200, **env):
 
     out = io.StringIO()
     err = io.StringIO()
-    with mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(runs), **env}), signal_handlers():
-        before = console.out._width
-        console.out.width = width
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                returned = app.run(arguments)
-        finally:
-            console.out._width = before
+    with (
+        mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(runs), **env}),
+        mock.patch.object(console.out, "_width", width),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        signal_handlers(),
+    ):
+        returned = app.run(arguments)
     done = subprocess.CompletedProcess(arguments, returned, out.getvalue(), err.getvalue())
-    if code is not None:
-        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+    return _expect(code, done)
 
 
 @contextlib.contextmanager
@@ -113,7 +115,7 @@ def stepped(trainer, last, first=0):
 
 def train(run):
     """Train a run to its end in this process."""
-    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+    assert Training(run.path).compute(Ranks(), start=Start(job_id="test")).is_done
     return run
 
 

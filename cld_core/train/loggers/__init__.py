@@ -365,11 +365,11 @@ def _as_os_error(error: Exception) -> OSError:
 def hyperparameters(recipe: Recipe) -> dict[str, bool | int | float | str]:
     """The keys of a recipe that its training depends on, without those that are null."""
     sections = {name: section for name, section in recipe.to_share().items() if name in _SECTIONS}
-    return {
-        key: value if isinstance(value, bool | int | float | str) else str(value)
-        for key, value in leaves(sections).items()
-        if value is not None
-    }
+    found = {}
+    for key, value in leaves(sections).items():
+        if value is not None:
+            found[key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return found
 
 
 def texts_about(about: LoggedAttempt) -> dict[str, str]:

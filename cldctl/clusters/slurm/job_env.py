@@ -141,15 +141,17 @@ class SlurmJob(base.InJob):
 
     def wish(self, wish: base.Requeue) -> None:
         """Write the wish for the batch script (`follow.sh`), which carries it out after srun."""
-        lines = {
-            "delay": "" if wish.delay_s is None else str(round(wish.delay_s)),
-            "avoid": ",".join(wish.avoid),
-            "readmit": ",".join(wish.readmit),
-            "only": "limit" if wish.after_limit else "",
-            "decided": "yes",
-        }
-        text = "".join(f"{name} {value}\n" for name, value in lines.items() if value)
-        write_text(file_of(self.ref, f"wish_{self.restart}"), text)
+        lines = []
+        if wish.delay_s is not None:
+            lines.append(f"delay {wish.delay_s:.0f}\n")
+        if wish.avoid:
+            lines.append(f"avoid {','.join(wish.avoid)}\n")
+        if wish.readmit:
+            lines.append(f"readmit {','.join(wish.readmit)}\n")
+        if wish.after_limit:
+            lines.append("only limit\n")
+        lines.append("decided yes\n")
+        write_text(file_of(self.ref, f"wish_{self.restart}"), "".join(lines))
 
     def successor(self) -> JobRef | None:
         return successor_of(self.ref)

@@ -356,13 +356,16 @@ def _ask(known: Known, requested: frozenset[str]) -> Known:
     if answer.missing:
         problem = NOT_HERE
     took_s = time.monotonic() - began
-    is_strike = problem is not None or took_s > SLOW_S
+    strikes = 0
+    if problem is not None or took_s > SLOW_S:
+        strikes = min(known.strikes + 1, len(_BACK_OFF) - 1)
+    if mine is not None:
+        known = replace(known, as_of=now)
     return replace(
         known,
         asked_at=now,
-        as_of=known.as_of if mine is None else now,
         took_s=took_s,
-        strikes=min(known.strikes + 1, len(_BACK_OFF) - 1) if is_strike else 0,
+        strikes=strikes,
         problem=problem,
         queue=queue,
         forgotten=forgotten,

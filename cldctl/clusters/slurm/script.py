@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import submitit
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
+# Keys of a recipe that submitit has under the same names.
+_SAME_NAME = ("nodes", "gres", "cpus_per_task", "partition", "account", "qos", "constraint")
 # Options that change what the job is, or hide its logs, if the recipe sets them.
 _OWN = ("array", "dependency", "error", "job-name", "open-mode", "output", "test-only", "wrap")
 
@@ -75,24 +77,18 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
     if size.cpus_per_task is not None:
         # srun does not take it over from sbatch in versions from 22.05 to 23.02.
         srun_args.append(f"--cpus-per-task={size.cpus_per_task}")
-    resources: dict[str, Any] = {
-        "nodes": size.nodes,
-        "ntasks_per_node": size.ranks_per_node,
-        "gpus_per_node": size.gpus_per_node if size.gpus_per_node and size.gres is None else None,
-        "gres": size.gres,
-        "cpus_per_task": size.cpus_per_task,
-        "mem": None if size.mem_gb is None else _memory(size.mem_gb),
-        "partition": size.partition,
-        "account": size.account,
-        "qos": size.qos,
-        "constraint": size.constraint,
-        "exclude": ",".join(filter(None, (size.exclude, *spec.exclude))) or None,
-        "dependency": dependency(spec),
-        "array_parallelism": spec.parallel,
-    }
+    values: dict[str, Any] = {name: getattr(size, name) for name in _SAME_NAME}
+    values["ntasks_per_node"] = size.ranks_per_node
+    if size.gpus_per_node and size.gres is None:
+        values["gpus_per_node"] = size.gpus_per_node
+    if size.mem_gb is not None:
+        values["mem"] = _memory(size.mem_gb)
+    values["exclude"] = ",".join(filter(None, (size.exclude, *spec.exclude))) or None
+    values["dependency"] = dependency(spec)
+    values["array_parallelism"] = spec.parallel
     return {
         "job_name": spec.name,
-        **{name: value for name, value in resources.items() if value is not None},
+        **{name: value for name, value in values.items() if value is not None},
         "setup": _setup(spec),
         "signal_delay_s": spec.notice_s,
         "srun_args": [*srun_args, *size.srun_args],

@@ -1,10 +1,11 @@
-"""Published checkpoints are read completely, and what does not fit is named."""
+"""Published checkpoints are read completely, and messages name the parts that do not fit."""
 
+import errno
 import zipfile
 from collections import OrderedDict
 from functools import partial
-from pathlib import Path
 from unittest.mock import Mock
+from zipfile import ZIP_DEFLATED
 
 import numpy as np
 import pytest
@@ -69,12 +70,13 @@ def spoilt(tmp_path, change):
 def test_the_imported_run_computes_what_the_published_one_did(imported):
     model = cld_core.load(imported.path)
     with np.load(FILE.with_suffix(".npz")) as file:
-        u, t, net, score = (
-            torch.from_numpy(file[name]) for name in ("u", "t", "ema_net", "ema_score")
-        )
+        names = ("u", "t", "ema_net", "ema_score")
+        given = {name: torch.from_numpy(file[name]) for name in names}
+    u = given["u"]
+    t = given["t"]
     assert model.step == 3
-    assert_close(model.net(u, t), net, rtol=0, atol=1e-5)
-    assert_close(model.score(u, t.double()), score, rtol=0, atol=2e-5)
+    assert_close(model.net(u, t), given["ema_net"], rtol=0, atol=1e-5)
+    assert_close(model.score(u, t.double()), given["ema_score"], rtol=0, atol=2e-5)
 
 
 def test_the_imported_run_continues_where_the_published_one_stopped(imported, data):
@@ -89,9 +91,11 @@ def test_the_imported_run_continues_where_the_published_one_stopped(imported, da
     parameters = list(trainer.net.parameters())
     for index, entry in theirs["optimizer"]["state"].items():
         ours = trainer.optimiser.state[parameters[index]]
-        assert torch.equal(ours["exp_avg"], entry["exp_avg"])
-        assert torch.equal(ours["exp_avg_sq"], entry["exp_avg_sq"])
-        assert int(ours["step"]) == int(entry["step"]) == 3
+        assert ours["step"] == 3
+        for name in ("step", "exp_avg", "exp_avg_sq"):
+            assert_close(
+                ours[name], torch.as_tensor(entry[name]), rtol=0, atol=0, check_dtype=False
+            )
     trainer.step(3)
     assert all(int(entry["step"]) == 4 for entry in trainer.optimiser.state.values())
 
@@ -117,46 +121,44 @@ def test_the_step_counts_of_apex_are_read_too(tmp_path):
 def test_a_checkpoint_of_another_network_is_named_by_its_first_wrong_tensor(overrides, words):
     with pytest.raises(CheckpointError) as caught:
         read(FILE, *overrides)
-    assert [word for word in [str(FILE), *words, "--recipe"] if word not in str(caught.value)] == []
+    for word in (str(FILE), *words, "--recipe"):
+        assert word in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda content: content["ema"]["shadow_params"].pop(), ["averages 155 tensors", "156"]),
+        (lambda content: content["ema"]["shadow_params"].pop(), "averages 155 tensors, .* 156"),
         (
             lambda content: content["optimizer"]["state"][1].update(exp_avg=torch.zeros(3)),
-            ["exp_avg", "3, but 64x32"],
+            "exp_avg .* 3, but 64x32",
         ),
         (
             lambda content: content["model"].update({"module.more": torch.zeros(2, 3)}),
-            ["'more', 2x3"],
+            "'more', 2x3",
         ),
         (
             lambda content: content["optimizer"]["param_groups"][0].update(params=[0, 1]),
-            ["2 parameters", "157"],
+            "2 parameters, .* 157",
         ),
-        (lambda content: content.pop("ema"), ["it holds model, optimizer, step; a"]),
+        (lambda content: content.pop("ema"), "it holds model, optimizer, step; a"),
     ],
 )
 def test_a_damaged_layout_is_refused(tmp_path, change, words):
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match=words):
         read(spoilt(tmp_path, change))
-    assert [word for word in words if word not in str(caught.value)] == []
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     with pytest.raises(CheckpointError, match="plain tensors"):
         read(crafted(tmp_path / "evil.pth", "zip", tmp_path / "it-ran"))
     assert not (tmp_path / "it-ran").exists()
-    with (
-        zipfile.ZipFile(FILE) as whole,
-        zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as compressed,
-    ):
+    compressed = tmp_path / "a.pth"
+    with zipfile.ZipFile(FILE) as whole, zipfile.ZipFile(compressed, "w", ZIP_DEFLATED) as made:
         for name in whole.namelist():
-            compressed.writestr(name, whole.read(name))
+            made.writestr(name, whole.read(name))
     with pytest.raises(CheckpointError, match=r"plain tensors \(BadZipFile\)"):
-        read(tmp_path / "a.pth")
+        read(compressed)
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(WrongCheckpointError, match="plain tensors"):
         read(tmp_path / "text.pth")
@@ -216,7 +218,9 @@ def saved(content, path):
     return file
 
 
-def test_it_becomes_a_run_that_is_sampled_and_resumed(content, data, tmp_path):
+def test_a_checkpoint_of_lightning_becomes_a_run_that_is_sampled_and_resumed(
+    content, data, tmp_path
+):
     made = psld(f"data.path={data}")
     run, step, _ = import_published(
         saved(content, tmp_path), made, tmp_path / "runs" / "psld", {"created": 1.0}
@@ -257,7 +261,7 @@ def without(content, name):
         (lambda c: {**c, "global_step": "3"}, "its step is '3', not a whole number"),
     ],
 )
-def test_what_does_not_fit_is_named(content, tmp_path, change, words):
+def test_the_part_of_it_that_does_not_fit_is_named(content, tmp_path, change, words):
     file = saved(change(content), tmp_path)
     with pytest.raises(WrongCheckpointError, match=words) as refused:
         import_published(file, psld(), tmp_path / "runs" / "psld", {})
@@ -266,20 +270,15 @@ def test_what_does_not_fit_is_named(content, tmp_path, change, words):
 
 
 def test_a_checkpoint_later_than_the_recipes_end_is_refused_and_leaves_nothing(tmp_path):
-    with pytest.raises(
-        UsageError, match=r"is of step 3, later than train\.steps=2\. Add train\.steps=3"
-    ):
-        import_published(
-            FILE, recipe("train.steps=2"), tmp_path / "runs" / "mine", {"created": 1.0}
-        )
+    short = recipe("train.steps=2")
+    with pytest.raises(UsageError, match=r"is of step 3, later than .*Add train\.steps=3"):
+        import_published(FILE, short, tmp_path / "runs" / "mine", {"created": 1.0})
     assert not (tmp_path / "runs").exists()
 
 
 def test_nothing_is_left_of_an_import_that_cannot_be_written(tmp_path, monkeypatch):
-    full, save = Mock(side_effect=OSError(28, "No space left on device")), torch.save
-    monkeypatch.setattr(
-        "torch.save", lambda content, to: save(content, to) if isinstance(to, Path) else full()
-    )
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr("torch.save", full)
     with pytest.raises(SaveError, match="no space left on the disk"):
         import_published(FILE, recipe(), tmp_path / "runs" / "mine", {"created": 1.0})
     assert list((tmp_path / "runs").iterdir()) == []

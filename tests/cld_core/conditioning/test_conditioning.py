@@ -38,7 +38,7 @@ def of_first(value):
 def drawn(law, sde, observation, way, n, **keys):
     noise, apart = (SampleNoise(0, name, first=0, last=n) for name in ("sample", "observation"))
     given = way.conditioned(law.score(sde), sde, observation, apart)
-    return given.finished(sample(given, sde, spec_of(**keys), noise, (law.dimension,)).x)
+    return sample(given, sde, spec_of(**keys), noise, (law.dimension,)).x
 
 
 @SDES
@@ -199,7 +199,7 @@ def test_the_error_of_replacement_falls_as_steps_are_repeated(sde, jump):
         keys = {"order": 0, "corrector": False, "eta": 1.0, "repeats": repeats, "jump": jump}
         drawn = sample(given, sde, spec_of("exponential", nfe=51, **keys), noise, (2,))
         assert drawn.nfe == 50 * repeats + 1
-        unknown = given.finished(drawn.x)[:, 1]
+        unknown = drawn.x[:, 1]
         found.append((abs(float(unknown.mean()) - 0.4), abs(float(unknown.std()) - 0.3)))
     means, spreads = zip(*found, strict=True)
     assert means[0] > 0.13

@@ -1,5 +1,4 @@
-"""Plug-ins: imported before a recipe is checked, in force for what they register, never by those
-who only look."""
+"""Plug-ins: imported before a recipe is checked, and not by commands that only read."""
 
 import json
 import sys
@@ -90,18 +89,18 @@ def test_what_a_section_cannot_use_is_refused(section):
     assert "x" not in plugins._TABLES[section]
 
 
-def test_an_error_names_the_plugin_that_raised_it_or_called_what_did(tmp_path):
+def test_an_error_names_the_line_of_the_plugin_in_its_traceback(tmp_path):
     file = tmp_path / "failing.py"
     file.write_text("import json\n\ndef read(text):\n    return json.loads(text)\n")
     plugins.import_plugins([str(file)], "here")
-    (module,) = (it for name, it in sys.modules.items() if name.startswith("cld_plugin_failing_"))
-    for fail, found in ((module.read, f"{file}:4"), (json.loads, None)):
+    (name,) = (name for name in sys.modules if name.startswith("cld_plugin_failing_"))
+    for fail, place in ((sys.modules[name].read, f"{file}:4"), (json.loads, None)):
         with pytest.raises(ValueError, match="Expecting value") as error:
             fail("")
-        assert plugins.raised_in(error.value) == found
+        assert plugins.raised_in(error.value) == place
 
 
-def test_those_who_look_import_nothing(heavy, tmp_path):
+def test_reading_without_plugins_imports_none(heavy, tmp_path):
     (tmp_path / "frozen.yaml").write_text(dump(load(heavy)))
     whole = load_frozen(tmp_path / "frozen.yaml", with_plugins=True)
     del registry.SECTIONS["sde"].variants["heavy"]
@@ -119,20 +118,18 @@ def test_those_who_look_import_nothing(heavy, tmp_path):
         load(heavy)
 
 
-def test_the_plugins_of_the_recipe_that_was_read_last_are_in_force(heavy, tmp_path):
+def test_entries_are_those_of_the_plugins_of_the_last_recipe(heavy, tmp_path):
     default = ["sde={name: heavy}"]
     other = tmp_path / "copies" / "heavy.py"
     other.parent.mkdir()
     other.write_text(FRICTION.format(factor=9.0))
-    assert [
-        load(TOY, [f"plugins={file}", *default]).sde.factor
-        for file in (tmp_path / "heavy.py", other, heavy.parent / "heavy.py")
-    ] == [2.0, 9.0, 2.0]
+    for file, factor in ((tmp_path / "heavy.py", 2.0), (other, 9.0), (tmp_path / "heavy.py", 2.0)):
+        assert load(TOY, [f"plugins={file}", *default]).sde.factor == factor
     with pytest.raises(RecipeError, match=r"both register the sde 'heavy'"):
         load(TOY, [f"plugins=[{tmp_path}/heavy.py, {other}]", *default])
 
 
-def test_what_a_plugin_may_register(tmp_path, capsys):
+def test_a_plugin_registers_metrics_loggers_and_extractors(tmp_path, capsys):
     (tmp_path / "everything.py").write_text(EVERYTHING)
     load(TOY, [f"plugins={tmp_path}/everything.py"])
     from cld_core.evaluate import features
@@ -158,7 +155,7 @@ def test_what_a_plugin_may_register(tmp_path, capsys):
         (b"from cld_core import register\nregister('sde', 'cld', None, int)", "without its spec"),
     ],
 )
-def test_a_plugin_that_does_not_work(tmp_path, content, words):
+def test_a_plugin_that_fails_is_named_and_leaves_no_module(tmp_path, content, words):
     (tmp_path / "mine.py").write_bytes(content)
     before = set(sys.modules)
     with pytest.raises(RecipeError, match=words) as caught:
@@ -171,7 +168,7 @@ def test_a_plugin_that_does_not_work(tmp_path, content, words):
     "plugin",
     ["nowhere.py", "no.such.module", ".x", "", "a b", "x" * 3000, "${name}.py", "a.py,b.py"],
 )
-def test_what_cannot_be_imported(plugin):
+def test_a_plugin_that_cannot_be_found_is_refused(plugin):
     with pytest.raises(RecipeError, match=r"^command line: .*plug-?in"):
         load(TOY, [f"plugins=['{plugin}']"])
 
@@ -238,7 +235,9 @@ def changed(section, **keys):
     ],
     ids=range(3),
 )
-def test_a_described_network_takes_no_memory_before_it_fits(tmp_path, recipe, monkeypatch):
+def test_a_network_takes_no_memory_before_the_tensors_of_the_file_fit(
+    tmp_path, recipe, monkeypatch
+):
     monkeypatch.setattr(Model, "__init__", lambda *_, **__: pytest.fail("the network was made"))
     file = saved(tmp_path / "w.safetensors", recipe)
     with pytest.raises(CheckpointError) as caught:
@@ -247,7 +246,7 @@ def test_a_described_network_takes_no_memory_before_it_fits(tmp_path, recipe, mo
     assert "\n" not in str(caught.value)
 
 
-def test_a_shape_of_data_that_cannot_be(tmp_path):
+def test_an_impossible_shape_of_data_is_refused(tmp_path):
     recipe = {**changed("data", name="some"), "plugins": ["some.py"]}
     with pytest.raises(CheckpointError, match="shape"):
         cld_core.load(saved(tmp_path / "w.safetensors", recipe, data='{"shape": [0]}'))

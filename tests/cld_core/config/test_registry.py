@@ -1,6 +1,7 @@
-"""Variants: what a registry holds, how a section changes from one to another, and which keys each
-has."""
+"""Variants of sections: the registry, changes from one variant to another, and their keys."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,37 +47,34 @@ def test_every_variant_is_implemented_and_selects_itself(section, name):
         assert getattr(variant.spec(), SECTIONS[section].key) == name
 
 
-def test_noise_with_order_three_and_the_corrector_can_be_read_but_not_used():
-    recommended = ("corrector=false", "grid_power=3", "nfe=10")
-    for keys in (
-        ("eta=0.1", "nfe=25"),
-        ("eta=1", "corrector=false"),
-        ("order=2", "eta=1"),
-        recommended,
-    ):
-        sampling("method=exponential", "order=3", *keys).require_usable()
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"eta": 0.1},
+        {"eta": 1.0, "corrector": False},
+        {"order": 2, "eta": 1.0},
+        {"corrector": False},
+    ],
+    ids=str,
+)
+def test_order_three_is_usable_with_little_noise_or_without_the_corrector(keys):
+    ExponentialSpec(**{"order": 3, **keys}).require_usable()
+
+
+def test_order_three_with_noise_and_the_corrector_can_be_read_but_not_used():
+    spec = sampling("method=exponential", "order=3", "eta=0.3")
     with pytest.raises(
-        RecipeError, match=r"'sampling\.order' cannot be 3 with sampling\.corrector=true and"
-    ) as error:
-        sampling("method=exponential", "order=3", "eta=0.3").require_usable()
-    assert str(error.value).endswith(
-        "Set sampling.corrector=false, and best sampling.order=2 with it."
-    )
+        RecipeError, match=r"'sampling\.order' cannot be 3 .*sampling\.order=2 with"
+    ):
+        spec.require_usable()
 
 
-def test_another_method_takes_its_own_defaults_except_for_what_all_share():
-    before = load(
-        TOY,
-        [
-            f"sampling.{text}"
-            for text in ("method=exponential", "order=3", "grid_power=3", "nfe=20")
-        ],
-    )
+def test_another_method_starts_at_its_defaults_except_for_the_shared_keys():
+    before = load(TOY, ["sampling={method: exponential, order: 3, grid_power: 3, nfe: 20}"])
 
     def changed(*overrides):
         return with_overrides(before, [f"sampling.{text}" for text in overrides]).sampling
 
-    assert before.sampling == ExponentialSpec(order=3, grid_power=3.0, nfe=20)
     assert changed("method=exponential") == before.sampling
     assert changed("method=sscs", "grid=power") == SscsSpec(nfe=20, grid="power")
     assert changed("method=gddim") == GddimSpec(nfe=20), "a corrector would make it diverge"
@@ -86,87 +84,70 @@ def test_another_method_takes_its_own_defaults_except_for_what_all_share():
     assert sampling("denoise=false", "method=em") == EmSpec(denoise=False)
 
 
-def test_a_method_that_comes_back_brings_no_older_values(tmp_path):
-    tuned, other, again = (tmp_path / name for name in ("tuned.yaml", "other.yaml", "again.yaml"))
-    tuned.write_text("sampling: {method: exponential, order: 3, corrector: false, nfe: 20}")
-    other.write_text("extends: tuned.yaml\nsampling: {method: gddim, order: 1}")
+def test_a_method_that_is_chosen_again_starts_at_its_defaults(tmp_path):
+    file = tmp_path / "tuned.yaml"
+    file.write_text("sampling: {method: exponential, order: 3, corrector: false, nfe: 20}")
+    (tmp_path / "other.yaml").write_text("extends: tuned.yaml\nsampling: {method: gddim, order: 1}")
+    again = tmp_path / "again.yaml"
     again.write_text("extends: other.yaml\nsampling: {method: exponential, eta: 0.1}")
-    assert load(other).sampling == GddimSpec(order=1, nfe=20)
-    assert load(again).sampling == ExponentialSpec(eta=0.1, nfe=20)
-    # The overrides of several continuations, in the order of the ledger.
-    first, second = ["method=gddim", "order=1"], ["method=exponential", "eta=0.1"]
-    frozen = tmp_path / "frozen.yaml"
-    frozen.write_text(dump(load(tuned)))
-    continued = load_frozen(frozen, [f"sampling.{text}" for text in first + second])
-    assert continued.sampling == ExponentialSpec(eta=0.1, nfe=20)
+    expected = ExponentialSpec(eta=0.1, nfe=20)
+    assert load(again).sampling == expected
+    # The overrides of two continuations, in the order of the ledger.
+    overrides = ["sampling={method: gddim, order: 1}", "sampling={method: exponential, eta: 0.1}"]
+    file.write_text(dump(load(file)))
+    assert load_frozen(file, overrides).sampling == expected
 
 
 def test_the_order_on_a_command_line_does_not_matter():
     assert sampling("nfe=20", "method=em") == sampling("method=em", "nfe=20") == EmSpec(nfe=20)
-    assert load(TOY, ["network.time_input=log", "network.name=mlp"]).network == MlpSpec(
-        time_input="log"
-    )
     assert sampling("method=exponential", "nfe=20", "method=em") == EmSpec(nfe=20)
     assert load(TOY, ["network.width=7", "network.name=resnet"]).network == ResnetSpec(width=7)
     section = ["sampling.order=3", "sampling={method: gddim}"]
-    assert load(TOY, section).sampling == sampling("order=3", "method=gddim") == GddimSpec(order=3)
+    assert load(TOY, section).sampling == GddimSpec(order=3)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("override", "words"),
     [
-        (
-            ["order=2"],
-            [
-                "'sampling.order' is not a key of sampling.method=ode",
-                "Set sampling.method=exponential",
-            ],
-        ),
-        (
-            ["nfe=20"],
-            ["sampling.method=ode", "sampling.method=em, sscs, exponential, gddim", "rtol, atol"],
-        ),
-        (
-            ["nfee=20"],
-            ["'sampling.nfee' (with sampling.method=ode)", "Did you mean 'sampling.nfe'"],
-        ),
+        ("order=2", ["'sampling.order' is not a key of sampling.method=ode. Set sampling.method="]),
+        ("nfe=20", ["Set sampling.method=em, sscs, exponential, gddim", "rtol, atol"]),
+        ("nfee=20", ["'sampling.nfee' (with sampling.method=ode)", "Did you mean 'sampling.nfe'"]),
     ],
 )
-def test_a_key_that_the_method_lacks_is_refused(overrides, words):
-    message = refused(TOY, [f"sampling.{text}" for text in overrides])
+def test_a_key_of_another_method_is_refused(override, words):
+    message = refused(TOY, [f"sampling.{override}"])
     assert message.startswith("command line: ")
     assert [word for word in words if word not in message] == []
 
 
-def test_the_axes_of_a_sweep_may_be_idle():
+def test_a_method_ignores_the_axes_of_a_sweep_that_it_lacks():
     recipe = load(TOY)
     axes = ("sampling.nfe", "sampling.order")
 
     def cell(*overrides):
         return with_overrides(recipe, overrides, idle=axes).sampling
 
-    assert (
-        cell("sampling.method=ode", "sampling.nfe=20")
-        == cell("sampling.method=ode", "sampling.nfe=50")
-        == OdeSpec()
-    )
+    assert cell("sampling.method=ode", "sampling.nfe=20") == OdeSpec()
     assert cell("sampling.order=2", "sampling.nfe=20", "sampling.method=em") == EmSpec(nfe=20)
     with pytest.raises(RecipeError, match="eta' is not a key"):
         cell("sampling.eta=1", "sampling.method=em")
 
 
+def test_a_section_is_loaded_without_the_others():
+    """`cldctl status` needs `cluster` alone."""
+    code = "import sys, cld_core.config.cluster; print('cld_core.config.schema' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_auto_stands_for_one_of_the_grids():
     specs = (EmSpec(), ExponentialSpec(), EmSpec(grid="quadratic"))
     assert [spec.spacing for spec in specs] == ["linear", "power", "quadratic"]
-    assert (
-        EmSpec().canonical()
-        == EmSpec(grid="linear").canonical()
-        != EmSpec(grid="quadratic").canonical()
-    )
+    assert EmSpec().canonical() == EmSpec(grid="linear")
     assert OdeSpec().canonical() == OdeSpec()
 
 
-def test_another_kind_starts_afresh(tmp_path):
+def test_another_network_or_diffusion_starts_at_its_defaults(tmp_path):
     (tmp_path / "base.yaml").write_text(
         "network: {name: mlp, width: 7, layers: 3}\nsde: {beta0: 9, m_inv: 2}"
     )
@@ -215,7 +196,7 @@ def test_a_name_cannot_be_registered_twice(flow):
 
 
 METHODS = "ode, em, sscs, exponential, gddim, conjugate, splitting, tuned"
-RECIPE = load(TOY, ["sampling.eps=2e-3"])
+RECIPE = load(TOY, ["sde.name=vpsde", "objective.name=dsm"])
 
 
 @pytest.mark.parametrize("seven", [7, 7.0, np.int64(7), torch.tensor(7)])
@@ -229,15 +210,13 @@ def test_numbers_of_other_libraries_are_numbers(seven):
     [
         ({"method": "odee"}, ["'method' cannot be 'odee'", METHODS, "Did you mean 'ode'?"]),
         ({"nfe": 20}, ["'nfe' is not a key of method=ode. Set method=em, sscs", "eps, denoise"]),
-        (
-            {"method": "em", "nfe": 0},
-            ["'nfe' cannot be 0", ">= 2 and <= 1e+06: network evaluations"],
-        ),
+        ({"method": "em", "nfe": 0}, ["'nfe' cannot be 0", ">= 2 and <= 1e+06"]),
         ({"denoise": 1}, ["'denoise' cannot be 1; expected true or false"]),
         (
             {"method": "em", "grid_power": 3},
             ["'grid_power' has no effect with grid=linear. Set grid=power or leave"],
         ),
+        ({"method": "sscs"}, ["'method' cannot be sscs with sde.name=vpsde", "method=exponential"]),
     ],
     ids=str,
 )
@@ -248,20 +227,9 @@ def test_messages_name_the_argument_and_the_fix(arguments, words):
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-def test_a_method_that_the_diffusion_cannot_have():
-    recipe = load(TOY, ["sde.name=vpsde", "objective.name=dsm"])
-    with pytest.raises(
-        RecipeError,
-        match=r"^f: 'method' cannot be sscs with sde\.name=vpsde.* Set method=exponential",
-    ):
-        sampling_spec(recipe, {"method": "sscs"}, "f")
-
-
 def test_the_bound_starts_where_the_network_was_trained():
     recipe = load(TOY, ["objective.loss_eps=1e-3"])
     spec = elbo_spec(recipe, {"velocities": 4, "eps": 1e-6}, "f")
     assert (spec.velocities, spec.probes, spec.eps) == (4, 1, 1e-3)
-    with pytest.raises(
-        RecipeError, match=r"^f: unknown key 'velocites'\. Did you mean 'velocities'"
-    ):
+    with pytest.raises(RecipeError, match=r"^f: unknown key 'velocites'"):
         elbo_spec(recipe, {"velocites": 4}, "f")

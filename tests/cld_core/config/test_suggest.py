@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 
 from cld_core.config import from_dict
@@ -52,32 +51,26 @@ def test_what_is_folded_leaves_as_many_resolutions_as_the_sides_allow(sides, pat
 
 
 def test_few_examples_are_not_seen_too_often_and_bound_what_is_evaluated():
-    few, many = recipe((3, 32, 32), 40, tests=4), recipe((3, 32, 32), 40_000, tests=4000)
+    few = recipe((3, 32, 32), 40, tests=4)
+    many = recipe((3, 32, 32), 40_000, tests=4000)
     assert few.train.batch_size == 40
-    assert (
-        few.train.steps * few.train.batch_size
-        <= 500 * 40
-        < many.train.steps * many.train.batch_size
-    )
+    assert few.train.steps * few.train.batch_size <= 500 * 40
+    assert many.train.steps * many.train.batch_size > 500 * 40
     assert (few.eval.points, many.eval.points) == (4, 64)
 
 
 def test_a_larger_size_is_a_larger_network_that_trains_for_longer():
     made = [recipe((5,), 10**6, size) for size in SIZES]
-    for one, larger in itertools.pairwise((it.network.width, it.train.steps) for it in made):
-        assert np.less(one, larger).all()
+    for one, larger in itertools.pairwise(made):
+        assert one.network.width < larger.network.width
+        assert one.train.steps < larger.train.steps
     assert made[2].cluster.uses_gpu
     assert recipe((900,), 10_000).network.width > made[0].network.width, "for many features"
 
 
 def test_a_diffusion_without_hybrid_score_matching_has_its_own_objective():
-    assert (
-        from_dict(
-            {"sde": {"name": "vpsde"}, **suggested((2,), sde="vpsde")}, "suggested"
-        ).objective.name
-        == "dsm"
-    )
+    assert suggested((2,), sde="vpsde")["objective"]["name"] == "dsm"
 
 
 def test_numbers_are_rounded_up_to_two_digits():
-    assert [rounded(it) for it in (0.2, 7, 99.5, 1234, 2000)] == [1, 7, 100, 1300, 2000]
+    assert list(map(rounded, (0.2, 7, 99.5, 1234, 2000))) == [1, 7, 100, 1300, 2000]

@@ -1,7 +1,9 @@
 """Writers of the formats that preparation reads."""
 
 import io
+import pickle
 import tarfile
+from typing import ClassVar
 
 import lmdb
 import numpy as np
@@ -34,10 +36,8 @@ def write_celebahq(root, images, shards, size):
     written = []
     for split, all_images in images.items():
         for index, some in enumerate(np.array_split(all_images, shards[split])):
-            log = size.bit_length() - 1
-            path = (
-                root / split / f"{split}-r{log:02d}-s-{index:04d}-of-{shards[split]:04d}.tfrecords"
-            )
+            numbers = f"r{size.bit_length() - 1:02d}-s-{index:04d}-of-{shards[split]:04d}"
+            path = root / split / f"{split}-{numbers}.tfrecords"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_records(path, [image_record(image, label=index) for image in some])
             written.append(path)
@@ -53,87 +53,40 @@ def write_lmdb(folder, images):
     return folder
 
 
-def _string(text):
-    """A str of Python 2 in a pickle of protocol 2."""
-    if len(text) < 256:
-        return b"U" + bytes([len(text)]) + text
-    return b"T" + len(text).to_bytes(4, "little") + text
+class _Python2Pickler(pickle._Pickler):
+    """Writes texts as Python 2 wrote its str."""
 
+    def _save_string(self, text):
+        content = text if isinstance(text, bytes) else text.encode()
+        self.write(pickle.BINSTRING + len(content).to_bytes(4, "little") + content)
 
-def _integer(value):
-    return b"J" + value.to_bytes(4, "little", signed=True)
+    dispatch: ClassVar = {**pickle._Pickler.dispatch, bytes: _save_string, str: _save_string}
 
 
 def cifar_batch(rows, name="training batch 1 of 5"):
-    """A batch file as Python 2 pickled it: rows of shape (n, 3072) uint8, with labels and file
-    names."""
-    state = (
-        b"(" + _integer(1) + _integer(rows.shape[0]) + _integer(rows.shape[1]) + b"\x86"
-        b"cnumpy\ndtype\n" + _string(b"u1") + _integer(0) + _integer(1) + b"\x87R"
-        b"("
-        + _integer(3)
-        + _string(b"|")
-        + b"NNN"
-        + _integer(-1)
-        + _integer(-1)
-        + _integer(0)
-        + b"tb"
-        b"\x89" + _string(rows.tobytes()) + b"t"
-    )
-    array = (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
-        + _integer(0)
-        + b"\x85"
-        + _string(b"b")
-    )
-    labels = b"](" + b"".join(_integer(index % 10) for index in range(len(rows))) + b"e"
-    names = (
-        b"](" + b"".join(_string(b"picture_%d.png" % index) for index in range(len(rows))) + b"e"
-    )
-    return (
-        b"\x80\x02}("
-        + _string(b"batch_label")
-        + _string(name.encode())
-        + _string(b"labels")
-        + labels
-        + _string(b"data")
-        + array
-        + b"\x87R"
-        + state
-        + b"b"
-        + _string(b"filenames")
-        + names
-        + b"u."
-    )
+    """A batch file as Python 2 pickled it: rows (n, 3072), uint8, with labels and file names."""
+    numbers = range(len(rows))
+    batch = {
+        "batch_label": name,
+        "labels": [number % 10 for number in numbers],
+        "data": rows,
+        "filenames": [f"picture_{number}.png" for number in numbers],
+    }
+    file = io.BytesIO()
+    _Python2Pickler(file, protocol=2).dump(batch)
+    return file.getvalue().replace(b"numpy._core", b"numpy.core")
 
 
-CIFAR_BATCHES = (
-    "data_batch_1",
-    "data_batch_2",
-    "data_batch_3",
-    "data_batch_4",
-    "data_batch_5",
-    "test_batch",
-)
-# The official archive does not have them in the order of their numbers either.
-_ARCHIVE_ORDER = (
-    "data_batch_4",
-    "test_batch",
-    "data_batch_3",
-    "data_batch_2",
-    "data_batch_5",
-    "data_batch_1",
-)
+CIFAR_BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 
 
-def write_cifar_archive(path, batches, order=_ARCHIVE_ORDER):
+def write_cifar_archive(path, batches):
+    """Like the official archive, not in the order of the numbers of the batches."""
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
-        for name in ("batches.meta", *order):
-            data = batches.get(name, b"\x80\x02}." if name == "batches.meta" else None)
-            if data is not None:
-                member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
+        for name, data in [("batches.meta", pickle.dumps({})), *reversed(batches.items())]:
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
     return path
 
 

@@ -1,5 +1,4 @@
-"""Arrays of numbers: the files that they are in, what is refused, and scalings, which leave the
-bound right."""
+"""Arrays of numbers: their files, their scaling, and results in the units of the data."""
 
 import logging
 import math
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from scipy import stats
 from torch.testing import assert_close
 
 import cld_core
@@ -59,43 +59,32 @@ def of(x, **keys):
     )
 
 
-def as_npz(folder, **content):
-    np.savez(folder / "x.npz", **content)
-    return folder / "x.npz"
+def as_folder(folder, content):
+    folder.mkdir()
+    names = {"x": "train", "labels": "train_labels", "test": "val", "test_labels": "val_labels"}
+    for name, array in content.items():
+        np.save(folder / f"{names[name]}.npy", array)
 
 
-def compressed(folder, **content):
-    np.savez_compressed(folder / "x.npz", **content)
-    return folder / "x.npz"
+WRITERS = {
+    "x.npz": lambda path, content: np.savez(path, **content),
+    "compressed.npz": lambda path, content: np.savez_compressed(path, **content),
+    "x.safetensors": lambda path, content: save_file(content, path),
+    "folder": as_folder,
+}
 
 
-def as_safetensors(folder, **content):
-    save_file(content, folder / "x.safetensors")
-    return folder / "x.safetensors"
-
-
-def as_folder(folder, x, labels, test, test_labels):
-    for name, content in (
-        ("train", x),
-        ("train_labels", labels),
-        ("val", test),
-        ("val_labels", test_labels),
-    ):
-        np.save(folder / f"{name}.npy", content)
-    return folder
-
-
-@pytest.mark.parametrize("write", [as_npz, compressed, as_safetensors, as_folder])
-def test_every_kind_of_file_holds_examples_labels_and_tests(tmp_path, write):
-    x = drawn(30)
-    test = drawn(10, 1)
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_of_file_holds_examples_labels_and_tests(tmp_path, name):
     labels = np.arange(30) % 3 + 5
-    path = write(tmp_path, x=x, labels=labels, test=test, test_labels=labels[:10])
-    found = arrays.find(ArraysSpec(path=str(path), labels=True))
-    for split, examples in (("train", x), ("validation", test)):
-        assert np.array_equal(found.splits[split].x, examples)
+    content = {"x": drawn(30), "labels": labels, "test": drawn(10, 1), "test_labels": labels[:10]}
+    WRITERS[name](tmp_path / name, content)
+    found = arrays.find(ArraysSpec(path=str(tmp_path / name), labels=True))
+    for split, examples in (("train", content["x"]), ("validation", content["test"])):
+        part = found.splits[split]
+        assert np.array_equal(part.x, examples)
         assert found.labels(split).tolist() == (labels - 5)[: len(examples)].tolist()
-        assert isinstance(found.splits[split].x.base, np.memmap) == (write is not compressed)
+        assert isinstance(part.x.base, np.memmap) == (name != "compressed.npz")
     assert (found.classes.names, found.classes.weights) == (("5", "6", "7"), (10, 10, 10))
 
 
@@ -113,14 +102,14 @@ def test_an_npy_has_its_labels_and_its_tests_in_other_files(tmp_path):
 
 def test_without_a_test_set_a_share_is_one_and_more_rows_never_move_others():
     few, many = (
-        of(np.arange(n)[:, None]).examples.splits["validation"].rows for n in (1000, 20_000)
+        arrays.given(np.arange(n)[:, None]).splits["validation"].rows for n in (1000, 20_000)
     )
     assert few.tolist() == many[many < 1000].tolist()
     assert len(many) == pytest.approx(2000, rel=0.1)
     assert abs(np.corrcoef(many[:-1], many[1:] - many[:-1])[0, 1]) < 0.1
 
 
-def test_what_has_a_label_of_its_own_is_learned():
+def test_an_example_with_a_label_of_its_own_is_for_training():
     labels = np.arange(60)
     labels[:20] = 0
     found = arrays.given(np.arange(60.0)[:, None], labels)
@@ -132,24 +121,17 @@ def test_what_has_a_label_of_its_own_is_learned():
 def test_batches_are_scaled_rows_with_their_labels(tmp_path, cache):
     x = drawn()
     labels = np.arange(400)
-    spec = ArraysSpec(
-        path=str(as_npz(tmp_path, x=x, labels=labels, test=x[:7], test_labels=labels[:7])),
-        labels=True,
-    )
-    source = StoredSource(ArraysSpec(**{**vars(spec), "cache": cache}))
+    file = tmp_path / "x.npz"
+    np.savez(file, x=x, labels=labels, test=x[:7], test_labels=labels[:7])
+    source = StoredSource(ArraysSpec(path=str(file), labels=True, cache=cache))
     z, label = source.labelled_batch(3, 0, 30, 16, slice(4, 12))
     source.close()
     rows = order(30, 16, 400, 3)[0][4:12]
     assert label.tolist() == rows.tolist()
-    expected = (x[rows] - x.mean(0)) / x.std(0)
-    assert_close(z, torch.from_numpy(expected).float(), rtol=1e-5, atol=1e-6)
+    expected = torch.from_numpy((x - x.mean(0)) / x.std(0)).float()
+    assert_close(z, expected[rows], rtol=1e-5, atol=1e-6)
     assert_close(source.form.to_data(z.double()).numpy(), x[rows], rtol=1e-5, atol=1e-4)
-    assert_close(
-        source.test_data(0, 2, 5).double().numpy(),
-        (x[2:5] - x.mean(0)) / x.std(0),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+    assert_close(source.test_data(0, 2, 5), expected[2:5], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 5), (3, 4, 2)])
@@ -164,15 +146,16 @@ def test_the_scaling_is_that_of_all_training_examples_however_they_are_cut(monke
     assert_close(standard.scale, tuple(each.std(1)), rtol=1e-12, atol=0)
     assert_close(standard.shift, tuple(each.mean(1)), rtol=1e-10, atol=1e-12)
     z = between.to_model(torch.from_numpy(x)).transpose(0, 1).flatten(1)
-    assert_close((z.amin(1), z.amax(1)), (-torch.ones(3).double(), torch.ones(3).double()))
+    ones = torch.ones(3).double()
+    assert_close((z.amin(1), z.amax(1)), (-ones, ones))
     assert plain.scale == ()
     assert plain.bounds == standard.bounds == (x.min(), x.max())
 
 
-def test_large_numbers_keep_their_digits_and_the_caller_s_array_is_left_alone():
+def test_large_numbers_keep_their_digits_and_the_array_of_the_caller_is_unchanged():
     x = 1.7e9 + np.random.default_rng(0).normal(size=(300, 2))
     before = x.copy()
-    z = of(x, test=x, test_labels=None).test_data(0, 0, 300)
+    z = of(x, test=x).test_data(0, 0, 300)
     assert_close(z.double().numpy(), (x - x.mean(0)) / x.std(0), rtol=1e-4, atol=1e-4)
     assert np.array_equal(x, before)
 
@@ -181,11 +164,10 @@ def test_bytes_that_are_pictures_are_images_and_other_bytes_are_numbers():
     x = np.random.default_rng(0).integers(0, 256, (200, 1, 4, 6)).astype(np.uint8)
     source = of(x, test=x[:9], flip=True)
     assert (source.shape, source.grey_levels, source.form.scale) == ((1, 4, 6), 256, ())
-    assert_close(source.test_data(0, 0, 9), to_model(torch.from_numpy(x[:9])))
-    dequantised = source.dequantised_test_data(0, 0, 9)
-    assert_close(
-        dequantised, dequantise(torch.from_numpy(x[:9]), torch.full((), 0.5)), rtol=0, atol=1 / 255
-    )
+    pixels = torch.from_numpy(x[:9])
+    assert_close(source.test_data(0, 0, 9), to_model(pixels))
+    middle = dequantise(pixels, torch.tensor(0.5))
+    assert_close(source.dequantised_test_data(0, 0, 9), middle, rtol=0, atol=1 / 255)
     numbers = of(x[:, 0], test=x[:9, 0])
     assert (numbers.grey_levels, numbers.test_data(0, 0, 9).dtype) == (None, torch.float32)
 
@@ -200,7 +182,7 @@ NAN[[17, 300], 1] = np.nan
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "words"),
     [
         ({"x": NAN}, r"row 17 \(train.*not finite"),
         ({"x": drawn() * 1e300}, "beyond float32"),
@@ -222,32 +204,34 @@ NAN[[17, 300], 1] = np.nan
         ),
     ],
 )
-def test_what_is_refused(tmp_path, content, said):
-    labels = "labels" in content or "labels" in said
-    with pytest.raises(DataError, match=said):
-        store.require(ArraysSpec(path=str(as_npz(tmp_path, **content)), labels=labels))
+def test_arrays_that_cannot_be_used_are_refused(tmp_path, content, words):
+    np.savez(tmp_path / "x.npz", **content)
+    labels = "labels" in content or "labels" in words
+    with pytest.raises(DataError, match=words):
+        store.require(ArraysSpec(path=str(tmp_path / "x.npz"), labels=labels))
 
 
-def test_files_that_are_missing_damaged_or_of_another_kind(tmp_path):
+def test_files_that_are_missing_damaged_or_of_another_kind_are_refused(tmp_path):
     whole = Path(saved(tmp_path)).read_bytes()
     (tmp_path / "cut.npy").write_bytes(whole[:-100])
     (tmp_path / "text.npz").write_text("nothing")
     (tmp_path / "x.csv").write_text("1,2")
-    for name, said in [
-        ("cut.npy", "Save it again"),
-        ("text.npz", "Save it again"),
-        ("x.csv", r"numpy\.save"),
-        ("gone.npy", "no such file"),
-        ("", "no train.npy"),
-    ]:
-        with pytest.raises(DataError, match=said):
+    refused = {
+        "cut.npy": "Save it again",
+        "text.npz": "Save it again",
+        "x.csv": r"numpy\.save",
+        "gone.npy": "no such file",
+        "": "no train.npy",
+    }
+    for name, words in refused.items():
+        with pytest.raises(DataError, match=words):
             store.require(ArraysSpec(path=str(tmp_path / name)))
     with pytest.raises(DataError, match="given in Python"):
         store.require(ArraysSpec())
 
 
 @pytest.mark.parametrize(
-    ("x", "said"),
+    ("x", "words"),
     [
         (np.where(np.arange(3) == 1, 7.0, drawn()), r"1 of 3 columns are constant \(column 1\)"),
         (drawn() + np.array([0.0, 5e6, 0.0]), r"1 of 3 columns are far from 0 \(column 1\)"),
@@ -256,27 +240,24 @@ def test_files_that_are_missing_damaged_or_of_another_kind(tmp_path):
         (np.random.default_rng(0).integers(0, 256, (200, 8, 8)).astype(np.uint8), r"x\[:, None\]"),
     ],
 )
-def test_what_is_said_and_trains_nevertheless(caplog, x, said):
+def test_unusual_data_cause_a_warning_and_train(caplog, x, words):
     source = of(x)
     with caplog.at_level(logging.WARNING):
         assert bool(source.batch(0, 0, 0, 8, slice(0, 8)).isfinite().all())
     (record,) = caplog.records
     assert source.examples.look() == [record.message]
-    assert re.search(said, record.message)
+    assert re.search(words, record.message)
 
 
 def test_other_numbers_or_labels_have_another_digest(tmp_path):
-    path = saved(tmp_path)
-    spec = ArraysSpec(path=path)
+    spec = ArraysSpec(path=saved(tmp_path))
     first = identity(spec)
     saved(tmp_path, drawn(seed=1))
     assert identity(spec) != first
     saved(tmp_path)
     assert identity(spec) == first
-    with_labels = {
-        text: of(drawn(), labels=[text] * 400).examples.splits["train"].digest for text in "ab"
-    }
-    assert len({first["images"], *with_labels.values()}) == 3
+    labelled = [arrays.given(drawn(), [text] * 400).split("train").digest for text in "ab"]
+    assert len({first["images"], *labelled}) == 3
 
 
 # --- the bound, and what leaves
@@ -292,8 +273,7 @@ def scaled_gaussian(monkeypatch, std=0.7):
     law = gaussian(std, d=3)
     monkeypatch.setattr(model, "score_of", lambda **how: law.score(model.sde))
     monkeypatch.setattr(model, "score", law.score(model.sde))
-    z = (x - SHIFT) / SCALE
-    truth = -0.5 * np.square(z / std).sum(1) - np.log(SCALE * std * math.sqrt(2 * math.pi)).sum()
+    truth = stats.norm(SHIFT, SCALE * std).logpdf(x).sum(1)
     return model, torch.from_numpy(x), torch.from_numpy(truth)
 
 
@@ -331,18 +311,14 @@ def test_observations_are_given_in_the_units_of_the_data(monkeypatch, sigma):
     mask = torch.tensor([True, False, True])
     matrix = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]]).double()
     z = model.form.to_model(x)
-    for given in (
-        Observation.masked(x[0], mask, sigma),
-        Observation.linear(matrix, matrix @ x[0], sigma),
-    ):
+    masked = Observation.masked(x[0], mask, sigma)
+    for given in (masked, Observation.linear(matrix, matrix @ x[0], sigma)):
         made = given.of_model(model.form)
         # y - H x, up to a factor for each number that is observed as it is.
         assert_close((made.y - made.apply(z)).sign()[1:], given.residual(x).sign()[1:])
         h = made.apply(torch.eye(3).double()).T
-        gram = (
-            made.gram if isinstance(made.gram, torch.Tensor) else made.gram * torch.eye(2).double()
-        )
-        assert_close(h @ h.T, gram)
+        is_scalar = not isinstance(made.gram, torch.Tensor)
+        assert_close(h @ h.T, made.gram * torch.eye(2).double() if is_scalar else made.gram)
         if sigma:
             assert_close(made.y - made.apply(z), given.residual(x))
             assert_close(made.sigma, sigma)
@@ -385,9 +361,8 @@ def test_a_run_keeps_the_scaling_that_it_began_with(tmp_path, monkeypatch):
     for place in (folder.path, tmp_path / "m.safetensors"):
         loaded = cld_core.load(place)
         assert loaded.form == form
-        assert torch.equal(
-            loaded.sample(4, method="em", nfe=5), model.sample(4, method="em", nfe=5)
-        )
+        how = {"method": "em", "nfe": 5}
+        assert torch.equal(loaded.sample(4, **how), model.sample(4, **how))
         with pytest.raises(DataError, match="no such file"):
             loaded.source.test_data(0, 0, 4)
 

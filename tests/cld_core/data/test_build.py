@@ -1,5 +1,4 @@
-"""A preparation that is interrupted, in whatever place, goes on to the same data set, and leaves
-none before."""
+"""An interrupted preparation leaves no data set; another attempt makes the same one."""
 
 import errno
 import io
@@ -59,13 +58,14 @@ def whole(tmp_path):
 
 def run_and_die(out, parts):
     """A process that prepares and is killed, without any chance to tidy up, after so many parts."""
+
+    def die(part, images, total):
+        if images > 3 * parts:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     pid = os.fork()
     if pid == 0:
-        build(
-            plan(),
-            out,
-            lambda part, images, _: images <= 3 * parts or os.kill(os.getpid(), signal.SIGKILL),
-        )
+        build(plan(), out, die)
         os._exit(1)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
 
@@ -83,8 +83,7 @@ class Killed(BaseException):
 
 
 class Interrupted:
-    """Calls that write, of which the one with this number fails: before it has an effect, or
-    after."""
+    """Of the calls that write, one fails, by its number: before it has an effect, or after."""
 
     def __init__(self, monkeypatch, number, error, *, after):
         self.left = number

@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from torchvision.datasets import CIFAR10
 
 from cld_core.data import celebahq, cifar10
 from cld_core.data.celebahq import plan_celebahq
@@ -74,10 +75,14 @@ def archived(source, mode="w"):
     return path
 
 
+def counts_of(about):
+    return {split: info.count for split, info in about.splits.items()}
+
+
 def test_every_image_arrives_in_order(source, images, tmp_path):
     seen = []
     about = build(plan(source), tmp_path / "out", lambda part, *counts: seen.append(counts))
-    assert {split: info.count for split, info in about.splits.items()} == COUNTS
+    assert counts_of(about) == COUNTS
     for split, expected in images.items():
         some = opened(tmp_path / "out", split, name=f"celebahq{SIZE}", size=SIZE)
         assert (some.n, some.shape) == (len(expected), (3, SIZE, SIZE))
@@ -95,10 +100,8 @@ def test_archive_and_lmdb_files_give_the_same_images_as_the_folder(source, lmdbs
 
 
 def test_published_size_through_prepare(tmp_path):
-    images = {
-        "train": formats.celebahq_images(3, 256),
-        "validation": formats.celebahq_images(1, 256, seed=1),
-    }
+    images = {"train": formats.celebahq_images(3, 256)}
+    images["validation"] = formats.celebahq_images(1, 256, seed=1)
     formats.write_celebahq(tmp_path / "tfr", images, {"train": 2, "validation": 1}, 256)
     about = prepare("celebahq256", tmp_path / "tfr", tmp_path / "out", expect={"train": 3})
     assert (about.name, about.size) == ("celebahq256", 256)
@@ -121,11 +124,8 @@ def test_a_cut_shard_keeps_those_before_it(source, whole, tmp_path):
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_missing_shards_are_named_at_once(source, tmp_path, split):
     shard(source, 1, split).unlink()
-    fails(
-        source,
-        tmp_path / "out",
-        rf"lacks 1 of {SHARDS[split]} shards of {split}: {split}-r04-s-0001-of",
-    )
+    missing = rf"lacks 1 of {SHARDS[split]} shards of {split}: {split}-r04-s-0001-of"
+    fails(source, tmp_path / "out", missing)
 
 
 def test_something_else_than_raw_pixels(source, lmdbs, tmp_path, monkeypatch):
@@ -185,10 +185,7 @@ def test_the_official_archive_at_its_true_size(tmp_path):
     }
     archive = formats.write_cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches)
     about = prepare("cifar10", archive, tmp_path / "out")
-    assert {split: info.count for split, info in about.splits.items()} == {
-        "train": 50_000,
-        "validation": 10_000,
-    }
+    assert counts_of(about) == cifar10.OFFICIAL_COUNTS
     train = cifar_images(tmp_path / "out", "train")
     assert np.array_equal(train[:10_000], formats.images_of_rows(rows))
     assert np.array_equal(train[40_000:], formats.images_of_rows(np.roll(rows, 4, axis=0)))
@@ -202,23 +199,19 @@ def test_archive_and_folders_give_the_same(tmp_path, rows, batches):
     folder.mkdir(parents=True)
     for name, data in batches.items():
         (folder / name).write_bytes(data)
-    made = [
-        prepare("cifar10", source, tmp_path / f"out{number}", expect=FEW)
-        for number, source in enumerate((archive, folder, folder.parent))
-    ]
-    assert made[0].splits == made[1].splits == made[2].splits
-    assert made[0].source_digest == made[1].source_digest == made[2].source_digest
-    expected = np.concatenate(
-        [formats.images_of_rows(rows[name]) for name in formats.CIFAR_BATCHES[:5]]
-    )
-    assert np.array_equal(cifar_images(tmp_path / "out0", "train"), expected)
+    made = prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+    for source in (folder, folder.parent):
+        again = prepare("cifar10", source, tmp_path / f"out of {source.name}", expect=FEW)
+        assert (again.splits, again.source_digest) == (made.splits, made.source_digest)
+    expected = np.concatenate([rows[name] for name in formats.CIFAR_BATCHES[:5]])
+    images = cifar_images(tmp_path / "out", "train")
+    assert np.array_equal(images, formats.images_of_rows(expected))
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_pickle_never_runs_code(tmp_path, batches, protocol):
-    batches["data_batch_2"] = pickle.dumps(
-        {b"data": Crafted(tmp_path / "it-ran")}, protocol=protocol
-    )
+    crafted = {b"data": Crafted(tmp_path / "it-ran")}
+    batches["data_batch_2"] = pickle.dumps(crafted, protocol=protocol)
     archive = formats.write_cifar_archive(tmp_path / "a.tar.gz", batches)
     with pytest.raises(DataError, match=r"data_batch_2 is not a batch of CIFAR-10.*mkdir"):
         prepare("cifar10", archive, tmp_path / "out", expect=FEW)
@@ -245,38 +238,26 @@ def test_missing_batches(tmp_path, batches):
 )
 def test_a_batch_of_something_else(tmp_path, batches, batch):
     batches["data_batch_1"] = pickle.dumps(batch, protocol=2)
+    archive = formats.write_cifar_archive(tmp_path / "a.tar.gz", batches)
     with pytest.raises(DataError, match="data_batch_1 is not a batch of CIFAR-10"):
-        prepare(
-            "cifar10",
-            formats.write_cifar_archive(tmp_path / "a.tar.gz", batches),
-            tmp_path / "out",
-            expect={},
-        )
+        prepare("cifar10", archive, tmp_path / "out", expect={})
 
 
 def test_downloads(tmp_path, monkeypatch):
-    """Into a folder, also where the archive in it was named, which is not there yet; nothing is
-    fetched unasked."""
-    fetched = []
-    monkeypatch.setattr(
-        "torchvision.datasets.utils.download_url", lambda *about: fetched.append(about)
-    )
+    """The source is a folder, or the archive in it; nothing is fetched without `download`."""
+    fetch = Mock()
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fetch)
     with pytest.raises(DataError, match="does not exist"):
         prepare("cifar10", tmp_path / "new", tmp_path / "out", expect=FEW)
     for name in ("other.tgz", "other.tar.gz"):
         with pytest.raises(UsageError, match=f"{name} is a file: pass a folder"):
             cifar10.download(tmp_path / name)
-    assert fetched == []
+    fetch.assert_not_called()
     for given in ("new", f"new/{cifar10.ARCHIVE}"):
         assert cifar10.download(tmp_path / given) == tmp_path / "new" / cifar10.ARCHIVE
-        url, folder, name, md5 = fetched.pop()
-        assert (folder, name, url.endswith(name), len(md5)) == (
-            str(tmp_path / "new"),
-            cifar10.ARCHIVE,
-            True,
-            32,
-        )
-    unknown = Mock(side_effect=OSError("Name or service not known"))
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", unknown)
+        url, *place = fetch.call_args.args
+        assert url.endswith(cifar10.ARCHIVE)
+        assert place == [str(tmp_path / "new"), cifar10.ARCHIVE, CIFAR10.tgz_md5]
+    fetch.side_effect = OSError("Name or service not known")
     with pytest.raises(DataError, match=r"could not be downloaded.*Fetch it by hand"):
         cifar10.download(tmp_path / "new")

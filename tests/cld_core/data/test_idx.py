@@ -22,28 +22,22 @@ LABELS = {"train": [0, 1, 2, 0, 1, 2, 2], "t10k": [2, 0, 1]}
 def idx(array, code=8):
     """An idx file of unsigned bytes, after its description on the page of MNIST."""
     array = np.asarray(array, np.uint8)
-    header = bytes((0, 0, code, array.ndim)) + b"".join(
-        side.to_bytes(4, "big") for side in array.shape
-    )
-    return header + array.tobytes()
+    sides = np.array(array.shape, ">u4")
+    return bytes((0, 0, code, array.ndim)) + sides.tobytes() + array.tobytes()
 
 
-FILES = {
-    "train-images-idx3-ubyte": idx(TRAIN),
-    "train-labels-idx1-ubyte": idx(LABELS["train"]),
-    "t10k-images-idx3-ubyte": idx(TEST),
-    "t10k-labels-idx1-ubyte": idx(LABELS["t10k"]),
-}
+IMAGES = "train-images-idx3-ubyte"
+NUMBERS = "train-labels-idx1-ubyte"
+TESTS = "t10k-images-idx3-ubyte.gz"
 
 
 @pytest.fixture
 def source(tmp_path):
     """A folder with the four files, two of them compressed."""
-    for name, content in FILES.items():
-        if name.startswith("t10k"):
-            name = f"{name}.gz"
-            content = gzip.compress(content)
-        (tmp_path / name).write_bytes(content)
+    (tmp_path / IMAGES).write_bytes(idx(TRAIN))
+    (tmp_path / NUMBERS).write_bytes(idx(LABELS["train"]))
+    (tmp_path / TESTS).write_bytes(gzip.compress(idx(TEST)))
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS["t10k"])))
     return tmp_path
 
 
@@ -58,53 +52,28 @@ def test_images_and_labels_arrive_in_order(source):
 
 
 def test_names_with_dots_and_a_file_of_class_names(source):
-    (source / "train-images-idx3-ubyte").rename(source / "train-images.idx3-ubyte")
+    (source / IMAGES).rename(source / "train-images.idx3-ubyte")
     (source / NAMES).write_text("cat\ndog\n\nT-shirt/top\n")
     assert prepare("idx", source, source / "out").classes == ("cat", "dog", "T-shirt/top")
     (source / NAMES).write_text("cat\ndog\n")
-    with pytest.raises(
-        DataError, match=rf"labels up to 2 for 7 images in 2 classes.*correct {NAMES}"
-    ):
+    with pytest.raises(DataError, match=rf"up to 2 for 7 images in 2 classes.*correct {NAMES}"):
         prepare("idx", source, source / "other")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        (
-            "train-images-idx3-ubyte",
-            FILES["train-images-idx3-ubyte"][:-1],
-            r"size 111 into shape \(7, ?4, ?4\)",
-        ),
-        ("train-images-idx3-ubyte", FILES["train-images-idx3-ubyte"] + b"x", "size 113 into shape"),
-        ("train-images-idx3-ubyte", b"", "not a complete idx file of images.*Fetch it again"),
-        (
-            "train-images-idx3-ubyte",
-            FILES["train-labels-idx1-ubyte"],
-            "begins with 00000801, not 00000803",
-        ),
-        (
-            "train-labels-idx1-ubyte",
-            idx(LABELS["train"], code=13),
-            "idx file of labels .*begins with 00000d01",
-        ),
-        ("train-labels-idx1-ubyte", idx([0] * 6), "has 6 labels up to 0 for 7 images"),
-        (
-            "train-images-idx3-ubyte",
-            idx(np.zeros((7, 4, 5))),
-            "images of 5 x 4 pixels.*Only square",
-        ),
-        (
-            "t10k-images-idx3-ubyte.gz",
-            gzip.compress(FILES["t10k-images-idx3-ubyte"], mtime=0)[:-9],
-            "t10k-images.*complete",
-        ),
-        (
-            "t10k-images-idx3-ubyte.gz",
-            gzip.compress(idx(np.zeros((3, 8, 8))), mtime=0),
-            "8 x 8 pixels, where 4 x 4 are expected",
-        ),
+        (IMAGES, idx(TRAIN)[:-1], r"size 111 into shape \(7, ?4, ?4\)"),
+        (IMAGES, idx(TRAIN) + b"x", "size 113 into shape"),
+        (IMAGES, b"", "not a complete idx file of images.*Fetch it again"),
+        (IMAGES, idx(LABELS["train"]), "begins with 00000801, not 00000803"),
+        (IMAGES, idx(np.zeros((7, 4, 5))), "images of 5 x 4 pixels.*Only square"),
+        (NUMBERS, idx(LABELS["train"], code=13), "idx file of labels .*begins with 00000d01"),
+        (NUMBERS, idx([0] * 6), "has 6 labels up to 0 for 7 images"),
+        (TESTS, gzip.compress(idx(TEST), mtime=0)[:-9], "t10k-images.*complete"),
+        (TESTS, gzip.compress(idx(np.zeros((3, 8, 8))), mtime=0), "8 x 8 pixels, where 4 x 4 are"),
     ],
+    ids=range(9),
 )
 def test_damaged_files(source, name, content, match):
     (source / name).write_bytes(content)
@@ -118,7 +87,7 @@ def test_missing_files_and_too_many(source, tmp_path):
     with pytest.raises(DataError, match=r"has no t10k-labels-idx1-ubyte \(or \.gz\)"):
         prepare("idx", source, source / "out")
     (source / "more").mkdir()
-    (source / "more" / "t10k-labels-idx1-ubyte").write_bytes(FILES["train-labels-idx1-ubyte"])
+    (source / "more" / "t10k-labels-idx1-ubyte").write_bytes(idx(LABELS["t10k"]))
     with pytest.raises(DataError, match=r"in several folders \(\., more\)"):
         prepare("idx", source, source / "out")
     (tmp_path / "empty").mkdir()

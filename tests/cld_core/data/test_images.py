@@ -51,20 +51,16 @@ def copied(made, tmp_path):
 
 
 def write_published(root, images, split="train"):
-    write_lmdb(
-        root / f"{split}.lmdb",
-        [image.transpose(1, 2, 0) if image.ndim == 3 else image for image in images],
-    )
+    values = [image.transpose(1, 2, 0) if image.ndim == 3 else image for image in images]
+    write_lmdb(root / f"{split}.lmdb", values)
     return root
 
 
 def expected(images, indices, flips=None):
     chosen = torch.from_numpy(images)[indices]
-    if flips is None:
-        return chosen
-    return torch.stack(
-        [image.flip(-1) if flip else image for image, flip in zip(chosen, flips, strict=True)]
-    )
+    if flips is not None:
+        chosen[flips] = chosen[flips].flip(-1)
+    return chosen
 
 
 @pytest.mark.parametrize(
@@ -103,7 +99,6 @@ def test_published_form(tmp_path):
     for cache in ("memory", "disk"):
         images = opened(root, "train", name="celebahq256", cache=cache)
         assert images.in_memory == (cache == "memory")
-        assert torch.equal(images.batch(torch.arange(41)), expected(TRAIN, range(41)))
         flips = torch.arange(41) % 2 == 0
         assert torch.equal(images.batch(torch.arange(41), flips), expected(TRAIN, range(41), flips))
     assert opened(root, "validation").n == 9
@@ -152,14 +147,10 @@ def test_a_copy_that_is_not_whole(copied):
     whole = (copied / IMAGES).read_bytes()
     for length in (len(whole) - 4096, 0):
         (copied / IMAGES).write_bytes(whole[:length])
-        with pytest.raises(
-            DataError, match=r"copied incompletely.*Remove .* again: cldctl data prepare"
-        ):
+        with pytest.raises(DataError, match=r"copied incompletely.*again: cldctl data prepare"):
             opened(copied, "train")
     (copied / IMAGES).write_bytes(bytes(len(whole)))
-    with pytest.raises(
-        DataError, match=r"images\.npy cannot be read as an array.*cldctl data prepare"
-    ):
+    with pytest.raises(DataError, match=r"images\.npy cannot be read.*cldctl data prepare"):
         opened(copied, "train")
     (copied / ABOUT).write_text(json.dumps({"format": "cld-images/1"}))
     with pytest.raises(DataError, match=r"format is 'cld-images/1'.*Prepare the data again"):

@@ -8,10 +8,12 @@ import torch
 from cld_core.computation import joined
 from cld_core.config import load, with_overrides
 from cld_core.evaluate.request import request_of
-from cld_core.evaluate.rows import EvaluationComputation
+from cld_core.evaluate.rows import EvaluationComputation, SampleRows
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.run.evaluations import Evaluation
+from cld_core.samplers import Samples
+from cld_core.stop import StopFlag
 
 STEP = 2
 SETTINGS = (
@@ -53,7 +55,16 @@ def computed(run, metrics, *overrides, step=20, shards=1):
     return work
 
 
+def let_samples_be(monkeypatch, x_of):
+    """Let evaluations take ``x_of(first, last)`` for samples of the model, of 5 NFE each."""
+
+    def draw(self, first, last):
+        return Samples(x_of(first, last), None, torch.full((last - first,), 5))
+
+    monkeypatch.setattr(SampleRows, "draw", draw)
+
+
 def gather(work):
     """By kind, the rows of all chunks, in the order of samples or test points."""
-    task = EvaluationComputation(work, torch.device("cpu"), lambda: False)
+    task = EvaluationComputation(work, torch.device("cpu"), StopFlag())
     return {kind: joined(task.parts(kind)) for kind in work.request.sizes}

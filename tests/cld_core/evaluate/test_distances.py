@@ -1,5 +1,4 @@
-"""Sliced W2 and energy distance from test data: closed forms, honest standard errors, and what an
-evaluation makes."""
+"""Sliced W2 and energy distance from test data: closed forms, standard errors, evaluations."""
 
 import math
 
@@ -12,16 +11,14 @@ from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.evaluate import vectors
 from cld_core.evaluate.request import request_of
-from cld_core.evaluate.rows import SampleRows
 from cld_core.evaluate.vectors import energy_of, w2_of
 from cld_core.metrics import fitting
 from cld_core.model import Model
 from cld_core.run import RunFolder
-from cld_core.samplers import Samples
 from cld_core.seeds import generator
 from tests.support.tools import ONE, trained
 
-from .on_images import computed
+from .on_images import computed, let_samples_be
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 SCALES = torch.tensor([1.0, 100.0, 0.01, 7.0, 3.0])
@@ -37,13 +34,8 @@ def test_sliced_w2_of_a_translation():
     shift = torch.tensor([0.3, -0.4, 1.2, 0.0, 0.5], dtype=torch.float64)
     wanted = pytest.approx(float(shift.norm()) / math.sqrt(5), rel=0.02)
     found = w2_of([x + shift] * 2, [x] * 2, 20_000)
-    assert found == {
-        "value": wanted,
-        "stderr": 0.0,
-        "t95": None,
-        "floor": 0.0,
-        "floor_stderr": None,
-    }
+    exact = {"stderr": 0.0, "t95": None, "floor": 0.0, "floor_stderr": None}
+    assert found == {"value": wanted, **exact}
 
 
 def test_energy_distance_is_over_all_pairs_however_many_are_computed_at_once(monkeypatch):
@@ -84,8 +76,7 @@ def test_the_factor_of_an_interval_has_the_degrees_of_freedom_of_its_parts():
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    """A run on vectors of five features with very different scales; 60 of 400 rows are for
-    tests."""
+    """A run on vectors of five features of very different scales; 60 of 400 are for tests."""
     folder = tmp_path_factory.mktemp("arrays")
     x = normal(400, 5, mean=2.0).float() * SCALES
     np.savez(folder / "x.npz", x=x[:340].numpy(), test=x[340:].numpy())
@@ -101,19 +92,16 @@ def test_an_evaluation_compares_parts_of_samples_with_parts_of_test_data_in_thei
     truth = source.form.to_data(source.source.test_data(0, 0, 60)).double()
     shift = 0.25 * SCALES
 
-    def draw(self, first, last):
-        return Samples(
-            (truth[first:last].flip(0) + shift).float(), None, torch.full((last - first,), 5)
-        )
-
-    monkeypatch.setattr(SampleRows, "draw", draw)
+    let_samples_be(monkeypatch, lambda *rows: (truth[slice(*rows)].flip(0) + shift).float())
     settings = ("eval.samples=48", "eval.w2.sets=3", "eval.w2.directions=200")
     report = computed(run, ("w2", "energy"), *settings).report
     used = truth[:48]
-    parts, moved = (
-        list(((of - used.mean(0)) / used.std(0)).split(16))
-        for of in (used, truth[:48].flip(0) + shift)
-    )
+
+    def parts_of(x):
+        return list(((x - used.mean(0)) / used.std(0)).split(16))
+
+    parts = parts_of(used)
+    moved = parts_of(used.flip(0) + shift)
     for metric, wanted in (("w2", w2_of(moved, parts, 200)), ("energy", energy_of(moved, parts))):
         section = report[metric]
         assert {name: section[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
@@ -138,21 +126,9 @@ def test_what_compares_samples_alone_needs_no_data(arrays):
 @pytest.mark.parametrize(
     ("metric", "override", "words"),
     [
-        (
-            "density",
-            "eval.samples=64",
-            "--density needs the density of the data, and that of data.name=arrays is not",
-        ),
-        (
-            "fid",
-            "eval.samples=64",
-            "--fid compares images, but the examples of data.name=arrays are vectors",
-        ),
-        (
-            "w2",
-            "eval.w2.sets=31",
-            "'eval.w2.sets' is 31, too many for 32 samples. Set it to at most 16",
-        ),
+        ("density", "eval.samples=64", "and that of data.name=arrays is not"),
+        ("fid", "eval.samples=64", "compares images, but the examples of data.name=arrays are"),
+        ("w2", "eval.w2.sets=31", "is 31, too many for 32 samples. Set it to at most 16"),
         ("energy", "eval.samples=7", "too many for 7 samples"),
     ],
 )
@@ -165,12 +141,7 @@ def test_what_arrays_do_not_have_is_refused(arrays, metric, override, words):
 def test_of_toys_the_energy_distance_is_from_fresh_true_samples(toy, monkeypatch):
     source = Model.from_run(toy.path, device="cpu").source
 
-    def draw(self, first, last):
-        return Samples(
-            source.dequantised_test_data(17, first, last), None, torch.full((last - first,), 5)
-        )
-
-    monkeypatch.setattr(SampleRows, "draw", draw)
+    let_samples_be(monkeypatch, lambda *rows: source.dequantised_test_data(17, *rows))
     found = computed(toy, ("energy",), "eval.samples=400").report["energy"]
     assert (found["points"], found["units"]) == (100, "standard deviations of the true samples")
     assert abs(found["value"]) < 3 * found["stderr"], "it has no bias"

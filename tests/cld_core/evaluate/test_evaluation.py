@@ -1,5 +1,4 @@
-"""Evaluations: independent of how they are divided, resumable; rows of others are not computed
-again; exact bounds."""
+"""Evaluations: independent of their division, resumable, with shared rows and exact bounds."""
 
 import math
 import shutil
@@ -63,9 +62,8 @@ def test_shards_do_not_change_a_bit_of_the_report_and_batches_only_rounding(run,
     chunks(10)
     results = []
     for shards, batch in ((1, 2048), (3, 2048), (7, 2048), (7, 4)):
-        work = computed(
-            run, f"eval.batch_size={batch}", shards=shards, metrics=("elbo", "loss", "w2")
-        )
+        metrics = ("elbo", "loss", "w2")
+        work = computed(run, f"eval.batch_size={batch}", shards=shards, metrics=metrics)
         assert work.request.shards == shards
         results.append((bounds(work), work.report))
         shutil.rmtree(run.evals)
@@ -81,8 +79,7 @@ def test_shards_do_not_change_a_bit_of_the_report_and_batches_only_rounding(run,
 
 
 def test_rows_of_another_evaluation_are_not_computed_again(run, ranges, chunks):
-    """More metrics, more examples, another number of shards or batch size: only what is nowhere is
-    computed."""
+    """Nor with more metrics, more examples, another number of shards or another batch size."""
     chunks(16)
     first = computed(run, shards=2)
     ranges.clear()
@@ -112,43 +109,37 @@ def test_shards_of_a_replaced_checkpoint_are_missing(run, chunks):
     assert work.missing() == work.to_start() == [0, 1, 2]
     assert work.rows_done() == (0, 70)
     sidecar.unlink()
-    assert work.is_done, "a checkpoint that was cleared away leaves its numbers valid"
+    assert work.is_done, "a checkpoint that was removed leaves its numbers valid"
     assert work.missing() == []
 
 
-def test_the_report_says_what_it_promises(toy):
-    run = toy  # with its pictures
-    work = computed(run, "eval.elbo.velocities=3")
+def test_the_report_and_its_picture(toy):
+    work = computed(toy, "eval.elbo.velocities=3")
     elbo = work.report["elbo"]
     assert work.report["checkpoint_step"] == 20
     assert elbo["stderr"] > 0
     assert elbo["nfe_mean"] > 10
     assert elbo["true_entropy"] == pytest.approx(-1.40265, abs=1e-4)
     assert elbo["gap"] > 0
-    source = Model.from_run(run.path).source
+    source = Model.from_run(toy.path).source
+    # The same examples are on both sides.
     truth = source.density.log_density(source.test_data(0, 0, elbo["n"])).mean()
-    assert elbo["gap"] == pytest.approx(elbo["nll"] + float(truth), abs=1e-9), (
-        "the same examples on both sides"
-    )
+    assert elbo["gap"] == pytest.approx(elbo["nll"] + float(truth), abs=1e-9)
     assert elbo["nll_importance"] <= elbo["nll"]
     assert (work.folder / "samples.png").stat().st_size > 1000
 
 
-def test_a_request_is_read_back_as_it_was_asked(run):
-    recipe = load(
-        run.recipe_file,
-        ["sampling.method=sscs", "sampling.sscs_order=2", "eval.elbo.probe=gaussian"],
-    )
+def test_a_request_is_read_back_as_it_was_stored(run):
+    keys = ["sampling.method=sscs", "sampling.sscs_order=2", "eval.elbo.probe=gaussian"]
+    recipe = load(run.recipe_file, keys)
     request = request_of(recipe, ("elbo", "loss"), 20)
     assert EvalRequest.load(request.save(run)) == request
     assert request.retries == recipe.train.max_retries
 
 
 def test_a_request_for_a_sampler_that_is_not_registered_here_is_not_read_as_another(run):
-    file = (
-        request_of(load(run.recipe_file, ["sampling.method=em"]), ("elbo",), 20).save(run)
-        / "request.json"
-    )
+    recipe = load(run.recipe_file, ["sampling.method=em"])
+    file = request_of(recipe, ("elbo",), 20).save(run) / "request.json"
     content = read_object(file)
     write_json(file, {**content, "sampling": {**content["sampling"], "method": "heun"}})
     (other,) = evaluations_of(run)
@@ -169,33 +160,25 @@ def test_rows_that_no_evaluation_names_go_after_a_day(run, monkeypatch):
 
 
 STEP = 40
-SMALL = (
-    "network.width=16",
-    "network.layers=3",
-    "train.steps=40",
-    "train.batch_size=16",
-    "eval.points=12",
-)
+SMALL = ("network.width=16", "network.layers=3", "train.steps=40", "train.batch_size=16")
 KEPT = ("train.ema_lengths=[0.05,0.1]", "train.ema_every=2", "sampling.method=em", "sampling.nfe=2")
 
 
 @pytest.fixture
 def averaged(tmp_path):
-    return trained(tmp_path / "mine", "toy_diamond", *SMALL, *KEPT)
+    return trained(tmp_path / "mine", "toy_diamond", *SMALL, *KEPT, "eval.points=12")
 
 
 def work(averaged, length, shards=3):
-    request = replace(
-        request_of(averaged.recipe(), ("loss",), STEP, shards), ema=EmaSpec(length=length)
-    )
-    return Evaluation(request.save(averaged))
+    request = request_of(averaged.recipe(), ("loss",), STEP, shards)
+    return Evaluation(replace(request, ema=EmaSpec(length=length)).save(averaged))
 
 
-def test_a_length_is_part_of_what_is_asked(averaged):
-    usual, short, long = (work(averaged, length).request for length in (None, 0.05, 0.07))
-    assert len({request.id for request in (usual, short, long)}) == 3
-    assert len({request.settings for request in (usual, short, long)}) == 3
-    assert len({work(averaged, length).rows("loss") for length in (None, 0.05, 0.07)}) == 3
+def test_a_length_is_part_of_a_request(averaged):
+    works = [work(averaged, length) for length in (None, 0.05, 0.07)]
+    assert len({work.request.id for work in works}) == 3
+    assert len({work.request.settings for work in works}) == 3
+    assert len({work.rows("loss") for work in works}) == 3
     periodic = load(TOY, ["ema.length=0.07", "train.ema_lengths=[0.1]", "periodic.elbo_every=5"])
     assert periodic_request(periodic, "elbo").ema == EmaSpec()
     assert request_of(periodic, ("loss",), 5).ema == EmaSpec(length=0.07)
@@ -208,10 +191,7 @@ def test_looking_makes_no_average_and_a_checkpoint_that_is_gone_is_named(average
     assert not average.exists()
     remove(averaged, STEP)
     assert (looked.missing(), looked.rows_done(), looked.moved_at()) == ([0], (0, 12), None)
-    words = (
-        r"no checkpoint of step 40 any more; there are: .*\. What was computed is kept; use "
-        r"another step\."
-    )
+    words = r"no checkpoint of step 40 any more; there are: .*\. What was computed is kept; use"
     with pytest.raises(NotFoundError, match=words):
         looked.compute(Ranks())
 
@@ -233,12 +213,10 @@ def test_lost_snapshots_make_another_average(averaged, chunks):
     assert "ema" not in work(averaged, None).report
 
 
-def test_readers_are_told_of_a_bad_fit():
+def test_a_remark_on_a_bad_fit():
     assert remarks({"ema": {"length": 0.07, "error": 0.01}}) == []
-    told = (
-        "the average of length 0.07 is made of others, with a relative error of its profile of 0.05"
-    )
-    assert remarks({"ema": {"length": 0.07, "error": 0.05}}) == [told]
+    (remark,) = remarks({"ema": {"length": 0.07, "error": 0.05}})
+    assert "length 0.07 is made of others, with a relative error of its profile of 0.05" in remark
     assert remarks({"ema": {"error": 0.05}}) == []
 
 
@@ -275,11 +253,8 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     write(run, 1, {"model": weights, "ema": averages, "model_digest": recipe.model_digest()})
     work = Evaluation(request_of(recipe, ("elbo",), 1, shards=3).save(run))
     assert work.compute(Ranks()).is_done
-    truth = (
-        gaussian(0.5)
-        .log_density(source(recipe.data).dequantised_test_data(recipe.eval.seed, 0, 40))
-        .numpy()
-    )
+    x = source(recipe.data).dequantised_test_data(recipe.eval.seed, 0, 40)
+    truth = gaussian(0.5).log_density(x).numpy()
     assert_allclose(gather(work)["elbo"]["elbo"], truth, rtol=0, atol=1e-5)
     elbo = work.report["elbo"]
     assert abs(elbo["nll"] + truth.mean()) < 1e-5
@@ -289,7 +264,7 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     assert elbo["stderr"] > 0.05, "the data scatter, though nothing else does"
 
 
-def test_what_the_tolerance_does_to_a_bound_is_said_if_it_is_a_tenth_of_the_error():
+def test_a_remark_on_a_tolerance_that_raises_the_bound_by_a_tenth_of_its_error():
     """All that keeps the bound of normal data from the truth is the solver."""
     spec = ElboSpec(rtol=1e-4, atol=1e-4)
     sde = CLD()
@@ -320,9 +295,8 @@ def test_it_is_the_later_of_two_times():
 
 def test_the_report_says_where_it_starts(toy, no_pictures, capsys):
     """Of a run whose network saw no t below 1e-3."""
-    toy.recipe_file.write_text(
-        toy.recipe_file.read_text().replace("loss_eps: 1.0e-05", "loss_eps: 0.001")
-    )
+    text = toy.recipe_file.read_text()
+    toy.recipe_file.write_text(text.replace("loss_eps: 1.0e-05", "loss_eps: 0.001"))
     assert toy.recipe().objective.loss_eps == 1e-3
     work = on_images.computed(toy, ("elbo",), "eval.samples=10")
     assert (work.report["elbo"]["eps"], work.report["elbo"]["eps_asked"]) == (1e-3, 1e-5)
@@ -340,9 +314,7 @@ def test_bounds_of_several_steps_are_one_curve(tmp_path, monkeypatch):
         to_tensorboard(run, request_of(run.recipe(), ("elbo",), step), report)
     (folder,) = run.tensorboard.iterdir()
     events = EventAccumulator(str(folder)).Reload()
-    assert [(point.step, point.value) for point in events.Scalars("evaluation/nll (n=512)")] == [
-        (20, 1.25),
-        (40, 2.5),
-    ]
+    points = events.Scalars("evaluation/nll (n=512)")
+    assert [(point.step, point.value) for point in points] == [(20, 1.25), (40, 2.5)]
     text = events.Tensors("evaluation/results/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert "| 2.5 | 0.5 | 512 | 102 |" in text

@@ -1,5 +1,4 @@
-"""What the name of an evaluation depends on; what is refused at once, or when it vanishes
-meanwhile."""
+"""Requests: what their names depend on, what is refused at once, and files that vanish later."""
 
 import json
 from dataclasses import replace
@@ -41,17 +40,11 @@ def asked(sampling):
 
 def test_another_division_is_the_same_evaluation():
     request = asked(OdeSpec())
-    assert (
-        replace(request, shards=3, batch_size=7, retries=0, files={"fid": "/elsewhere"}).id
-        == request.id
-    )
-    for changes in (
-        {"seed": 1},
-        {"samples": 1999},
-        {"ema": EmaSpec(length=0.1)},
-        {"sampling": EmSpec(nfe=50)},
-    ):
-        assert replace(request, **changes).id != request.id
+    division = {"shards": 3, "batch_size": 7, "retries": 0, "files": {"fid": "/elsewhere"}}
+    assert replace(request, **division).id == request.id
+    others = {"seed": 1, "samples": 1999, "ema": EmaSpec(length=0.1), "sampling": EmSpec(nfe=50)}
+    for name, value in others.items():
+        assert replace(request, **{name: value}).id != request.id
 
 
 def test_the_flow_is_reused_for_another_number_of_samples():
@@ -68,16 +61,12 @@ def test_the_flow_is_reused_for_another_number_of_samples():
 
 
 def test_another_precision_is_another_evaluation():
-    requests = [
-        asked(replace(OdeSpec(), precision=name)) for name in ("fp32", "tf32", "bf16", "fp16")
-    ]
+    precisions = ("fp32", "tf32", "bf16", "fp16")
+    requests = [asked(replace(OdeSpec(), precision=name)) for name in precisions]
     assert len({request.id for request in requests}) == 4
-    settings = [
-        {kind: digest(request.row_settings(kind)) for kind in ("vectors", "elbo")}
-        for request in requests
-    ]
-    assert len({its["vectors"] for its in settings}) == 4
-    assert len({its["elbo"] for its in settings}) == 1, "bounds are always computed in float32"
+    # Bounds are always computed in float32.
+    for kind, number in (("vectors", 4), ("elbo", 1)):
+        assert len({digest(request.row_settings(kind)) for request in requests}) == number
 
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -128,10 +117,8 @@ def test_a_metric_and_a_kind_of_rows_are_an_entry_each(toy, monkeypatch, chunks)
     assert work.compute(Ranks()).is_done
     assert work.report["spread"]["n"] == 70
     assert numbers(work.report)["spread"].value > 0
-    with pytest.raises(
-        UsageError,
-        match=r"--fid compares images.*are vectors.*Ask for --w2 .* or --loss or --spread",
-    ):
+    words = r"--fid compares images.*are vectors.*Ask for --w2 .* or --loss or --spread"
+    with pytest.raises(UsageError, match=words):
         request_of(toy.recipe(), ("fid", "spread"), 20)
 
 
@@ -141,52 +128,51 @@ def refused(run, words, *overrides, metrics=("fid",), error=UsageError):
     assert not list(run.evals.iterdir()), "nothing is begun"
 
 
-def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, monkeypatch):
+COMPAT = ("eval.fid.extractor=inception-v3-compat", "plugins=[]")
+NO_WEIGHTS = "these are not weights of inception-v3-compat .*https://"
+
+
+@pytest.mark.parametrize(
+    ("words", "keys", "metric"),
+    [
+        (r"Download https://.*6726825d\.pth and put it at .*torch/hub/checkpoints", COMPAT, "fid"),
+        ("no such file", (*COMPAT, "eval.fid.weights=none.pth"), "fid"),
+        (NO_WEIGHTS, (*COMPAT, "eval.fid.weights=wrong.pth"), "fid"),
+        (NO_WEIGHTS, (*COMPAT, "eval.fid.weights=text.pth"), "fid"),
+        (
+            "'tinny', but torch-fidelity has clip.*inception-v3-compat.*tiny",
+            ["eval.fid.extractor=tinny"],
+            "fid",
+        ),
+        ("layer' is 'most', but tiny has all, some", ["eval.fid.layer=most"], "fid"),
+        ("vgg16 needs weights", ["eval.fid.extractor=vgg16"], "fid"),
+        (
+            r"no statistics of the training images.*`cldctl data stats RECIPE.RUN`",
+            ["eval.fid.layer=some"],
+            "fid",
+        ),
+        (
+            "statistics of 3 features, but tiny, layer all, has 12.*cldctl data stats",
+            ["eval.fid.stats=small.npz"],
+            "fid",
+        ),
+        (r"neither mu and sigma nor pool_3, but mu \(12,\)", ["eval.fid.stats=odd.npz"], "fid"),
+        ("statistics that are not finite", ["eval.fid.stats=nan.npz"], "fid"),
+        ("not an .npz file of statistics", ["eval.fid.stats=text.pth"], "fid"),
+        ("subset_size' is 30, too many for 20 features", ["eval.kid.subset_size=30"], "kid"),
+        ("splits' is 50, too many for 40 samples", ["eval.isc.splits=50"], "isc"),
+        ("'eval.points' is 41, but .* has 40 test examples", ["eval.points=41"], "loss"),
+    ],
+)
+def test_refusals_before_anything_starts(run, tmp_path, monkeypatch, words, keys, metric):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    inception = ("eval.fid.extractor=inception-v3-compat", "plugins=[]")
-    refused(
-        run, r"Download https://.*6726825d\.pth and put it at .*torch/hub/checkpoints", *inception
-    )
-    refused(run, "no such file", *inception, f"eval.fid.weights={tmp_path / 'none.pth'}")
-    torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
-    (tmp_path / "text.pth").write_text("not found")
-    for name in ("wrong", "text"):
-        weights = f"eval.fid.weights={tmp_path / name}.pth"
-        refused(run, "these are not weights of inception-v3-compat .*https://", *inception, weights)
-    refused(
-        run,
-        "'tinny', but torch-fidelity has clip.*inception-v3-compat.*tiny",
-        "eval.fid.extractor=tinny",
-    )
-    refused(run, "layer' is 'most', but tiny has all, some", "eval.fid.layer=most")
-    refused(run, "vgg16 needs weights", "eval.fid.extractor=vgg16")
-    refused(
-        run,
-        r"no statistics of the training images.*`cldctl data stats RECIPE.RUN`",
-        "eval.fid.layer=some",
-    )
-    np.savez(tmp_path / "small.npz", mu=np.zeros(3), sigma=np.eye(3))
-    words = "statistics of 3 features, but tiny, layer all, has 12.*cldctl data stats"
-    refused(run, words, f"eval.fid.stats={tmp_path / 'small.npz'}")
-    np.savez(tmp_path / "odd.npz", mu=np.zeros(12))
-    refused(
-        run,
-        r"neither mu and sigma nor pool_3, but mu \(12,\)",
-        f"eval.fid.stats={tmp_path / 'odd.npz'}",
-    )
-    np.savez(tmp_path / "nan.npz", mu=np.full(12, np.nan), sigma=np.eye(12))
-    refused(run, "statistics that are not finite", f"eval.fid.stats={tmp_path / 'nan.npz'}")
-    refused(run, "not an .npz file of statistics", f"eval.fid.stats={tmp_path / 'text.pth'}")
-    refused(
-        run,
-        "subset_size' is 30, too many for 20 features",
-        "eval.kid.subset_size=30",
-        metrics=("kid",),
-    )
-    refused(run, "splits' is 50, too many for 40 samples", "eval.isc.splits=50", metrics=("isc",))
-    refused(
-        run, "'eval.points' is 41, but .* has 40 test examples", "eval.points=41", metrics=("loss",)
-    )
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": torch.zeros(1)}, "wrong.pth")
+    Path("text.pth").write_text("not found")
+    np.savez("small.npz", mu=np.zeros(3), sigma=np.eye(3))
+    np.savez("odd.npz", mu=np.zeros(12))
+    np.savez("nan.npz", mu=np.full(12, np.nan), sigma=np.eye(12))
+    refused(run, words, *keys, metrics=(metric,))
 
 
 def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
@@ -202,13 +188,8 @@ def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
 
 def test_no_test_set(run, tmp_path):
     data = make_images(tmp_path / "only", splits={"train": 4})
-    refused(
-        run,
-        "no validation images.*data prepare",
-        f"data.path={data}",
-        metrics=("elbo",),
-        error=DataError,
-    )
+    words = "no validation images.*data prepare"
+    refused(run, words, f"data.path={data}", metrics=("elbo",), error=DataError)
 
 
 def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path, chunks):
@@ -250,9 +231,8 @@ def recipe_of(run, *overrides):
 def test_a_crafted_file_that_is_named(run, tmp_path, kind, extractor):
     file = crafted(tmp_path / "w.pth", kind, tmp_path / "marker")
     named = (f"eval.fid.weights={file}", f"eval.fid.extractor={extractor}")
-    with pytest.raises(
-        UsageError, match=rf"w\.pth: these are not weights of {extractor}"
-    ) as refusal:
+    words = rf"w\.pth: these are not weights of {extractor}"
+    with pytest.raises(UsageError, match=words) as refusal:
         StatsRequest.of(recipe_of(run, *named), tmp_path / "s.npz", features=False, shards=1)
     assert "\n" not in str(refusal.value)
     with pytest.raises(UsageError, match="these are not weights"):
@@ -265,9 +245,8 @@ def test_a_crafted_file_where_torch_keeps_downloads(run, tmp_path, monkeypatch):
     place = made_of.weights_path()
     place.parent.mkdir(parents=True)
     crafted(place, "zip", tmp_path / "marker")
-    with pytest.raises(
-        UsageError, match=rf"{place}: not the published weights.*Remove it and download https://"
-    ):
+    words = rf"{place}: not the published weights.*Remove it and download https://"
+    with pytest.raises(UsageError, match=words):
         StatsRequest.of(recipe_of(run), tmp_path / "s.npz", features=False, shards=1)
     # A request that another program wrote may name none.
     for name in (INCEPTION, "vgg16", "clip-vit-b-32", "dinov2-vit-s-14"):
@@ -292,13 +271,7 @@ def test_only_all_digits_make_a_file_the_published_one(run, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", ["clip-vit-b-32", "dinov2-vit-s-14"])
 def test_extractors_whose_files_are_programs(run, tmp_path, name):
-    scripted = torch.jit.script(torch.nn.Linear(1, 1))
-    torch.jit.save(scripted, tmp_path / "w.pth")
-    with pytest.raises(UsageError, match=r"not the published file|runs code from the internet"):
-        request(
-            run,
-            *REAL,
-            f"eval.fid.weights={tmp_path / 'w.pth'}",
-            f"eval.fid.extractor={name}",
-            metrics=("isc",),
-        )
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "w.pth")
+    keys = (f"eval.fid.weights={tmp_path / 'w.pth'}", f"eval.fid.extractor={name}")
+    words = r"not the published file|runs code from the internet"
+    refused(run, words, *REAL, *keys, metrics=("isc",))

@@ -1,5 +1,4 @@
-"""W2, density and distance from the flow: what they are, whatever the shards, and where they are
-refused."""
+"""W2, density and distance from the flow: their values in any division, and refusals."""
 
 import itertools
 import math
@@ -12,16 +11,14 @@ from cld_core.analytic import diamond
 from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.evaluate.request import request_of
-from cld_core.evaluate.rows import SampleRows
 from cld_core.evaluate.vectors import _true_points, sliced_w2
 from cld_core.model import Model
 from cld_core.run.evaluations import numbers
-from cld_core.samplers import Samples
 from cld_core.seeds import generator
 from tests.support.paths import RECIPES
 from tests.support.tools import trained
 
-from .on_images import computed
+from .on_images import computed, let_samples_be
 
 SHIFT = torch.tensor([0.06, 0.08])
 # Two flows by the same coarse steps are compared with each other as well as exact ones.
@@ -36,21 +33,12 @@ FLOW = (
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-@pytest.fixture
-def shifted(monkeypatch):
+def test_w2_and_density_are_those_of_all_samples_together(toy, monkeypatch, chunks):
     """Samples are the first set of true samples, moved."""
-
-    def draw(self, first, last):
-        x = self.model.source.dequantised_test_data(0, first, last) + SHIFT
-        return Samples(x, None, torch.full((len(x),), 5))
-
-    monkeypatch.setattr(SampleRows, "draw", draw)
-
-
-def test_w2_and_density_are_those_of_all_samples_together(toy, shifted, chunks):
     chunks(16)
-    report = computed(toy, ("w2", "density"), "eval.w2.sets=3", shards=3).report
     source = Model.from_run(toy.path, device="cpu").source
+    let_samples_be(monkeypatch, lambda *rows: source.dequantised_test_data(0, *rows) + SHIFT)
+    report = computed(toy, ("w2", "density"), "eval.w2.sets=3", shards=3).report
     sets = [source.dequantised_test_data(number, 0, 70) for number in range(3)]
     x = sets[0] + SHIFT
     assert sliced_w2(x, sets[0]) == pytest.approx(0.1 / math.sqrt(2.0), rel=1e-5)
@@ -76,15 +64,12 @@ def test_the_flow_is_not_away_from_itself(toy):
     found = computed(toy, ("flow-distance",), *exact).report["flow-distance"]
     assert (found["value"], found["stderr"]) == (0.0, None)
     assert found["flow_nfe_mean"] == found["nfe_mean"] > 50
-    assert (
-        computed(toy, ("flow-distance",), "sampling.method=ode").report["flow-distance"]["value"]
-        > 0
-    )
+    looser = computed(toy, ("flow-distance",), "sampling.method=ode").report["flow-distance"]
+    assert looser["value"] > 0
 
 
 def test_the_distance_is_the_root_mean_square(toy):
-    """Of the same noise; and the samples that are compared may be fewer than those that are
-    drawn."""
+    """Of the same noise. Fewer samples may be compared than are drawn."""
     one = computed(toy, ("w2", "flow-distance"), *FLOW, "eval.flow.samples=40")
     model = Model.from_run(toy.path, device="cpu")
     x = model.sample(40, method="exponential", nfe=6).double()
@@ -115,13 +100,7 @@ def test_the_flow_is_solved_once_for_samplers_of_the_same_noise(toy, monkeypatch
 
 
 def test_samples_that_diverge_are_infinitely_far(toy, monkeypatch):
-    draw = SampleRows.draw
-
-    def spoiled(self, first, last):
-        drawn = draw(self, first, last)
-        return Samples(drawn.x * math.nan, None, drawn.nfe_each)
-
-    monkeypatch.setattr(SampleRows, "draw", spoiled)
+    let_samples_be(monkeypatch, lambda first, last: torch.full((last - first, 2), math.nan))
     work = computed(toy, ("w2", "density", "flow-distance"), *FLOW, "eval.max_nonfinite=1")
     values = {key: number.value for key, number in numbers(work.report).items()}
     assert values == {"w2": math.inf, "density": -math.inf, "flow_distance": math.inf}
@@ -130,18 +109,19 @@ def test_samples_that_diverge_are_infinitely_far(toy, monkeypatch):
 
 def test_they_are_refused_where_they_mean_nothing(toy, run):
     noisy = load(toy.recipe_file, ["sampling.method=em"])
-    with pytest.raises(
-        UsageError, match=r"--flow-distance compares samples with .* flow.*sampling.method=em draw"
+    eta = load(toy.recipe_file, [*FLOW, "sampling.eta=0.5"])
+    for recipe, metrics, words in (
+        (noisy, ("w2", "flow-distance"), "--flow-distance compares .* flow.*method=em draw"),
+        (eta, ("flow-distance",), "--flow-distance .*method=exponential draw further noise"),
+        (run.recipe(), ("w2", "density"), "--w2, --density compares vectors.*are images. Ask for"),
+        (
+            load(RECIPES / "toy_labels.yaml", ["data.labels=false"]),
+            ("class-law",),
+            r"--class-law needs a class-conditional model.* data\.labels of .* is false",
+        ),
     ):
-        request_of(noisy, ("w2", "flow-distance"), 20)
-    with pytest.raises(
-        UsageError, match=r"--flow-distance .*sampling.method=exponential draw further noise"
-    ):
-        request_of(load(toy.recipe_file, [*FLOW, "sampling.eta=0.5"]), ("flow-distance",), 20)
-    with pytest.raises(
-        UsageError, match=r"--w2, --density compares vectors.*are images. Ask for --fid or --kid"
-    ):
-        request_of(run.recipe(), ("w2", "density"), 2)
+        with pytest.raises(UsageError, match=words):
+            request_of(recipe, metrics, 2)
 
 
 POINTS = torch.randn(500, 2, generator=generator("w2"), dtype=torch.float64)
@@ -163,12 +143,8 @@ POINTS = torch.randn(500, 2, generator=generator("w2"), dtype=torch.float64)
     ids=["shifted", "scaled", "in another order", "along the first axis", "along seven"],
 )
 def test_the_sliced_distance_of_cases_with_a_closed_form(other, distance, directions):
-    found = sliced_w2(POINTS, other, directions)
-    assert (
-        found
-        == pytest.approx(distance, rel=1e-7, abs=1e-12)
-        == sliced_w2(other, POINTS, directions)
-    )
+    expected = pytest.approx(distance, rel=1e-7, abs=1e-12)
+    assert sliced_w2(POINTS, other, directions) == expected == sliced_w2(other, POINTS, directions)
 
 
 LAW = diamond()
@@ -200,22 +176,15 @@ def drawn(labelled, monkeypatch):
     model = Model.from_run(labelled.path, device="cpu")
     x = points(torch.tensor(model.classes.drawn(0, DRAWN)))
 
-    def draw(self, first, last):
-        return Samples(x[first:last], None, torch.full((last - first,), 5))
-
-    monkeypatch.setattr(SampleRows, "draw", draw)
+    let_samples_be(monkeypatch, lambda first, last: x[first:last])
     return x
 
 
 def section(run, shards=1, seed=0):
     settings = [f"eval.seed={seed}", "eval.w2.sets=2", "eval.max_nonfinite=0.5"]
     work = computed(run, ("class-law",), *settings, step=4, shards=shards)
-    assert [*numbers(work.report)] == [
-        "class_w2",
-        "class_w2_floor",
-        "class_density",
-        "class_accuracy",
-    ]
+    keys = ["class_w2", "class_w2_floor", "class_density", "class_accuracy"]
+    assert [*numbers(work.report)] == keys
     return work.report["class-law"]
 
 
@@ -267,15 +236,6 @@ def test_samples_of_other_classes_and_those_that_are_not_finite(labelled, drawn)
     assert section(labelled, seed=12)["w2"] == math.inf
 
 
-def test_a_model_without_labels_has_no_laws_of_classes():
-    plain = load(RECIPES / "toy_labels.yaml", ["data.labels=false"])
-    with pytest.raises(
-        UsageError,
-        match=r"--class-law needs a class-conditional model.* data\.labels of .* is false",
-    ):
-        request_of(plain, ("class-law",), 4)
-
-
 def test_a_class_that_the_data_hardly_have_is_named():
     class Source:
         def dequantised_test_data(self, seed, first, last):
@@ -285,7 +245,6 @@ def test_a_class_that_the_data_hardly_have_is_named():
             return torch.zeros(last - first, dtype=torch.int64)
 
     assert len(_true_points(Source(), 0, {0: 70}, 10)[0]) == 70
-    with pytest.raises(
-        UsageError, match=r"of 640 test points, 0 are of class 1\. Correct the `label`"
-    ):
+    words = r"of 640 test points, 0 are of class 1\. Correct the `label`"
+    with pytest.raises(UsageError, match=words):
         _true_points(Source(), 0, {0: 3, 1: 3}, 10)

@@ -1,4 +1,4 @@
-"""The run folder: what it holds, its name, and the version of its format."""
+"""The run folder: its name, the version of its format, and where it is looked for."""
 
 from pathlib import Path
 from unittest.mock import Mock
@@ -32,7 +32,7 @@ def test_names_that_are_taken_or_cannot_be(tmp_path, run):
         ({"created": "yesterday"}, "run.json is damaged"),
     ],
 )
-def test_a_folder_of_another_version_says_so_in_one_line_and_breaks_no_other_run(
+def test_a_folder_of_another_version_is_refused_in_one_line_and_breaks_no_other_run(
     tmp_path, run, content, words
 ):
     other = tmp_path / "another"
@@ -51,7 +51,7 @@ def test_a_folder_of_another_version_says_so_in_one_line_and_breaks_no_other_run
 def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(
     tmp_path, monkeypatch
 ):
-    """As after SIGKILL, no clean-up follows."""
+    """As after SIGKILL, without a clean-up."""
     recipe = load(TOY)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", lambda *arguments, **settings: None)
@@ -64,14 +64,13 @@ def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(
     assert [run.name for run in find_runs(tmp_path)] == ["mine"]
 
 
-def test_of_two_commands_that_make_a_run_of_a_name_one_does(tmp_path, monkeypatch):
+def test_one_of_two_commands_makes_the_run_of_a_name(tmp_path, monkeypatch):
     recipe = load(TOY)
-    rename, others = Path.rename, []
+    rename = Path.rename
 
     def late(self, target):
-        if not others:
-            others.append(self)
-            RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+        monkeypatch.undo()
+        RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", late)
@@ -108,7 +107,7 @@ def test_a_name_is_looked_for_in_the_folder_of_the_environment_or_else_in_runs(h
     assert named("a").path == here / "here/runs/a"
 
 
-def test_who_is_not_found_is_told_where_it_was_looked_for(here):
+def test_a_run_that_is_not_found_and_the_places_where_it_was_looked_for(here):
     run_with(here / "elsewhere/toy-1")
     with pytest.raises(NotFoundError) as caught:
         named("toy-2")
@@ -123,8 +122,7 @@ def test_code_outside_a_checkout_has_no_commit(tmp_path):
 
 
 def test_a_user_without_a_name(monkeypatch):
-    monkeypatch.setattr(
-        "getpass.getuser", Mock(side_effect=KeyError("getpwuid(): uid not found: 4711"))
-    )
+    unknown = KeyError("getpwuid(): uid not found: 4711")
+    monkeypatch.setattr("getpass.getuser", Mock(side_effect=unknown))
     monkeypatch.setattr("os.getuid", lambda: 4711)
     assert identity("toy", None)["user"] == "4711"

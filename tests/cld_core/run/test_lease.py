@@ -18,9 +18,7 @@ from tests.support.clock import Clock
 from tests.support.failing import Failing
 from tests.support.tools import wait_for
 
-
-def _watched(now):
-    pytest.fail("another owner is watched")
+NEVER = Clock(then=lambda now: pytest.fail("another owner is watched"))
 
 
 @pytest.fixture
@@ -32,15 +30,8 @@ def folder(tmp_path):
 def foreign(folder, number=1, **more):
     """A lease file of a job on another host."""
     folder.mkdir(exist_ok=True)
-    owner = {
-        "job_id": "77",
-        "restart": 0,
-        "host": "elsewhere",
-        "pid": 12,
-        "process_started": 1.0,
-        **more,
-    }
-    write_json(folder / f"{number:08d}.json", owner)
+    owner = {"job_id": "77", "restart": 0, "host": "elsewhere", "pid": 12, "process_started": 1.0}
+    write_json(folder / f"{number:08d}.json", {**owner, **more})
 
 
 def test_a_held_folder_refuses_a_second_job_and_names_the_first(folder):
@@ -55,16 +46,19 @@ def test_a_held_folder_refuses_a_second_job_and_names_the_first(folder):
 
 
 def test_a_dead_process_of_this_host_is_taken_over_at_once(folder, monkeypatch):
-    code = "import os; from pathlib import Path; from cld_core.run import Lease; "
-    code += f"Lease.acquire(Path({str(folder)!r}), job_id='1'); os._exit(9)"
+    code = (
+        "import os; from pathlib import Path; from cld_core.run import Lease; "
+        f"Lease.acquire(Path({str(folder)!r}), job_id='1'); os._exit(9)"
+    )
     subprocess.run([sys.executable, "-c", code], check=False)
     assert newest(folder)[1]["job_id"] == "1"
-    monkeypatch.setattr(leases, "time", Clock(then=_watched))
+    monkeypatch.setattr(leases, "time", NEVER)
     Lease.acquire(folder, job_id="2").release()
 
 
 def test_a_silent_owner_elsewhere_is_taken_over_after_a_while(folder, monkeypatch):
-    monkeypatch.setattr(leases, "time", clock := Clock())
+    clock = Clock()
+    monkeypatch.setattr(leases, "time", clock)
     foreign(folder)
     lease = Lease.acquire(folder, job_id="2")
     assert clock.now >= 45.0
@@ -82,7 +76,7 @@ def test_an_owner_elsewhere_that_shows_life_is_left_alone(folder, monkeypatch):
 def test_a_job_that_was_started_again_takes_over_from_its_former_process_at_once(
     folder, monkeypatch
 ):
-    monkeypatch.setattr(leases, "time", Clock(then=_watched))
+    monkeypatch.setattr(leases, "time", NEVER)
     foreign(folder, restart=3)
     lease = Lease.acquire(folder, job_id="77", restart=4)
     assert (lease.number, newest(folder)) == (2, (2, lease.owner))
@@ -107,30 +101,22 @@ def test_a_loser_sees_that_it_lost_and_leaves_the_winner_alone(folder, monkeypat
 
 @pytest.mark.parametrize(("later_s", "alive"), [(0.0, True), (0.5, True), (100.0, False)])
 def test_the_same_process_though_the_clock_was_set(folder, later_s, alive):
-    """Start times are derived from the clock; a process that was given the same id began at another
-    time."""
-    foreign(
-        folder,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        process_started=start_time(os.getpid()) + later_s,
-    )
+    """Start times are derived from the clock; a later process of the same id began much later."""
+    began = start_time(os.getpid()) + later_s
+    foreign(folder, host=socket.gethostname(), pid=os.getpid(), process_started=began)
     assert seems_alive(folder) is alive
 
 
-def test_of_many_that_want_it_one_gets_it(folder):
-    won, lost = [], []
-
+def test_one_of_many_jobs_gets_the_folder(folder):
     def attempt(number):
         try:
-            won.append(Lease.acquire(folder, job_id=str(number)))
+            return Lease.acquire(folder, job_id=str(number))
         except LeaseHeldError:
-            lost.append(number)
+            return None
 
     with ThreadPoolExecutor(16) as pool:
-        pool.map(attempt, range(16))
-    assert (len(won), len(lost)) == (1, 15)
-    won[0].release()
+        (won,) = filter(None, pool.map(attempt, range(16)))
+    won.release()
 
 
 STALE = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -163,7 +149,7 @@ def test_the_heart_beats_on_after_a_fault(folder, monkeypatch, function):
     assert newest(folder) == (1, None)
 
 
-def test_who_owns_the_folder_is_asked_again_before_anything_is_written(folder, blind, monkeypatch):
+def test_ownership_is_checked_again_before_anything_is_written(folder, blind, monkeypatch):
     monkeypatch.setattr(leases, "HEARTBEAT_S", 1000.0)
     lease = Lease.acquire(folder, job_id="1")
     monkeypatch.setattr("cld_core.files.time", Clock())
@@ -189,24 +175,23 @@ def test_a_lease_that_cannot_be_released_raises_nothing(folder, blind, monkeypat
 
 
 def test_a_newcomer_that_cannot_see_the_owner_waits(folder, monkeypatch, blind):
-    """A live owner is not taken for dead because the newcomer's view of it fails."""
+    """Its view fails between seconds 1 and 30; then the owner has beaten once more."""
+    clock = Clock()
+    real = os.listdir
+
+    def listdir(path):
+        if 1 <= clock.now < 30:
+            raise STALE
+        if clock.now >= 30:
+            foreign(folder, beat=1)
+        return real(path)
+
     foreign(folder)
-    monkeypatch.setattr(leases, "time", clock := Clock())
-    monkeypatch.setattr(
-        leases.os, "listdir", lambda path, real=os.listdir: seen(clock, real(path), folder)
-    )
+    monkeypatch.setattr(leases, "time", clock)
+    monkeypatch.setattr(leases.os, "listdir", listdir)
     with pytest.raises(LeaseHeldError, match="elsewhere"):
         Lease.acquire(folder, job_id="2")
     assert clock.now >= 30.0
-
-
-def seen(clock, names, folder):
-    """A listing that fails between 1 and 30 seconds; then the owner has beaten once more."""
-    if 1 <= clock.now < 30:
-        raise STALE
-    if clock.now >= 30:
-        foreign(folder, beat=1)
-    return names
 
 
 @pytest.mark.parametrize("content", ["", '{"host": 7, "pid": -5, "job_id": null, "restart": "3"}'])
@@ -217,15 +202,16 @@ def test_a_damaged_lease_file_raises_nothing(folder, monkeypatch, content):
     assert leases.local_holder(folder) is None
     assert "unknown" in leases.held_message(folder.parent, newest(folder)[1])
     assert "unknown" in leases.held_message(folder.parent, {})
-    monkeypatch.setattr(leases, "time", clock := Clock())
+    clock = Clock()
+    monkeypatch.setattr(leases, "time", clock)
     Lease.acquire(folder, job_id="2").release()
     assert clock.now >= 45.0, "it is watched"
 
 
-def test_a_link_that_was_made_although_it_is_said_to_exist(folder, monkeypatch):
-    """As a network file system answers a request that it got twice."""
+def test_a_network_file_system_that_repeats_a_link_and_reports_that_it_exists(folder, monkeypatch):
+    real = os.link
 
-    def twice(source, target, real=os.link):
+    def twice(source, target):
         real(source, target)
         raise FileExistsError
 

@@ -1,9 +1,10 @@
-"""The lines of a ledger, even of versions to come, and its file: what cannot be written waits."""
+"""The lines of a ledger, of later versions too, and its file: events that cannot be written yet."""
 
 import errno
 import gc
 import json
 import os
+import threading
 
 import pytest
 
@@ -35,7 +36,8 @@ EXAMPLES = (
         steps=5, overrides=("train.steps=5",), profile="juwels", code="ab12", from_step=2, pid=12
     ),
     Submitted(job=JOB, successor_of="6", shards=(3, 7), code="ab12"),
-    *(STARTED, ENDED),
+    STARTED,
+    ENDED,
     events.Wished(job_id="7", cause="crashed", delay_s=10.0, exclude=("n1",)),
     events.Labelled(add=("paper",), remove=("draft",)),
 )
@@ -48,33 +50,33 @@ def ledger(tmp_path):
 
 @pytest.fixture
 def full(monkeypatch):
-    """Let the disk be full, or not."""
-    state = {"full": False}
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(files.os, "write", Failing(os.write, lambda call: state["full"], full))
+    """An event; while it is set, the disk is full."""
+    full = threading.Event()
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(files.os, "write", Failing(os.write, lambda call: full.is_set(), error))
     monkeypatch.setattr("cld_core.files.time", Clock())
-    return state
+    return full
 
 
 def test_events_wait_in_order_and_are_known_meanwhile(ledger, full, capsys):
     assert ledger.note(Submitted(job=JobRef(cluster="any", job_id="7")))
-    full["full"] = True
+    full.set()
     assert not ledger.note(STARTED, within_s=5.0)
     assert not ledger.note(ENDED)
     assert len(ledger.events()) == 1
     assert ledger.full_history().last.cause == "crashed", "what waits is known"
     assert isinstance(ledger.settle(5.0), OSError)
-    full["full"] = False
+    full.clear()
     assert ledger.settle(5.0) is None
     assert ledger.events()[1:] == [STARTED, ENDED]
-    said = capsys.readouterr().out
-    assert said.count("cannot be written (No space left on device); its lines wait in memory") == 1
+    words = "cannot be written (No space left on device); its lines wait in memory"
+    assert capsys.readouterr().out.count(words) == 1
 
 
-def test_what_waits_is_written_before_the_next_event(ledger, full, capsys):
-    full["full"] = True
+def test_events_that_wait_are_written_before_the_next_one(ledger, full, capsys):
+    full.set()
     ledger.note(STARTED)
-    full["full"] = False
+    full.clear()
     assert ledger.note(ENDED)
     assert ledger.events() == [STARTED, ENDED]
     assert "can be written again" in capsys.readouterr().out
@@ -89,12 +91,11 @@ def test_an_event_of_which_only_the_way_to_the_disk_failed_is_written_once(ledge
 
 
 def test_a_disk_that_takes_the_beginning_of_a_line_only(ledger, monkeypatch):
-    real, short = os.write, [True]
-
-    def write(descriptor, data):
-        return real(descriptor, data[:10] if short and short.pop() else data)
-
-    monkeypatch.setattr(files.os, "write", write)
+    real = os.write
+    lengths = iter([10])
+    monkeypatch.setattr(
+        files.os, "write", lambda file, data: real(file, data[: next(lengths, len(data))])
+    )
     assert ledger.note(STARTED, within_s=5.0)
     assert ledger.events() == [STARTED]
 
@@ -143,15 +144,19 @@ def test_unknown_fields_and_causes_are_kept():
         '{"time": 1, "event": "wished", "job_id": "1", "cause": "crashed", "delay_s": 1e300}',
         '{"time": 1, "event": "submitted", "job": {"cluster": "slurm", "job_id": "--user=root"}}',
         '{"time": 1, "event": "submitted", "job": {"cluster": "../x", "job_id": "1"}}',
-        *("", "{", "[]", "3", "[" * 5000, '{"event": "ended"}', '{"time": null, "event": "ended"}'),
-        *(
-            '{"time": 1e999, "event": "x"}',
-            '{"time": NaN, "event": "x"}',
-            '{"time": 1, "event": 3}',
-        ),
+        '{"event": "ended"}',
+        '{"time": null, "event": "ended"}',
+        '{"time": 1e999, "event": "x"}',
+        '{"time": NaN, "event": "x"}',
+        '{"time": 1, "event": 3}',
+        "",
+        "{",
+        "[]",
+        "3",
+        "[" * 5000,
     ],
 )
-def test_what_is_no_event_of_this_version_is_skipped(line):
+def test_a_line_that_is_not_an_event_of_this_version_is_skipped(line):
     assert parse(line) is None
 
 

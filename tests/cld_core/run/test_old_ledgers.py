@@ -12,39 +12,23 @@ from cld_core.run.ledger import parse
 LEDGERS = json.loads((Path(__file__).parents[2] / "fixtures/ledgers.json").read_text())
 
 
+ATTEMPT = ["attempt", "job_id", "cause", "first_step", "last_step", "started", "ended", "detail"]
+PLAIN = ["state", "steps", "from_step", "code", "crashes_in_a_row"]
+PLAIN += ["given_up", "not_requeued", "note"]
+LISTS = ("overrides", "rolled_back_to", "tags")
+
+
 def summary(history):
-    """What readers ask of a history, as JSON has it."""
-    attempts = [
-        [
-            attempt.attempt,
-            attempt.job_id,
-            attempt.cause,
-            attempt.first_step,
-            attempt.last_step,
-            attempt.started,
-            attempt.ended,
-            attempt.detail,
-        ]
-        for attempt in history.attempts
-    ]
+    """What readers take from a history, as JSON has it."""
     return {
-        "attempts": attempts,
-        "state": history.state,
+        **{name: getattr(history, name) for name in PLAIN},
+        **{name: list(getattr(history, name)) for name in LISTS},
+        "attempts": [[getattr(one, name) for name in ATTEMPT] for one in history.attempts],
         "jobs": [event.job.job_id for event in history.jobs],
-        "steps": history.steps,
-        "overrides": list(history.overrides),
-        "from_step": history.from_step,
-        "code": history.code,
-        "crashes_in_a_row": history.crashes_in_a_row,
         "crashes": dict(history.crashes),
         "cancelled": sorted(history.cancelled),
-        "given_up": history.given_up,
-        "not_requeued": history.not_requeued,
         "avoided": {job: list(nodes) for job, nodes in sorted(history.avoided.items())},
-        "rolled_back_to": list(history.rolled_back_to),
         "unfit": len(history.unfit),
-        "tags": list(history.tags),
-        "note": history.note,
     }
 
 

@@ -109,23 +109,14 @@ def test_the_flow_ends_in_the_exact_law(sde):
 @pytest.mark.parametrize("sde", [CONSTANT, RISING])
 @pytest.mark.parametrize("grid", ["linear", "quadratic"])
 def test_sscs_is_exact_where_the_score_part_vanishes(sde, grid):
-    """With s = -v/M only the two half steps act: their product is the whole map, for any grid and
+    """With s = -v/M only the exact parts act: their product is the whole map, for any grid and
     beta(t)."""
-    u = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    times = sde.schedule.grid(grid, 7, 1e-3)
-    for t, t_next in pairwise(times):
-        middle = 0.5 * (t + t_next)
-        u = exact_part(
-            sde,
-            exact_part(sde, u, t, middle, torch.zeros_like(u)),
-            middle,
-            t_next,
-            torch.zeros_like(u),
-        )
-    whole = exact_part(
-        sde, torch.eye(2, dtype=torch.float64), 1.0, 1e-3, torch.zeros(2, 2, dtype=torch.float64)
-    )
-    assert_close(u, whole, rtol=1e-10, atol=1e-13)
+    start = torch.eye(2, dtype=torch.float64)
+    none = torch.zeros_like(start)
+    u = start
+    for t, t_next in pairwise(sde.schedule.grid(grid, 7, 1e-3)):
+        u = exact_part(sde, u, t, t_next, none)
+    assert_close(u, exact_part(sde, start, 1.0, 1e-3, none), rtol=1e-10, atol=1e-13)
 
 
 def with_nfe(method, nfe, **keys):
@@ -147,7 +138,10 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
+REPEATED = {"method": "exponential", "order": 2, "repeats": 3, "jump": 7}
+
+
+@pytest.mark.parametrize("method", [*METHODS, REPEATED], ids=str)
 def test_a_sample_does_not_depend_on_its_batch(method):
     sde, spec = CONSTANT, with_nfe(method, 20)
     score = diamond().score(sde)

@@ -1,16 +1,11 @@
 """Kernels, networks, losses and samplers of CLD, VPSDE and PSLD against the published ones
 (tests/fixtures/parity)."""
 
-import math
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from cld_core import sde as diffusions
-from cld_core.config.sde import PsldSpec
 from cld_core.config.train import ObjectiveSpec
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.samplers import sample
@@ -192,9 +187,3 @@ def test_samplers_without_noise_end_where_the_published_ones_do(name, method, gr
     error = (torch.cat([out.x, out.v], dim=1) - toy.data[key]).abs().max()
     # Relative to the largest: untrained networks throw samples far.
     assert float(error / toy.data[key].abs().max()) < (1e-3 if method == "ode" else 1e-4)
-
-
-def test_the_recipe_says_which_diffusion_it_is():
-    made = diffusions.build(PsldSpec(friction=0.25, nu=4.25, triangle="upper"))
-    assert (made.m_inv, made.triangle, made.m) == (4.0, "upper", 2)
-    assert math.isclose(replace(made, nu=2.25).m_inv, 1.0)

@@ -5,8 +5,9 @@ import pytest
 from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.stop import StopFlag
-from cld_core.train import loggers, session
+from cld_core.run.events import Remarked
+from cld_core.run.work import Start, Training
+from cld_core.train import loggers
 from cld_core.train.step import Trainer
 from tests.support.paths import TOY
 
@@ -42,5 +43,14 @@ def at_step(monkeypatch, step, act):
     monkeypatch.setattr(Trainer, "step", stepping)
 
 
-def attempt(run, stop=None, job_id="test"):
-    return session.run(run, Ranks(), stop or StopFlag(), job_id=job_id)
+def remarks(run):
+    """What the ledger remarks: on what, how often, and why."""
+    events = [event for event in run.ledger.events() if isinstance(event, Remarked)]
+    return [(event.what, event.count, event.reason) for event in events]
+
+
+def attempt(run, stop=None, job_id="test", **start):
+    """Train, and return the cause and the last step of the newest attempt."""
+    Training(run.path).compute(Ranks(), stop, start=Start(job_id=job_id, **start))
+    last = run.ledger.history().last
+    return last.cause, last.last_step

@@ -108,6 +108,27 @@ def test_what_ranks_find_out_together(tmp_path):
     assert [entry[1:] for entry in said] == [wrong] * 3
 
 
+@pytest.mark.parametrize(
+    ("fast_s", "warnings"), [(0.0, []), (90.0, ["the clock of n1 is wrong by +90 s"])]
+)
+def test_clocks_are_compared_once_all_ranks_have_come(monkeypatch, fast_s, warnings):
+    """A rank that waits 70 s for a slower one has no wrong clock."""
+    now = 1000.0
+
+    def barrier(group):
+        nonlocal now
+        now += 70.0
+
+    def gather(answers, own, group):
+        answers[:] = [own, ("n1", None, now + fast_s)]
+
+    monkeypatch.setattr(health, "_sum", lambda ranks: None)
+    monkeypatch.setattr(health.time, "time", lambda: now)
+    monkeypatch.setattr(health.dist, "barrier", barrier)
+    monkeypatch.setattr(health.dist, "all_gather_object", gather)
+    assert health.together(Ranks(world_size=2), node="n0") == warnings
+
+
 def of(*hosts):
     return Stragglers(Ranks(world_size=len(hosts)), hosts)
 

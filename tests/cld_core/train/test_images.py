@@ -1,5 +1,4 @@
-"""Training on images: ranks, micro-batches, resumed epochs, precision, periodic work, and that it
-learns."""
+"""Training on images: ranks, micro-batches, resumed epochs, precision, periodic work, progress."""
 
 import errno
 import math
@@ -24,10 +23,9 @@ from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import events
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Remarked
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train.step import Trainer
-from tests.cld_core.train.conftest import attempt
+from tests.cld_core.train.conftest import attempt, remarks
 from tests.support.extractor import TINY
 from tests.support.failing import Failing
 from tests.support.images import make_images, run_folder, tiny_recipe
@@ -37,6 +35,11 @@ from tests.support.spoiled import spoil
 from tests.support.tools import same, stepped
 
 STEPS = 20
+LOOSE = ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05")
+
+
+def pictures_of(run):
+    return [file.name for file in run.samples.iterdir()]
 
 
 def trained(recipe, ranks=None, steps=STEPS):
@@ -51,8 +54,7 @@ def outcome(recipe, ranks=None):
 
 
 def assert_only_rounding_differs(found, expected):
-    """cifar10_smoke at 8x8: after 20 steps the weights agree except for rounding, which Adam's
-    first steps magnify."""
+    """After 20 steps the weights agree except for rounding, which Adam's first steps magnify."""
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
     torch.testing.assert_close(found["net"], expected["net"], rtol=1e-3, atol=1e-4)
 
@@ -99,28 +101,20 @@ def test_every_option_trains_and_repeats_itself(data, overrides):
 
 
 def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, tmp_path, capsys):
-    quick = (
-        "sampling.nfe=3",
-        "periodic.samples=5",
-        "periodic.elbo_points=4",
-        "periodic.batch_size=2",
-    )
-    loose = ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05")
+    quick = ("sampling.nfe=3", "periodic.samples=5", "periodic.elbo_points=4")
+    quick += ("periodic.batch_size=2", *LOOSE)
     due = ("periodic.samples_every=4", "periodic.elbo_every=4", "periodic.elbo_from=8")
     due += ("periodic.fid_every=4", "periodic.fid_from=8", "periodic.fid_samples=7")
     fid = (*TINY, "eval.samples=7")
-    worked = run_folder(tmp_path, data, *quick, *loose, *fid, "train.on_resume=exact")
+    worked = run_folder(tmp_path, data, *quick, *fid, "train.on_resume=exact")
     stats = StatsRequest.of(worked.recipe(), None, features=False, shards=1).save()
     assert Statistics(stats).compute(Ranks()).is_done
     (tmp_path / "plain").mkdir()
     plain = run_folder(tmp_path / "plain", data, "train.on_resume=exact")
-    worked.recipe_file.write_text(worked.recipe_file.read_text())
     worked.ledger.append(events.Requested(steps=12, overrides=due))
     for run in (worked, plain):
         attempt(run)
-    assert sorted(file.name for file in worked.samples.iterdir()) == [
-        f"step_{step:08d}.png" for step in (4, 8, 12)
-    ]
+    assert sorted(pictures_of(worked)) == [f"step_{step:08d}.png" for step in (4, 8, 12)]
     out = capsys.readouterr().out
     assert "step 8: likelihood bound of 4 test points: bpd" in out
     assert "step 4: likelihood bound" not in out
@@ -147,14 +141,13 @@ def test_a_request_to_stop_ends_periodic_work_between_two_batches(data, tmp_path
         return original(self, n, **settings)
 
     monkeypatch.setattr(Model, "draw", drawing)
-    assert attempt(run, flag).cause == "terminated"
+    assert attempt(run, flag)[0] == "terminated"
     assert calls == [0, 1, 2, 3]
-    assert not list(run.samples.iterdir())
+    assert pictures_of(run) == []
 
 
 def measured(made):
-    """Loss of the averaged weights on test images, with the same times and noise each time, and
-    their bits/dim."""
+    """Loss and bits/dim of the averaged weights on test images, with equal times and noise."""
     model = Model(made.recipe, net=made.net.eval(), data=made.source)
     request = request_of(made.recipe, ("elbo",), 0)
     x = made.source.dequantised_test_data(0, 0, 40).repeat(20, 1, 1, 1)
@@ -162,17 +155,16 @@ def measured(made):
     with made.ema.in_place():
         with torch.no_grad():
             loss = float(made.loss.per_sample(model.score, x, draws).mean())
-        bits = likelihood.elbo(Table(model, request, ElboRows(model, request).compute(0, 16)))[
-            "bpd"
-        ]
+        rows = ElboRows(model, request).compute(0, 16)
+        bits = likelihood.elbo(Table(model, request, rows))["bpd"]
     made.net.train()
     return loss, bits
 
 
 def test_training_lowers_the_loss_and_the_bits(data):
     """The smoke recipe at 8x8; docs/reproducing.md has what it does at its full size."""
-    loose = ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05", "train.batch_size=16", "train.ema=0.9")
-    made = Trainer(tiny_recipe(data, *loose, "optim.lr=0.006", "optim.warmup_steps=0"), Ranks())
+    keys = ("train.batch_size=16", "train.ema=0.9", "optim.lr=0.006", "optim.warmup_steps=0")
+    made = Trainer(tiny_recipe(data, *LOOSE, *keys), Ranks())
     before = measured(made)
     after = measured(stepped(made, 110))
     assert after[0] < 0.8 * before[0], (before, after)
@@ -198,18 +190,9 @@ def test_one_step_of_the_full_recipe_on_the_cpu(name, pixels, tmp_path):
     import time
 
     data = make_images(tmp_path / "set", size=pixels, splits={"train": 2, "validation": 1})
-    overrides = [
-        "data.name=folder",
-        f"data.path={data}",
-        f"data.size={pixels}",
-        "train.precision=fp32",
-    ]
-    overrides += [
-        f"network.image_size={pixels}",
-        "train.batch_size=1",
-        "cluster.nodes=1",
-        "cluster.gpus_per_node=0",
-    ]
+    overrides = ["data.name=folder", f"data.path={data}", f"data.size={pixels}"]
+    overrides += [f"network.image_size={pixels}", "train.precision=fp32", "train.batch_size=1"]
+    overrides += ["cluster.nodes=1", "cluster.gpus_per_node=0"]
     made = Trainer(load(RECIPES / f"{name}.yaml", overrides), Ranks())
     started = time.perf_counter()
     made.step(0)
@@ -221,19 +204,20 @@ def test_one_step_of_the_full_recipe_on_the_cpu(name, pixels, tmp_path):
 
 
 STEP = 2
+FID = ("periodic.fid_every=2", "periodic.fid_samples=7")
 QUICK = (f"train.steps={STEP}", "sampling.nfe=3", "periodic.batch_size=3", "eval.samples=7")
 
 
 @pytest.fixture
 def worked(tmp_path, data, capsys):
-    """Trains a run with the periodic work that is asked for, and returns what it printed."""
+    """Trains a run with this periodic work, and returns the lines that it prints."""
 
     def train(*due, settings=()):
         run = run_folder(tmp_path, data, *QUICK, *TINY, *settings)
         stats = StatsRequest.of(run.recipe(), None, features=False, shards=1).save()
         assert Statistics(stats).compute(Ranks()).is_done
         run.ledger.append(events.Requested(steps=STEP, overrides=due))
-        assert attempt(run).cause == "finished"
+        assert attempt(run)[0] == "finished"
         return capsys.readouterr().out.splitlines()
 
     return train
@@ -241,33 +225,24 @@ def worked(tmp_path, data, capsys):
 
 def test_too_many_of_them_and_there_is_no_fid_this_time(worked, monkeypatch):
     spoil(monkeypatch, [0, 4])
-    lines = worked("periodic.fid_every=2", "periodic.fid_samples=7")
+    lines = worked(*FID)
     (line,) = [line for line in lines if "FID" in line]
-    assert line.startswith(
-        "no FID this time: 2 of 7 samples are not finite, a fraction of 0.286, but"
-    )
+    words = "no FID this time: 2 of 7 samples are not finite, a fraction of 0.286, but"
+    assert line.startswith(words)
 
 
 def test_a_few_of_them_are_named_beside_the_fid_and_pictures(worked, monkeypatch):
     spoil(monkeypatch, [0, 4])
-    due = (
-        "periodic.samples_every=2",
-        "periodic.samples=5",
-        "periodic.fid_every=2",
-        "periodic.fid_samples=7",
-    )
+    due = ("periodic.samples_every=2", "periodic.samples=5", *FID)
     lines = worked(*due, settings=("eval.max_nonfinite=0.3",))
     assert {f"step 2: 2 of {number} samples are not finite" for number in (5, 7)} <= set(lines)
     assert any(line.startswith("step 2: FID ") for line in lines)
 
 
 def test_an_extractor_that_is_gone_ends_no_training(worked, monkeypatch):
-    monkeypatch.setattr(
-        FeatureRows, "__init__", Mock(side_effect=UsageError("the weights are gone"))
-    )
-    assert "no FID this time: the weights are gone" in worked(
-        "periodic.fid_every=2", "periodic.fid_samples=7"
-    )
+    gone = Mock(side_effect=UsageError("the weights are gone"))
+    monkeypatch.setattr(FeatureRows, "__init__", gone)
+    assert "no FID this time: the weights are gone" in worked(*FID)
 
 
 DUE = ("periodic.samples_every=2", "periodic.samples=50", "sampling.method=em", "sampling.nfe=3")
@@ -277,7 +252,6 @@ def test_a_picture_that_cannot_be_drawn_ends_no_training(make, monkeypatch):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(pictures, "pixels", Failing(pictures.pixels, lambda call: call == 1, full))
     run = make("train.steps=4", *DUE)
-    assert attempt(run).cause == "finished"
-    assert [file.name for file in run.samples.glob("*.png")] == ["step_00000004.png"]
-    dropped = [event for event in run.ledger.events() if isinstance(event, Remarked)]
-    assert [(event.what, event.count) for event in dropped] == [("pictures", 1)]
+    assert attempt(run)[0] == "finished"
+    assert pictures_of(run) == ["step_00000004.png"]
+    assert [remark[:2] for remark in remarks(run)] == [("pictures", 1)]

@@ -12,8 +12,9 @@ import pytest
 
 from cld_core.checkpoint import load as load_checkpoint
 from cld_core.run import RunFolder
+from cld_core.run.work import Start, Training
 from cld_core.stop import StopCode, StopFlag
-from cld_core.train import __main__, session
+from cld_core.train import __main__
 from tests.support.paths import MISBEHAVING
 from tests.support.plugin import toy_plugin
 from tests.support.spawned import spawned
@@ -115,7 +116,7 @@ def ended(process, code=0):
 
 
 def _trained(ranks, path):
-    session.run(RunFolder(path), ranks, StopFlag(), job_id="whole")
+    Training(path).compute(ranks, start=Start(job_id="whole"))
     return {}
 
 

@@ -11,11 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cld_core.config import load
 from cld_core.errors import RecipeError
-from cld_core.run.events import Ended, Remarked, Started
+from cld_core.run.events import Ended, Started
 from cld_core.run.history import History
 from cld_core.train import loggers
 from cld_core.train.loggers import Background, LoggedAttempt, Monitor, close
-from tests.cld_core.train.conftest import attempt
+from tests.cld_core.train.conftest import attempt, remarks
 from tests.support.clock import Clock
 from tests.support.logged import REPORTED, in_mlflow, in_wandb, killed_and_resumed
 from tests.support.paths import TOY
@@ -71,18 +71,14 @@ def test_one_that_hangs_is_left_behind(recorder, over, monkeypatch, capsys):
     for step in range(1, 11):
         logger.tell(scalars(step))
     close([logger], "stopped", within_s=0.01)
-    said = capsys.readouterr().out
-    assert said == "the log in Nowhere cannot be written (it is too slow); going on without\n", (
-        "once"
-    )
-    assert over == [(11, "it is too slow")], (
-        "the one that hangs, three that waited, and seven that did not fit"
-    )
+    words = "the log in Nowhere cannot be written (it is too slow); going on without\n"
+    assert capsys.readouterr().out == words, "once"
+    # The one that hangs, three that wait, and seven that do not fit.
+    assert over == [(11, "it is too slow")]
     recorder.gate.set()
     logger._thread.join()
-    assert recorder.calls == [("scalars", {}, 0), ("close", "stopped")], (
-        "what waited is not sent after the end"
-    )
+    # Reports that wait are not sent after the end.
+    assert recorder.calls == [("scalars", {}, 0), ("close", "stopped")]
 
 
 def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypatch, capsys):
@@ -120,20 +116,16 @@ def test_a_training_ends_well_whatever_a_logger_does(make, monkeypatch, problem)
     monkeypatch.setattr(loggers, "resolve", lambda name: Mock(side_effect=problem))
     monkeypatch.setattr("cld_core.config.train.find_spec", lambda name: True)
     run = make("train.steps=10", "monitor.wandb.project=p")
-    assert attempt(run).cause == "finished"
-    dropped = {
-        event.what: event.count for event in run.ledger.events() if isinstance(event, Remarked)
-    }
-    assert dropped.keys() == {"tensorboard", "wandb"}
-    assert min(dropped.values()) >= 3
+    assert attempt(run)[0] == "finished"
+    assert sorted(what for what, *_ in remarks(run)) == ["tensorboard", "wandb"]
+    assert min(count for _, count, _ in remarks(run)) >= 3
 
 
 def test_a_missing_package_is_said_before_training_begins(make, monkeypatch):
     monkeypatch.setattr("cld_core.config.train.find_spec", lambda name: None)
     run = make("train.steps=10", "monitor.wandb.project=p")
-    with pytest.raises(
-        RecipeError, match=r"needs the package wandb.*pip install 'cldctl\[wandb\]'"
-    ):
+    words = r"needs the package wandb.*pip install 'cldctl\[wandb\]'"
+    with pytest.raises(RecipeError, match=words):
         attempt(run)
     assert not run.ledger.history().attempts
     assert "pip install" in run.ledger.history().given_up
@@ -175,12 +167,11 @@ def test_a_server_out_of_reach_leaves_wandb_offline(run, tmp_path, monkeypatch, 
     recipe = load(TOY, ["monitor.wandb.project=p"])
     logger = WandbLogger(LoggedAttempt(folder=run, recipe=recipe, attempt=3, first_step=0))
     logger.scalars({"train/loss": 1.0}, 7)
-    asked = [call.kwargs for call in init.call_args_list]
-    assert [it["mode"] for it in asked] == ["online", "offline"]
-    assert all(
-        (it["id"], it["resume"], it["dir"]) == ("mine", "allow", str(run.path)) for it in asked
-    )
-    assert "hooks" not in asked[1]["config"]
+    calls = [call.kwargs for call in init.call_args_list]
+    assert [call["mode"] for call in calls] == ["online", "offline"]
+    for call in calls:
+        assert call.items() >= {"id": "mine", "resume": "allow", "dir": str(run.path)}.items()
+        assert "hooks" not in call["config"]
     away.log.assert_called_once_with({"train/loss": 1.0, "step": 7, "attempt": 3})
     said = capsys.readouterr().out
     assert "out of reach (no route)" in said
@@ -195,14 +186,6 @@ def monitor(run):
     monitor.close()
 
 
-def dropped(run):
-    return [
-        (event.what, event.count, event.reason)
-        for event in run.ledger.events()
-        if isinstance(event, Remarked)
-    ]
-
-
 def test_progress_that_cannot_be_written_is_dropped_and_noted_later(
     run, monitor, monkeypatch, capsys
 ):
@@ -214,12 +197,10 @@ def test_progress_that_cannot_be_written_is_dropped_and_noted_later(
     assert run.progress() == {}
     monitor.write(3)
     assert run.progress()["step"] == 3
-    assert dropped(run) == [("progress.json", 2, "No space left on device")]
+    assert remarks(run) == [("progress.json", 2, "No space left on device")]
     said = capsys.readouterr().out
-    assert (
-        said.count("progress.json cannot be written (No space left on device); going on without")
-        == 1
-    )
+    words = "progress.json cannot be written (No space left on device); going on without"
+    assert said.count(words) == 1
     assert "step 2/10" in said
 
 
@@ -250,13 +231,11 @@ def test_the_warning_is_part_of_the_progress_and_of_the_attempt(run, monitor, ca
 @pytest.mark.slow
 @with_wandb
 def test_weights_and_biases(tmp_path):
-    run = killed_and_resumed(
-        tmp_path / "mine", "monitor.wandb.project=p", "monitor.wandb.mode=offline"
-    )
+    keys = ("monitor.wandb.project=p", "monitor.wandb.mode=offline")
+    run = killed_and_resumed(tmp_path / "mine", *keys)
     assert in_wandb(run) == REPORTED
-    assert len({file.name for file in run.path.glob("wandb/offline-run-*/run-*.wandb")}) == 1, (
-        "one id"
-    )
+    files = run.path.glob("wandb/offline-run-*/run-*.wandb")
+    assert len({file.name for file in files}) == 1, "one id"
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def test_a_folder_holds_all_that_the_card_refers_to(runs, tmp_path, monkeypatch)
     ]
     assert "drawing samples of step 20" in said.stderr
     text = (tmp_path / "card/README.md").read_text()
-    head = yaml.safe_load(text.split("---\n")[1])
+    head = head_of(text)
     assert (head["license"], head["library_name"]) == ("cc-by-4.0", "cldctl")
     (report,) = RunFolder.open(runs / "done").evals.glob("elbo-*/report.json")
     elbo = json.loads(report.read_text())["elbo"]
@@ -76,11 +76,8 @@ def test_weights_carry_no_commands_and_accounts(tmp_path):
     Model(recipe).export(tmp_path / "w.safetensors")
     assert b"secret" not in (tmp_path / "w.safetensors").read_bytes()
     loaded = cld_core.load(tmp_path / "w.safetensors").recipe
-    assert (loaded.network, loaded.sampling, loaded.train) == (
-        recipe.network,
-        recipe.sampling,
-        recipe.train,
-    )
+    for section in ("network", "sampling", "train"):
+        assert getattr(loaded, section) == getattr(recipe, section)
 
 
 def card_of(made, **changes):
@@ -126,11 +123,8 @@ def test_an_fid_of_few_samples_is_no_published_one(tmp_path, samples, is_biased)
 
 
 def test_the_file_and_the_scaling_of_arrays_are_said(tmp_path):
-    text = card_of(
-        run_with(
-            tmp_path / "mine", 20, overrides=(f"data={{name: arrays, path: {tmp_path / 'x.npy'}}}",)
-        )
-    )
+    data = f"data={{name: arrays, path: {tmp_path / 'x.npy'}}}"
+    text = card_of(run_with(tmp_path / "mine", 20, overrides=(data,)))
     assert "the arrays in x.npy, which the network sees scaled (standard)" in text
 
 
@@ -189,10 +183,7 @@ def test_an_export_of_a_length_says_so(root, tmp_path):
     assert "averaged weights of step 40, EMA length 0.2" in done.stderr
     loaded = cld_core.load(target)
     assert "step 40, EMA length 0.2" in repr(loaded)
-    assert all(
-        (loaded.net.state_dict()[name] == value).all()
-        for name, value in model.net.state_dict().items()
-    )
+    torch.testing.assert_close(loaded.net.state_dict(), model.net.state_dict(), rtol=0, atol=0)
     assert (
         "the power-function average of relative length 0.2 at step 40"
         in (tmp_path / "card/README.md").read_text()

@@ -10,7 +10,7 @@ from importlib import metadata
 import pytest
 import typer
 
-from cldctl.app import app
+from cldctl.app import command_line
 from docs.site import commands
 from tests.support.made_up import run_with
 from tests.support.paths import ROOT as REPO
@@ -18,7 +18,7 @@ from tests.support.scheduler import clients
 from tests.support.scripted import trained
 from tests.support.tools import invoke
 
-ROOT = typer.main.get_command(app)
+ROOT = typer.main.get_command(command_line())
 
 
 COMMANDS = {tuple(path.split()[1:]): command for path, command in commands.walk()}

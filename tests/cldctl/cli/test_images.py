@@ -9,9 +9,9 @@ from PIL import Image
 
 from cld_core.files import read_object
 from tests.support.extractor import TINY
-from tests.support.images import SMALL_RECIPE, make_images, run_folder
+from tests.support.images import SMALL_RECIPE, make_images
 from tests.support.paths import FIXTURES
-from tests.support.tools import DEBUG, invoke, status, train
+from tests.support.tools import DEBUG, invoke, status
 
 FILE = FIXTURES / "parity" / "published_checkpoint_ncsnpp.pth"
 
@@ -82,47 +82,11 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     assert str(tmp_path) not in card
 
 
-def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    settings = (
-        *TINY,
-        "sampling.method=em",
-        "sampling.nfe=3",
-        "eval.samples=20",
-        "eval.points=10",
-        "train.steps=2",
-    )
-    run = train(run_folder(runs, make_images(tmp_path / "set"), *settings))
-    # What is missing is said before there is a run.
-    data = (f"data.path={tmp_path / 'set'}", "data.size=8", "network.image_size=8", *settings)
-    arguments = ("submit", recipe, *data, "--eval", "fid", "--cluster", "debug")
-    assert "`cldctl data stats RECIPE|RUN`" in invoke(*arguments, runs=runs, code=2).stderr
-    assert [path.name for path in runs.iterdir() if not path.name.startswith(".")] == ["run"]
-    done = invoke("data", "stats", "run", "--shards", "2", *DEBUG, runs=runs)
-    assert Path(done.stdout.strip()).parent == tmp_path / "set"
-    assert not Path(f"{done.stdout.strip()}.partial").exists()
-    asked = ("--fid", "--loss", "sampling.nfe=4", "--shards", "2")
-    assert "FINISHED" in invoke("eval", "run", *asked, *DEBUG, runs=runs).stdout
-    entry = status(runs, "run")["evals"][0]
-    assert entry["fid"] > 0
-    report = read_object(run.evals / entry["id"] / "report.json")
-    assert (report["fid"]["nfe_mean"], report["fid"]["samples"], report["loss"]["n"]) == (
-        4.0,
-        20,
-        10,
-    )
-
-
 def test_grey_pictures_of_any_size_from_a_folder_to_samples_bounds_and_fid(tmp_path):
     levels = np.random.default_rng(0).integers(0, 256, (24, 12, 12), dtype=np.uint8)
     for number, array in enumerate(levels):
-        folder = (
-            tmp_path
-            / "pictures"
-            / ("train", "test")[number % 3 == 0]
-            / ("dark", "light")[number % 2]
-        )
+        split = ("train", "test")[number % 3 == 0]
+        folder = tmp_path / "pictures" / split / ("dark", "light")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(folder / f"{number}.png")
     data = ("--source", str(tmp_path / "pictures"), "--out", str(tmp_path / "set"))
@@ -156,33 +120,28 @@ def test_grey_pictures_of_any_size_from_a_folder_to_samples_bounds_and_fid(tmp_p
     assert drawn["images"].shape == (4, 12, 12, 1)
     Image.fromarray(np.repeat(np.uint8([[0, 255]]), 6, 1).repeat(12, 0)).save(tmp_path / "mask.png")
     picture = tmp_path / "pictures" / "train" / "light" / "1.png"
-    painted = (
-        "--inpaint",
-        str(picture),
-        "--mask",
-        str(tmp_path / "mask.png"),
-        "--how",
-        "replacement",
-    )
-    invoke("sample", "grey", "-n", "2", *painted, "-o", str(tmp_path / "p.npz"), runs=runs)
+    painted = ("--inpaint", str(picture), "--mask", str(tmp_path / "mask.png"))
+    asked = ("sample", "grey", "-n", "2", *painted, "--how", "replacement", "-o")
+    invoke(*asked, str(tmp_path / "p.npz"), runs=runs)
     known = np.load(tmp_path / "p.npz")["images"][:, :, :, 0] == levels[1]
     assert known[:, :, :6].all()
     assert not known[:, :, 6:].all()
-    invoke("sample", "grey", "-n", "2", *painted, "-o", str(tmp_path / "p.png"), runs=runs)
+    invoke(*asked, str(tmp_path / "p.png"), runs=runs)
 
-    invoke("data", "stats", "grey", *DEBUG, runs=runs)
-    invoke("eval", "grey", "--fid", "--elbo", *DEBUG, runs=runs)
+    # What is missing is said before there is a run.
+    asked = ("submit", *recipe, *quick, *short, "--eval", "fid", *DEBUG)
+    assert "`cldctl data stats RECIPE|RUN`" in invoke(*asked, runs=runs, code=2).stderr
+    assert [path.name for path in runs.iterdir() if not path.name.startswith(".")] == ["grey"]
+    done = invoke("data", "stats", "grey", "--shards", "2", *DEBUG, runs=runs)
+    assert Path(done.stdout.strip()).parent == tmp_path / "set"
+    assert not Path(f"{done.stdout.strip()}.partial").exists()
+    invoke("eval", "grey", "--fid", "--elbo", "--shards", "2", *DEBUG, runs=runs)
     found = status(runs, "grey")["evals"][0]
     assert min(found["fid"], found["bpd"]) > 0
-    invoke(
-        "export",
-        "grey",
-        "-o",
-        str(tmp_path / "grey.safetensors"),
-        "--card",
-        str(tmp_path / "card"),
-        runs=runs,
-    )
+    report = read_object(runs / "grey" / "evals" / found["id"] / "report.json")
+    assert (report["fid"]["nfe_mean"], report["fid"]["samples"], report["elbo"]["n"]) == (3, 8, 4)
+    files = ("-o", str(tmp_path / "grey.safetensors"), "--card", str(tmp_path / "card"))
+    invoke("export", "grey", *files, runs=runs)
     assert "(64, 1, 12, 12), in [-1, 1]" in (tmp_path / "card" / "README.md").read_text()
     invoke("report", "grey", "-o", str(tmp_path / "report.html"), runs=runs)
 

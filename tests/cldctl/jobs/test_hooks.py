@@ -138,9 +138,9 @@ def test_it_fails_hangs_or_floods(run):
     assert "did not end within 0.5 s (hooks.timeout_s) and was ended" in log(run)
     pid = int(log(run).partition("  pid ")[2].split()[0])
     wait_for(lambda: find(pid) is None, what="the end of what it had started")
-    how = {"environment": dict(os.environ), "content": "{}", "timeout_s": 60.0, "folder": run.path}
-    assert "could not be started" in call("nul\0", **how)[1]
-    output, problem = call("yes", **how)
+    content = {"path": str(run.path)}
+    assert "could not be started" in call("nul\0", content, 60.0)[1]
+    output, problem = call("yes", content, 60.0)
     assert "wrote more than" in problem
     assert len(output) == KEPT_BYTES
 
@@ -186,7 +186,7 @@ def test_an_end_is_told_unless_an_aftermath_follows(run, slurm, fails, told_of):
     job = inside()
     job.cluster.restarts = slurm
     run.ledger.append(ended("crashed"))
-    with contextlib.suppress(ValueError), hooks.settled(job, lambda: hooks.end(run)):
+    with contextlib.suppress(ValueError), hooks.settled(job, [run.path]):
         if fails:
             raise ValueError
     assert ("FAILED" in states(run)) == told_of
@@ -236,8 +236,11 @@ NOT_CANCELLED = (
 # What happened, and the phase of the newest job.
 LEDGERS = {
     "trains": (BEGUN, "running"),
-    "finished": ((*BEGUN, ended("finished")), "gone"),
     "preempted": ((*BEGUN, ended("preempted")), "pending"),
+    "finished, and wished for more": (
+        (*BEGUN, ended("finished"), requeued("preempted")),
+        "pending",
+    ),
     "given up": (
         (*BEGUN, ended("crashed"), events.GivenUp(job_id="7", reason="4 crashes")),
         "gone",
@@ -273,6 +276,12 @@ def test_a_hook_hears_the_state_that_status_shows(happened, phase):
     answers = Answers({"scripted": Survey(seen)})
     state = state_of(History.of(happened), RunFacts(RunFolder("none")), answers, 1000.0)
     assert changes(happened)[-1]["state"] == state.name
+
+
+def test_a_refused_submission_is_told_by_its_command_alone():
+    before = (*BEGUN, ended("preempted"), events.Requested(steps=100))
+    refused = events.Refused("submission", reason="no such partition")
+    assert changes((*before, refused, events.Cancelled(job_id="7"))) == changes(before)
 
 
 @pytest.mark.parametrize("cause", events.CAUSES)

@@ -35,7 +35,7 @@ def test_several_runs_and_their_evaluations_end_at_the_same_time(tmp_path, scrip
     endings = cancel.cancel([first, second, done])
     assert scripted.calls == [("cancel", ["1", "2", "3"])]
     assert [ending.trains for ending in endings] == [True, True, False]
-    assert [ending.said for ending in endings] == ["", "", "nothing is running (finished)"]
+    assert [ending.remark for ending in endings] == ["", "", "nothing is running (finished)"]
     assert all(ending.is_over for ending in ended(endings))
     assert isinstance(second.ledger.events()[-1], Cancelled)
     assert work.ledger.history().cancelled == {"3"}

@@ -126,7 +126,7 @@ def test_lines_of_ranks_are_merged_by_their_times_and_those_without_one_follow_t
     second.write_text("2026-11-26 08:00:02 b\n[rank1]:[E1126 08:00:04.100 x.cpp:1] d\n")
     lines = [
         (rank, line.decode().split()[-1])
-        for rank, line in merged([(0, LogRange(first)), (1, LogRange(second))])
+        for rank, line in merged([(0, LogRange(first)), (1, LogRange(second))], {})
     ]
     assert lines == [(0, "a"), (0, "a"), (1, "b"), (0, "c"), (1, "d")]
 

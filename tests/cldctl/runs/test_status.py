@@ -39,13 +39,24 @@ def saying(seen, problem=None):
 GONE = saying(Answer("gone"))
 
 
-def test_a_run_whose_cluster_is_away_says_how_old_its_state_is(run):
+@pytest.fixture
+def queued(run):
     run.ledger.append(Submitted(job=ref()))
+    return run
+
+
+@pytest.fixture
+def begun(queued):
+    queued.ledger.append(Started(attempt=0, job_id="7", step=0))
+    return queued
+
+
+def test_a_run_whose_cluster_is_away_says_how_old_its_state_is(queued):
     away = saying(Answer("unknown"), "elsewhere does not answer")
-    row = status_of(run, away)
+    row = status_of(queued, away)
     assert (row.state, row.as_of) == ("PENDING", 1.0)
     assert "PENDING as of" in text(details(row))
-    assert status_of(run, saying(Answer("unknown"))).as_of is None
+    assert status_of(queued, saying(Answer("unknown"))).as_of is None
 
 
 def test_the_state_of_an_evaluation(tmp_path):
@@ -82,27 +93,23 @@ def test_the_state_of_an_evaluation(tmp_path):
     )
 
 
-def test_the_step_is_that_from_which_a_run_continues_until_it_trains_again(run):
-    run.ledger.append(Submitted(job=ref()))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=40))
-    write_json(run.progress_file, {"attempt": 0, "step": 40})
-    run.checkpoint_file(20).unlink()
-    row = status_of(run, GONE)
+def test_the_step_is_that_from_which_a_run_continues_until_it_trains_again(begun):
+    begun.ledger.append(Ended(attempt=0, cause="crashed", step=40))
+    write_json(begun.progress_file, {"attempt": 0, "step": 40})
+    begun.checkpoint_file(20).unlink()
+    row = status_of(begun, GONE)
     assert (row.step, row.checkpoint_step) == (40, 10)
-    run.ledger.append(Requested(steps=100))
-    run.ledger.append(Submitted(job=ref("8")))
-    assert status_of(run, saying(Answer("pending"))).step == 10
-    run.ledger.append(Started(attempt=1, job_id="8", step=10))
-    assert status_of(run, saying(Answer("running"))).step == 10
+    begun.ledger.append(Requested(steps=100))
+    begun.ledger.append(Submitted(job=ref("8")))
+    assert status_of(begun, saying(Answer("pending"))).step == 10
+    begun.ledger.append(Started(attempt=1, job_id="8", step=10))
+    assert status_of(begun, saying(Answer("running"))).step == 10
 
 
 @pytest.mark.parametrize(
     ("every_s", "ago", "reason"), [(1.0, 5, None), (1.0, 40, "no report for 4"), (30.0, 40, None)]
 )
-def test_a_rate_is_that_of_a_run_that_reports(run, every_s, ago, reason):
-    run.ledger.append(Submitted(job=ref()))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+def test_a_rate_is_that_of_a_run_that_reports(begun, every_s, ago, reason):
     told = {
         "attempt": 0,
         "step": 25,
@@ -111,33 +118,30 @@ def test_a_rate_is_that_of_a_run_that_reports(run, every_s, ago, reason):
         "every_s": every_s,
         "time": time.time() - ago,
     }
-    write_json(run.progress_file, told)
-    suspended = status_of(run, saying(Answer("suspended")))
+    write_json(begun.progress_file, told)
+    suspended = status_of(begun, saying(Answer("suspended")))
     assert (suspended.state, suspended.steps_per_s, suspended.eta_s) == ("RUNNING", None, None)
-    row = status_of(run, saying(Answer("running")))
+    row = status_of(begun, saying(Answer("running")))
     assert (row.steps_per_s, row.eta_s) == ((None, None) if reason else (2.0, 37.5))
     assert (row.reason or "").startswith(reason or "")
     assert bool(row.reason) == bool(reason)
 
 
-def test_a_damaged_recipe_is_shown_once_and_nothing_that_needs_it_is_suggested(run):
-    run.ledger.append(Submitted(job=ref()))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    run.ledger.append(Ended(attempt=0, cause="finished", step=3))
-    run.recipe_file.write_text("[")
-    assert text(details(named_status(run, GONE))).count("problem") == 1
-    found = why(run)
+def test_a_damaged_recipe_is_shown_once_and_nothing_that_needs_it_is_suggested(begun):
+    begun.ledger.append(Ended(attempt=0, cause="finished", step=3))
+    begun.recipe_file.write_text("[")
+    assert text(details(named_status(begun, GONE))).count("problem") == 1
+    found = why(begun)
     assert sum("recipe.yaml" in problem for problem in found.row.problems) == 1
     assert found.do.startswith("restore recipe.yaml")
     assert {command.split()[0] for command in found.next} <= {"logs", "report"}
 
 
-def test_what_a_run_does_is_what_its_own_attempt_reports(run):
-    run.ledger.append(Submitted(job=ref()))
-    assert status_of(run, saying(Answer("pending"))).phase == "waiting for the queue"
+def test_what_a_run_does_is_what_its_own_attempt_reports(queued):
+    assert status_of(queued, saying(Answer("pending"))).phase == "waiting for the queue"
     trains = saying(Answer("running"))
-    assert status_of(run, trains).phase == "starting"
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    assert status_of(queued, trains).phase == "starting"
+    queued.ledger.append(Started(attempt=0, job_id="7", step=0))
     told = {
         "attempt": 0,
         "step": 12,
@@ -146,12 +150,12 @@ def test_what_a_run_does_is_what_its_own_attempt_reports(run):
         "loss": 2.0,
         "smoothed_loss": 1.5,
     }
-    write_json(run.progress_file, {**told, "time": time.time()})
-    row = status_of(run, trains)
+    write_json(queued.progress_file, {**told, "time": time.time()})
+    row = status_of(queued, trains)
     assert (row.state, row.phase, row.loss, row.smoothed_loss) == ("RUNNING", "saving", 2.0, 1.5)
-    run.ledger.append(Ended(attempt=0, cause="preempted", step=12))
-    run.ledger.append(Started(attempt=1, job_id="7", step=12))
-    assert status_of(run, trains).phase == "starting", "the report is of the attempt before"
+    queued.ledger.append(Ended(attempt=0, cause="preempted", step=12))
+    queued.ledger.append(Started(attempt=1, job_id="7", step=12))
+    assert status_of(queued, trains).phase == "starting", "the report is of the attempt before"
 
 
 def test_a_run_that_is_being_submitted_alone_or_with_its_group(tmp_path, monkeypatch):
@@ -191,6 +195,13 @@ LONG_AGO = 1000.0
 CRASHED = Ended(time=LONG_AGO, attempt=0, cause="crashed")
 
 
+def begun_long_ago(path, cluster="scripted"):
+    run = run_with(path, 10)
+    run.ledger.append(Submitted(time=LONG_AGO, job=JobRef(cluster=cluster, job_id="7")))
+    run.ledger.append(Started(time=LONG_AGO, attempt=0, job_id="7", step=0))
+    return run
+
+
 @pytest.mark.parametrize(
     ("then", "is_settled"),
     [
@@ -204,9 +215,7 @@ CRASHED = Ended(time=LONG_AGO, attempt=0, cause="crashed")
 )
 def test_a_job_whose_end_the_ledger_knows_is_settled(tmp_path, then, is_settled):
     """Hundreds of failed runs, whose jobs Slurm has forgotten, are asked about no more."""
-    run = run_with(tmp_path / "a", 10)
-    run.ledger.append(Submitted(time=LONG_AGO, job=JobRef(cluster="scripted", job_id="7")))
-    run.ledger.append(Started(time=LONG_AGO, attempt=0, job_id="7", step=0))
+    run = begun_long_ago(tmp_path / "a")
     for event in then:
         run.ledger.append(event)
     assert [settled for _, settled in survey.jobs_of(run)] == [is_settled]
@@ -216,9 +225,7 @@ def test_of_a_run_that_was_copied_to_where_no_slurm_is_the_end_must_be_known(
     tmp_path, monkeypatch, scripted
 ):
     monkeypatch.setenv("PATH", str(tmp_path))
-    run = run_with(tmp_path / "a", 10)
-    run.ledger.append(Submitted(time=LONG_AGO, job=JobRef(cluster="slurm", job_id="7")))
-    run.ledger.append(Started(time=LONG_AGO, attempt=0, job_id="7", step=0))
+    run = begun_long_ago(tmp_path / "a", "slurm")
     with pytest.raises(
         SchedulerAway, match=r"no squeue on this machine.*try again on a machine with Slurm"
     ):

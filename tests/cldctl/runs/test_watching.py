@@ -44,12 +44,12 @@ def test_three_minutes_of_watchers_are_at_most_10_calls(tmp_path, monkeypatch, c
     gone = training(tmp_path / "d", "4", clock.now - 1e5)
     gone.ledger.append(Ended(time=clock.now - 9e4, attempt=0, cause="timeout", step=11))
     log, end = logs.of_training(run, None, 0), clock.now + 180
-    lines = logs.Lines(lambda: [log], merge=False, tail=None, say=print)
+    lines = logs.LogReader(log)
 
     def others_look(now):
         shown_runs.Query(Index(tmp_path), selection.Selection()).look()
         assert log.is_growing()
-        list(lines.new())
+        list(lines.new_lines())
         if now >= end:
             raise Over
 

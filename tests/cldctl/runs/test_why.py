@@ -26,23 +26,26 @@ def run(tmp_path, scripted):
     return run
 
 
-def crashed(run):
-    """Two attempts that each crash on a node of their own, 20 steps behind their checkpoint."""
-    for number in range(2):
-        begin = 1000.0 * (number + 1)
-        step = 100 * number
-        about = {"job_id": "7", "restart": number, "host": f"n{number}"}
-        run.ledger.append(Started(attempt=number, step=step, time=begin, ranks=1, **about))
-        run.ledger.append(Failed("rank", rank=1, reason="OSError: disk", time=begin + 99, **about))
-        end = {"cause": "crashed", "detail": "OSError: disk"}
-        run.ledger.append(Ended(attempt=number, step=step + 120, time=begin + 100, **end))
-        nodes = tuple(f"n{it}" for it in range(number + 1))
-        run.ledger.append(Wished(job_id="7", cause="crashed", exclude=nodes, time=begin + 101))
-    return run
+def attempt(run, cause, number=0, job_id="7", begin=None, steps=(0, 150), **end):
+    """An attempt of 100 s that made these steps."""
+    begin = time.time() + number if begin is None else begin
+    first, last = steps
+    run.ledger.append(Started(attempt=number, job_id=job_id, step=first, time=begin))
+    run.ledger.append(Ended(attempt=number, cause=cause, step=last, time=begin + 100, **end))
 
 
 def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted, monkeypatch):
-    crashed(run)
+    """Two attempts that each crash on a node of their own, 20 steps behind their checkpoint."""
+    for number in range(2):
+        begin = 1000.0 * (number + 1)
+        about = {"job_id": "7", "restart": number, "host": f"n{number}"}
+        start = Started(attempt=number, step=100 * number, time=begin, ranks=1, **about)
+        failure = Failed("rank", rank=1, reason="OSError: disk", time=begin + 99, **about)
+        end = Ended(attempt=number, step=start.step + 120, time=begin + 100, cause="crashed")
+        nodes = ("n0", "n1")[: number + 1]
+        wish = Wished(job_id="7", cause="crashed", exclude=nodes, time=begin + 101)
+        for event in (start, failure, end, wish):
+            run.ledger.append(event)
     text = "--- start 1 of job 7: rank 1 on n1, 2026-11-26T08:00:00 ---\nTraceback\nOSError: disk\n"
     (run.logs / "7_1_log.err").write_text(text)
     found = why(run)
@@ -54,12 +57,8 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted, monkey
         (0, 120, 899),
     ]
     assert found.next[0] == "resume mine"
-    assert (
-        json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)["failed_first"][
-            "rank"
-        ]
-        == 1
-    )
+    document = json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)
+    assert document["failed_first"]["rank"] == 1
     monkeypatch.setattr(usage, "used_by", lambda *about, **more: 1 / 0)
     assert "usage: division by zero" in why(run).row.problems
     scripted.phases["7"] = "running"
@@ -73,8 +72,9 @@ def test_evaluations_that_are_not_finished_are_explained(run, scripted, monkeypa
     for shard, phase in enumerate(("gone", "pending")):
         work.ledger.append(Submitted(job=job(f"8_{shard}"), shards=(shard,)))
         scripted.phases[f"8_{shard}"] = phase
-    says = {"why_waiting": lambda self, job, seen, asks: Waiting(f"{job.job_id} is held")}
-    monkeypatch.setattr(scripted, "why_waiting", says["why_waiting"], raising=False)
+    monkeypatch.setattr(
+        scripted, "why_waiting", lambda self, job, seen, asks: Waiting(f"{job.job_id} is held")
+    )
     shown = " ".join(invoke("why", "mine", runs=run.path.parent).stdout.split())
     assert f"{work.name} PENDING, 0 of 2 shards: 8_1 is held; 1 of 2 shards have no job" in shown
 
@@ -91,8 +91,7 @@ def test_evaluations_that_are_not_finished_are_explained(run, scripted, monkeypa
     ],
 )
 def test_the_headline_is_a_sentence_and_the_next_command_fits(run, cause, state, says, then):
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    run.ledger.append(Ended(attempt=0, cause=cause, step=150, detail="SIGTERM"))
+    attempt(run, cause, detail="SIGTERM")
     found = why(run)
     assert found.row.state == state
     assert says in found.headline
@@ -110,10 +109,8 @@ def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
 
 def test_what_has_failed_twice_is_not_advised(run):
     for number in range(2):
-        begin = 1000.0 * (number + 1)
-        run.ledger.append(Started(attempt=number, job_id="7", step=100, time=begin))
-        end = {"cause": "crashed", "detail": "DataError: toy data have another shape"}
-        run.ledger.append(Ended(attempt=number, step=100, time=begin + 9, **end))
+        detail = "DataError: toy data have another shape"
+        attempt(run, "crashed", number, begin=1000.0 * number, steps=(100, 100), detail=detail)
         found = why(run)
         assert ("resume mine" in found.next) == (number == 0)
     assert "correct the cause first" in found.do
@@ -131,19 +128,15 @@ def test_a_setup_line_that_failed_is_to_be_corrected(run):
 
 def test_a_run_of_another_launcher_goes_on_there(tmp_path, scripted):
     run = run_with(tmp_path / "runs" / "mine", 100)
-    run.ledger.append(Started(attempt=0, job_id="torchrun", step=0))
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=150, detail="OSError: disk"))
+    attempt(run, "crashed", job_id="torchrun", detail="OSError: disk")
     found = why(run)
     assert "the same command again" in found.do
     assert found.next == ["resume mine"], "its launcher has the output"
     # It counts, too, if an earlier job was cldctl's.
     run.ledger.append(Submitted(job=job("7", logs=str(run.logs))))
     scripted.phases["7"] = "gone"
-    for number, job_id, cause in ((1, "7", "preempted"), (2, "torchrun", "terminated")):
-        run.ledger.append(
-            Started(attempt=number, job_id=job_id, step=100, time=time.time() + number)
-        )
-        run.ledger.append(Ended(attempt=number, cause=cause, step=150))
+    attempt(run, "preempted", 1)
+    attempt(run, "terminated", 2, job_id="torchrun")
     found = why(run)
     assert (found.row.state, found.next) == ("STOPPED", ["resume mine"])
 
@@ -158,18 +151,12 @@ def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     assert found.headline == "job 7 waits in the queue: somebody holds it"
     assert found.do == "release mine"
     assert "as the scheduler expects" in invoke("why", "mine", runs=run.path.parent).stdout
-    for event in (
-        Started(attempt=0, job_id="7", step=0),
-        Ended(attempt=0, cause="preempted", step=150),
-    ):
-        run.ledger.append(event)
     for kind, then in (
         (Waiting, "waits to continue automatically"),
         (Held, "and waits: somebody holds it"),
     ):
         waiting = kind("somebody holds it", "release it")
-        run.ledger.append(Started(attempt=0, job_id="7", step=0))
-        run.ledger.append(Ended(attempt=0, cause="preempted", step=150))
+        attempt(run, "preempted")
         run.ledger.append(Wished(job_id="7", cause="preempted"))
         found = why(run)
         assert found.row.state == "REQUEUED"
@@ -225,10 +212,7 @@ def test_status_says_below_its_table_what_never_begins(run, scripted, monkeypatc
 
 @pytest.fixture
 def failed_run(run):
-    run.ledger.append(Started(attempt=0, job_id="7", step=0, time=100.0))
-    run.ledger.append(
-        Ended(attempt=0, cause="crashed", step=15, detail="what rank 0 said", time=200.0)
-    )
+    attempt(run, "crashed", begin=100.0, detail="what rank 0 said")
     return run
 
 
@@ -238,17 +222,8 @@ def log_of(run, rank, text, stream="err"):
 
 
 def failed(run, time, rank, reason, restart=0):
-    run.ledger.append(
-        Failed(
-            "rank",
-            time=time,
-            job_id="7",
-            restart=restart,
-            rank=rank,
-            host=f"n{rank}",
-            reason=reason,
-        )
-    )
+    about = {"job_id": "7", "restart": restart, "rank": rank, "host": f"n{rank}"}
+    run.ledger.append(Failed("rank", time=time, reason=reason, **about))
 
 
 def first(run):

@@ -96,7 +96,7 @@ def test_texts_of_others_steer_nothing(fleet):
         "[@click=app.quit]x[/]\nsecond\u202eline 漢字漢字"
     )
     write_json(run.identity_file, {**run.identity(), "user": evil})
-    fleet.events(run, (1.0, Labelled, {"note": evil, "add": ("[red]tag",)}))
+    fleet.event(run, 1.0, Labelled, note=evil, add=("[red]tag",))
     text = run.ledger.path.read_text()
     run.ledger.path.write_text(
         text.replace("spiral arms must be odd", r"\u001b[2J[bold]spiral\u0007[/nothing] 漢字")
