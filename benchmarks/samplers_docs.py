@@ -11,18 +11,16 @@ trained: end -->`. Without runs, only the published numbers are written.
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from cld_core import metrics as registry
 from cld_core.errors import CldError
 from cld_core.evaluate.published import PublishedSampler, published_samplers
 from cld_core.metrics import Quantity
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Sweep, sweeps_of
 from cldctl.evals import samplers
-from cldctl.evals.results import is_complete, keys_of, rows
+from cldctl.evals.results import SweptResults, is_complete, results_in, rows
 from cldctl.evals.samplers import NFE, SAMPLER
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -63,47 +61,42 @@ def trained(run: RunFolder) -> str:
     """The table of a run: samplers by number of evaluations, with all results in a cell."""
     sweep = newest(run)
     table = rows(run, sweep)
-    quantities = [registry.quantity(key) for key in keys_of(table)]
+    quantities = results_in(table)
     best = samplers.best(run, sweep, table)
     lines: dict[str, list[str]] = {}
     for number, row in enumerate(table):
         marked = {key for key, place in best if place == number}
-        lines.setdefault(row[SAMPLER], []).append(_cell(row, quantities, marked))
+        lines.setdefault(row.values[SAMPLER], []).append(_cell(row, quantities, marked))
     heads = [f"NFE {value}" for value in sweep.axes[-1].values]
     body = [f"| {' | '.join([f'`{name}`', *cells])} |" for name, cells in lines.items()]
-    about = (
-        f"**{run.name}**, step {table[0]['checkpoint_step']:,}: "
-        f"{' / '.join(it.label for it in quantities)}."
-    )
+    about = f"**{run.name}**, step {table[0].step:,}: {' / '.join(it.label for it in quantities)}."
     return "\n".join(
         [about, "", *_head(["sampler", *heads]), *body, "", _errors(table, quantities)]
     )
 
 
-def _cell(row: Mapping[str, Any], quantities: Sequence[Quantity], marked: set[str]) -> str:
+def _cell(row: SweptResults, quantities: Sequence[Quantity], marked: set[str]) -> str:
     """The results of a cell; the best are bold."""
     texts = []
     for quantity in quantities:
-        value = row[quantity.key]
-        text = (
-            "-"
-            if value is None
-            else f"{value:.{quantity.digits}f}"
-            if math.isfinite(value)
-            else "diverges"
-        )
+        number = row.numbers[quantity.key]
+        if number is None:
+            text = "-"
+        elif math.isfinite(number.value):
+            text = f"{number.value:.{quantity.digits}f}"
+        else:
+            text = "diverges"
         texts.append(f"**{text}**" if quantity.key in marked else text)
     return " / ".join(texts)
 
 
-def _errors(table: Sequence[Mapping[str, Any]], quantities: Sequence[Quantity]) -> str:
+def _errors(table: Sequence[SweptResults], quantities: Sequence[Quantity]) -> str:
     """The median of the standard errors of each result, in a sentence."""
     said = []
     for quantity in quantities:
+        numbers = [row.numbers[quantity.key] for row in table]
         errors = sorted(
-            row[f"{quantity.key}_stderr"]
-            for row in table
-            if row[f"{quantity.key}_stderr"] is not None
+            number.stderr for number in numbers if number is not None and number.stderr is not None
         )
         if errors:
             said.append(f"{errors[len(errors) // 2]:.2g} ({quantity.label})")

@@ -78,6 +78,25 @@ class Quantity:
     is_reference: bool = False
 
 
+@dataclass(frozen=True)
+class Number:
+    """A result; a field that the report does not have is None.
+
+    Attributes:
+        n: the number of samples or test points.
+        nfe: the mean number of network evaluations for one of them.
+        lost: the fraction of samples that were left out because they are not finite.
+        t95: half the width of a 95 % interval, in standard errors.
+    """
+
+    value: float
+    stderr: float | None = None
+    n: int | None = None
+    nfe: float | None = None
+    lost: float = 0.0
+    t95: float = 2.0
+
+
 def _sampler(request: "EvalRequest") -> str:
     """A description of how samples were drawn."""
     spec = request.sampling
@@ -435,6 +454,12 @@ def read_of(kind: str, names: Iterable[str]) -> set[str]:
 def quantities() -> list[tuple[Metric, Quantity]]:
     """All numbers that a report may contain, each with the metric of its section."""
     return [(metric, quantity) for metric in metrics() for quantity in metric.quantities]
+
+
+def quantities_in(results: Iterable[Collection[str]]) -> list[Quantity]:
+    """The quantities whose keys any of the results has, in the order of the table."""
+    keys = set[str]().union(*results)
+    return [quantity for _, quantity in quantities() if quantity.key in keys]
 
 
 def quantity(key: str) -> Quantity:

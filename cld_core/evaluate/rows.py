@@ -22,10 +22,11 @@ from cld_core.config.eval import PUBLISHED_SHA256
 from cld_core.errors import RecipeError, UnusableSamplesError, UsageError
 from cld_core.files import write_json
 from cld_core.guidance import Conditional
+from cld_core.metrics import Number
 from cld_core.model import Model
 from cld_core.plugins import is_shipped, resolve, trial
 from cld_core.run import RunFolder
-from cld_core.run.evaluations import EvalRequest, Evaluation, Number, numbers, remarks
+from cld_core.run.evaluations import EvalRequest, Evaluation, numbers, remarks
 from cld_core.run.shards import Columns
 from cld_core.run.tunings import moved_on
 from cld_core.run.work import use_plugins

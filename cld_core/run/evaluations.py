@@ -24,6 +24,7 @@ from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError
 from cld_core.files import by_age, read_object, write_json
+from cld_core.metrics import Number
 from cld_core.records import RecordError, Result, find_record, from_plain, to_plain, whole
 from cld_core.sanitize import one_line
 
@@ -303,25 +304,6 @@ def current_report(folder: Path) -> dict[str, Any] | None:
     run = RunFolder(folder.parent.parent)
     other = is_replaced(run, report["checkpoint_step"], report.get("checkpoint"))
     return None if other else report
-
-
-@dataclass(frozen=True)
-class Number:
-    """A result; a field that the report does not have is None.
-
-    Attributes:
-        n: the number of samples or test points.
-        nfe: the mean number of network evaluations for one of them.
-        lost: the fraction of samples that were left out because they are not finite.
-        t95: half the width of a 95 % interval, in standard errors.
-    """
-
-    value: float
-    stderr: float | None = None
-    n: int | None = None
-    nfe: float | None = None
-    lost: float = 0.0
-    t95: float = 2.0
 
 
 def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:

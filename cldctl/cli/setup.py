@@ -228,7 +228,7 @@ def recipes() -> None:
     """
     from cld_core.config import load, shipped
     from cldctl.lookup import place
-    from cldctl.show.tables import table
+    from cldctl.show.tables import TextTable
 
     rows = []
     for name, file in shipped.recipes().items():
@@ -251,7 +251,7 @@ def recipes() -> None:
     columns = {heading: [row[heading] for row in rows] for heading in rows[0]}
     optional = ("from", "batch", "sde", "network", "steps", "data")
     left = columns.keys() - {"steps", "batch"}
-    out.print(table(columns, left=left, optional=optional, wraps="description"))
+    out.print(TextTable(columns, left=left, optional=optional, wraps="description"))
 
 
 def render(

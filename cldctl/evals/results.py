@@ -6,7 +6,7 @@ import io
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ from cld_core import metrics as registry
 from cld_core.config.schema import leaves
 from cld_core.errors import CldError, NotFoundError
 from cld_core.files import replacing, write_text
-from cld_core.metrics import Quantity
+from cld_core.metrics import Number, Quantity, quantities_in
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import (
     Evaluation,
-    Number,
     Sweep,
     current_report,
     numbers,
@@ -30,54 +29,50 @@ from cld_core.run.groups import Group, values_of
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import is_count, one_line
 
-from .plan import meaning
-
 # Ratio of the largest to the smallest value from which an axis is logarithmic.
 _LOG_FROM = 5.0
 
 
-def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
-    """One row per cell: the axes, the evaluation, and its results with standard errors and NFE.
+@dataclass(frozen=True)
+class SweptResults:
+    """The results of a cell of a sweep.
 
-    In a cell with repeats, the results are means, and their standard errors come from the spread
-    between them. Missing numbers are None. The column ``KEY_nonfinite``, the fraction of samples
-    that are not finite and not part of the result, exists only if some are.
+    Attributes:
+        values: its value on each axis.
+        evaluation: its evaluation; of several, the first one without results, if there is one.
+        step: that of the checkpoint; None without results.
+        numbers: by the keys of all quantities of the sweep; None if an evaluation lacks the
+            quantity. In a cell with repeats, they are means, and their standard errors come from
+            the spread between them.
     """
+
+    values: Mapping[str, str]
+    evaluation: str
+    step: int | None
+    numbers: Mapping[str, Number | None]
+
+
+def rows(run: RunFolder, sweep: Sweep) -> list[SweptResults]:
+    """The results of each cell."""
     reports = {name: current_report(run.evals / name) or {} for name in sweep.evaluations}
     results = {name: numbers(report) for name, report in reports.items()}
-    present = quantities_in(results.values())
     table = []
     for cell in sweep.cells:
+        own: dict[str, Number | None] = {}
+        for quantity in quantities_in(results.values()):
+            repeats = [results[name].get(quantity.key) for name in cell.evaluations]
+            own[quantity.key] = repeats[0] if quantity.is_reference else averaged(repeats)
         # A cell is complete when all its evaluations are.
         shown = next((name for name in cell.evaluations if not reports[name]), cell.evaluation)
         step = reports[cell.evaluation].get("checkpoint_step")
-        row: dict[str, Any] = {**cell.values, "evaluation": shown, "checkpoint_step": step}
-        for quantity in present:
-            key = quantity.key
-            repeats = [results[name].get(key) for name in cell.evaluations]
-            number = repeats[0] if quantity.is_reference else averaged(repeats)
-            row[key] = None if number is None else number.value
-            row[f"{key}_stderr"] = None if number is None else number.stderr
-            # True samples take no evaluations.
-            if not quantity.is_reference:
-                row[f"{key}_nfe"] = None if repeats[0] is None else repeats[0].nfe
-        table.append(row)
-    for quantity in present:
-        key = quantity.key
-        lost = {
-            name: result[key].lost if key in result else 0.0 for name, result in results.items()
-        }
-        shares = [statistics.fmean(lost[name] for name in cell.evaluations) for cell in sweep.cells]
-        if any(shares):
-            for row, share in zip(table, shares, strict=True):
-                row[f"{key}_nonfinite"] = share
+        table.append(SweptResults(cell.values, shown, step, own))
     return table
 
 
 def averaged(numbers: Sequence[Number | None]) -> Number | None:
     """The mean of several results, with the standard error of their spread; None if one is missing.
 
-    A single result is itself.
+    A single result is itself. Of several, the network evaluations are those of the first one.
     """
     known = [number for number in numbers if number is not None]
     if len(known) < len(numbers):
@@ -86,7 +81,9 @@ def averaged(numbers: Sequence[Number | None]) -> Number | None:
         return known[0]
     mean, spread = mean_of([number.value for number in known])
     error = None if spread is None else spread / math.sqrt(len(known))
-    return Number(mean, error, known[0].n, t95=_STUDENT.get(len(known), Number.t95))
+    lost = statistics.fmean(number.lost for number in known)
+    t95 = _STUDENT.get(len(known), Number.t95)
+    return Number(mean, error, known[0].n, known[0].nfe, lost, t95)
 
 
 def mean_of(values: Sequence[float]) -> tuple[float, float | None]:
@@ -104,19 +101,42 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def quantities_in(results: Iterable[Collection[str]]) -> list[registry.Quantity]:
-    """The quantities that any of the results has, in the order of the table of metrics."""
-    keys = set[str]().union(*results)
-    return [quantity for _, quantity in registry.quantities() if quantity.key in keys]
+def results_in(table: Sequence[SweptResults]) -> list[Quantity]:
+    """The quantities of samples or test points in rows, in the order of the metrics."""
+    present = quantities_in(row.numbers for row in table)
+    return [quantity for quantity in present if not quantity.is_reference]
 
 
-def keys_of(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys of results of samples or test points in rows, in the order of the metrics."""
-    return [quantity.key for quantity in quantities_in(table[:1]) if not quantity.is_reference]
+def fields_of(table: Sequence[SweptResults]) -> list[dict[str, Any]]:
+    """The rows of a CSV file: axes, evaluation, results with their standard errors and NFE.
+
+    Missing numbers are None. The column ``KEY_nonfinite``, the fraction of samples that are not
+    finite and not part of the result, exists only if some are.
+    """
+    entries: list[dict[str, Any]] = []
+    for row in table:
+        about = {"evaluation": row.evaluation, "checkpoint_step": row.step}
+        entries.append({**row.values, **about})
+    lost: dict[str, list[float]] = {}
+    for quantity in quantities_in(row.numbers for row in table):
+        key = quantity.key
+        numbers = [row.numbers[key] for row in table]
+        for entry, number in zip(entries, numbers, strict=True):
+            entry[key] = getattr(number, "value", None)
+            entry[f"{key}_stderr"] = getattr(number, "stderr", None)
+            # True samples take no evaluations.
+            if not quantity.is_reference:
+                entry[f"{key}_nfe"] = getattr(number, "nfe", None)
+        lost[f"{key}_nonfinite"] = [getattr(number, "lost", 0.0) for number in numbers]
+    for name, shares in lost.items():
+        if any(shares):
+            for entry, share in zip(entries, shares, strict=True):
+                entry[name] = share
+    return entries
 
 
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as CSV with a heading; a missing number is an empty field."""
+    """Rows as CSV with a heading; a missing number is an empty field."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
     writer.writeheader()
@@ -124,36 +144,40 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def lines_of(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The lines of a picture along the last axis: the rows by their values on the other axes."""
-    lines: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
+def sweep_lines(
+    sweep: Sweep, table: Sequence[SweptResults], quantity: Quantity
+) -> dict[str, list[tuple[str, Number]]]:
+    """The lines of a picture along the last axis: finite results by the values on the others."""
+    along = sweep.axes[-1].key
+    lines: dict[str, list[tuple[str, Number]]] = {}
+    for row in table:
         label = ", ".join(
-            f"{axis.key.rpartition('.')[2]} {row[axis.key]}" for axis in sweep.axes[:-1]
+            f"{axis.key.rpartition('.')[2]} {row.values[axis.key]}" for axis in sweep.axes[:-1]
         )
-        lines.setdefault(label, []).append(row)
+        points = lines.setdefault(label, [])
+        number = row.numbers[quantity.key]
+        if number is not None and math.isfinite(number.value):
+            points.append((row.values[along], number))
     return lines
 
 
-def plot(
-    path: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str
-) -> None:
-    """Draw the results ``keys`` of a complete sweep, from its `rows`, as PNG."""
+def plot(path: Path, sweep: Sweep, table: Sequence[SweptResults], title: str) -> None:
+    """Draw the results of a complete sweep, from its `rows`, as PNG."""
     from matplotlib.figure import Figure
 
     along = sweep.axes[-1]
-    lines = lines_of(sweep, rows)
-    figure = Figure(figsize=(5.5 * max(1, len(keys)), 4.2), layout="constrained")
-    for index, key in enumerate(keys):
-        axes = figure.add_subplot(1, len(keys), index + 1)
-        positions = _positions(along.values)
-        for place, (label, cells) in enumerate(lines.items()):
-            complete = [cell for cell in cells if cell[key] is not None]
-            if complete:
+    positions = _positions(along.values)
+    quantities = results_in(table)
+    figure = Figure(figsize=(5.5 * max(1, len(quantities)), 4.2), layout="constrained")
+    for index, quantity in enumerate(quantities):
+        axes = figure.add_subplot(1, len(quantities), index + 1)
+        lines = sweep_lines(sweep, table, quantity)
+        for place, (label, points) in enumerate(lines.items()):
+            if points:
                 axes.errorbar(
-                    [positions[cell[along.key]] for cell in complete],
-                    [cell[key] for cell in complete],
-                    [cell[f"{key}_stderr"] or 0.0 for cell in complete],
+                    [positions[value] for value, _ in points],
+                    [number.value for _, number in points],
+                    [number.stderr or 0.0 for _, number in points],
                     color=f"C{place}",
                     marker="o",
                     capsize=3,
@@ -163,11 +187,10 @@ def plot(
             axes.set_xscale("log")
         axes.set_xticks([positions[value] for value in along.values], labels=list(along.values))
         axes.minorticks_off()
-        values = [row[key] for row in rows if row[key] is not None]
-        if _is_logarithmic([value for value in values if math.isfinite(value)]):
+        if _is_logarithmic([number.value for points in lines.values() for _, number in points]):
             axes.set_yscale("log")
         axes.set_xlabel(along.key)
-        axes.set_ylabel(registry.quantity(key).label)
+        axes.set_ylabel(quantity.label)
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend()
@@ -204,8 +227,8 @@ def write_finished(run: RunFolder) -> None:
         target = folder / "table.csv"
         if not target.is_file() or target.stat().st_mtime < newest:
             table = rows(run, sweep)
-            plot(folder / "plot.png", sweep, table, keys_of(table), run.name)
-            write_text(target, to_csv(table))
+            plot(folder / "plot.png", sweep, table, run.name)
+            write_text(target, to_csv(fields_of(table)))
 
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
@@ -269,6 +292,11 @@ class Result:
     def counts(self) -> dict[str, int]:
         """The number of samples or test points."""
         return {name: self.question[name] for name in COUNTS if name in self.question}
+
+    @property
+    def size(self) -> int:
+        """The number of samples, or else of points; 0 if the result depends on neither."""
+        return next(iter(self.counts.values()), 0)
 
     @property
     def of(self) -> str:
@@ -404,19 +432,12 @@ def _settings(work: Evaluation, places: Sequence[str]) -> dict[str, Any]:
 def best_of(results: Sequence[Result]) -> list[Result]:
     """The best finite value of each quantity, among those with the most samples or points."""
     best = []
-    for _, quantity in registry.quantities():
-        if quantity.is_reference:
-            continue
+    for quantity in quantities_in([{result.quantity.key for result in results}]):
         sign = -1 if quantity.larger_is_better else 1
-        ranked = []
-        for place, result in enumerate(results):
-            value = result.number.value
-            if result.quantity.key == quantity.key and math.isfinite(value):
-                count = next(iter(result.counts.values()), 0)
-                ranked.append((-count, sign * value, place))
-        if ranked:
-            *_, place = min(ranked)
-            best.append(results[place])
+        own = [result for result in results if result.quantity.key == quantity.key]
+        finite = [result for result in own if math.isfinite(result.number.value)]
+        if finite and not quantity.is_reference:
+            best.append(min(finite, key=lambda it: (-it.size, sign * it.number.value)))
     return best
 
 
@@ -591,22 +612,6 @@ def _add_verdicts(
 
 
 @dataclass(frozen=True)
-class Average:
-    """A result of ``n`` seeds.
-
-    Attributes:
-        error: the standard deviation over seeds; of a single run, its standard error, if it has
-            one.
-        one: the result of one of them: settings and counts are the same in all.
-    """
-
-    mean: float
-    error: float | None
-    n: int
-    one: Result
-
-
-@dataclass(frozen=True)
 class ComparedRuns:
     """Runs that differ only in their seed, evaluated at the same step with the same settings.
 
@@ -624,52 +629,55 @@ class ComparedRuns:
         return self.columns[0].step
 
     @property
+    def quantities(self) -> list[Quantity]:
+        """Those that any of the runs has a result of."""
+        return quantities_in(column.results for column in self.columns)
+
+    @property
     def results(self) -> dict[str, Result]:
         """By `Quantity.key`; of several runs, means with their standard errors."""
         found = {}
-        for key in set[str]().union(*(column.results for column in self.columns)):
-            own = [column.results[key] for column in self.columns if key in column.results]
+        for quantity in self.quantities:
+            own = [*self.by_run(quantity.key).values()]
             number = averaged([result.number for result in own])
-            found[key] = replace(own[0], number=number or own[0].number)
+            found[quantity.key] = replace(own[0], number=number or own[0].number)
         return found
 
-    def average(self, key: str) -> Average | None:
-        """The result of a quantity; None if none of the runs has it."""
-        results = [column.results[key] for column in self.columns if key in column.results]
-        if not results:
-            return None
-        first = results[0]
-        mean, error = mean_of([result.number.value for result in results])
-        if len(results) == 1:
-            error = first.number.stderr
-        return Average(mean, error, len(results), first)
+    def by_run(self, key: str) -> dict[str, Result]:
+        """The results of a quantity, by the names of the runs that have it."""
+        having = [column for column in self.columns if key in column.results]
+        return {column.run: column.results[key] for column in having}
+
+    def average(self, key: str) -> Number:
+        """The mean of a quantity that a run has, with the standard deviation as its error.
+
+        The result of a single run keeps its own standard error.
+        """
+        own = [result.number for result in self.by_run(key).values()]
+        if len(own) == 1:
+            return own[0]
+        return Number(*mean_of([number.value for number in own]))
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        runs = [column.run for column in self.columns]
         entry = {
             "name": self.name,
             "cell": dict(self.cell),
-            "runs": runs,
+            "runs": [column.run for column in self.columns],
             "checkpoint_step": self.step,
         }
-        for quantity in quantities_in(column.results for column in self.columns):
-            key = quantity.key
+        for key, result in self.results.items():
+            own = self.by_run(key)
             average = self.average(key)
-            if average is None:
-                continue
-            having = [column for column in self.columns if key in column.results]
-            error = finite(average.error)
+            error = finite(average.stderr)
             entry[key] = {
-                "mean": finite(average.mean),
-                "std": error if average.n > 1 else None,
-                "stderr": None if average.n > 1 else error,
-                "n": average.n,
-                "values": {
-                    column.run: finite(column.results[key].number.value) for column in having
-                },
-                "how": average.one.how,
-                **average.one.counts,
+                "mean": finite(average.value),
+                "std": error if len(own) > 1 else None,
+                "stderr": None if len(own) > 1 else error,
+                "n": len(own),
+                "values": {run: finite(one.number.value) for run, one in own.items()},
+                "how": result.how,
+                **result.counts,
             }
         return entry
 
@@ -680,20 +688,20 @@ def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> lis
     Runs are averaged only if their step and the settings of all their results agree; others are
     separate lines.
     """
-    found: list[ComparedRuns] = []
+    from .plan import meaning
+
+    cells: dict[str, list[ComparedRuns]] = {}
     for member, values in members:
         cell = {key: value for key, value in values.items() if key != SEED}
-        for place, line in enumerate(found):
-            if meaning(line.cell) != meaning(cell):
-                continue
+        same = cells.setdefault(meaning(cell), [])
+        for place, line in enumerate(same):
             if not any(_difference(member, column) for column in line.columns):
-                found[place] = ComparedRuns(name, line.cell, (*line.columns, member))
+                same[place] = replace(line, columns=(*line.columns, member))
                 break
         else:
-            found.append(ComparedRuns(name, cell, (member,)))
-    # Lines of the same cell stay together.
-    order = list(dict.fromkeys(meaning(line.cell) for line in found))
-    return sorted(found, key=lambda line: order.index(meaning(line.cell)))
+            # The values of a cell are written as those of its first run.
+            same.append(ComparedRuns(name, same[0].cell if same else cell, (member,)))
+    return list(itertools.chain(*cells.values()))
 
 
 def lines_of_group(
@@ -720,7 +728,7 @@ def group_warnings(found: Sequence[ComparedRuns]) -> list[str]:
     """Messages about seeds of a cell that are shown separately, and about unusual results."""
     texts = []
     for first, other in itertools.pairwise(found):
-        if first.name == other.name and meaning(first.cell) == meaning(other.cell):
+        if (first.name, first.cell) == (other.name, other.cell):
             pairs = itertools.product(first.columns, other.columns)
             one, two, why = next((*pair, why) for pair in pairs if (why := _difference(*pair)))
             texts.append(f"{one.run} and {two.run} are not averaged: {why}")

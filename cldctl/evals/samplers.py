@@ -13,14 +13,20 @@ from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
 from cld_core.evaluate.published import published_samplers
 from cld_core.evaluate.request import kinds_of, request_of
+from cld_core.metrics import Number
 from cld_core.plugins import is_shipped
 from cld_core.run import RunFolder
-from cld_core.run.evaluations import Axis, EvalRequest, Sweep, SweepCell, current_report, numbers
+from cld_core.run.evaluations import (
+    Axis,
+    EvalRequest,
+    Sweep,
+    SweepCell,
+    current_report,
+    numbers,
+)
 
 from .plan import MAX_CELLS, EvaluationPlan, recipe_for_evaluation, with_solution
-from .results import finite, is_complete, keys_of, rows, to_csv
-
-Row = Mapping[str, Any]
+from .results import SweptResults, fields_of, finite, is_complete, results_in, rows, to_csv
 
 # The axes of the sweep.
 SAMPLER = "sampler"
@@ -254,7 +260,7 @@ def _computable(sampling: SamplingSpec, metrics: Sequence[str]) -> tuple[str, ..
     return computable
 
 
-def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, int]]:
+def best(run: RunFolder, sweep: Sweep, table: Sequence[SweptResults]) -> set[tuple[str, int]]:
     """The best result of each metric at each number of evaluations, as (key, number of the row).
 
     Only samplers that took as many evaluations as requested compete; the adaptive flow takes as
@@ -264,19 +270,20 @@ def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, i
     """
     truth = {"density": references(run, sweep).get("true_density")}
     found = set()
-    for key in keys_of(table):
+    for quantity in results_in(table):
         columns: dict[str, list[tuple[float, int]]] = {}
-        target = truth.get(key)
-        sign = -1.0 if registry.quantity(key).larger_is_better else 1.0
-        for number, row in enumerate(table):
-            value = row[key]
-            nfe = row[f"{key}_nfe"]
-            if value is None or not math.isfinite(value) or row.get(f"{key}_nonfinite"):
+        target = truth.get(quantity.key)
+        sign = -1.0 if quantity.larger_is_better else 1.0
+        for place, row in enumerate(table):
+            number = row.numbers[quantity.key]
+            if number is None or number.nfe is None or number.lost:
                 continue
-            if nfe is not None and abs(nfe - float(row[NFE])) < 0.5:
+            value = number.value
+            requested = row.values[NFE]
+            if math.isfinite(value) and abs(number.nfe - float(requested)) < 0.5:
                 badness = sign * value if target is None else abs(value - target)
-                columns.setdefault(row[NFE], []).append((badness, number))
-        found |= {(key, min(column)[1]) for column in columns.values() if len(column) > 1}
+                columns.setdefault(requested, []).append((badness, place))
+        found |= {(quantity.key, min(column)[1]) for column in columns.values() if len(column) > 1}
     return found
 
 
@@ -303,17 +310,19 @@ def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[s
     table = rows(run, sweep)
     marked = best(run, sweep, table)
     entries = []
-    for number, (row, cell) in enumerate(zip(table, sweep.cells, strict=True)):
+    for place, (row, cell) in enumerate(zip(table, sweep.cells, strict=True)):
+        results = {}
+        for quantity in results_in(table):
+            key = quantity.key
+            results[key] = _entry(row.numbers[key], is_best=(key, place) in marked)
         entry = {
-            "sampler": row[SAMPLER],
-            "nfe": int(row[NFE]),
+            "sampler": row.values[SAMPLER],
+            "nfe": int(row.values[NFE]),
             "evaluations": list(cell.evaluations),
-            "results": {
-                key: _entry(row, key, is_best=(key, number) in marked) for key in keys_of(table)
-            },
+            "results": results,
         }
         entries.append(entry)
-    steps = [row["checkpoint_step"] for row in table if row["checkpoint_step"] is not None]
+    steps = [row.step for row in table if row.step is not None]
     return {
         "run": run.name,
         "checkpoint_step": steps[0] if steps else None,
@@ -331,7 +340,7 @@ def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[s
 
 def to_table(run: RunFolder, sweep: Sweep) -> str:
     """The rows as CSV, with a last column ``source``, and published numbers below."""
-    table = [{**row, "source": "measured"} for row in rows(run, sweep)]
+    table = [{**entry, "source": "measured"} for entry in fields_of(rows(run, sweep))]
     columns = list(table[0])
     published = published_samplers(run.recipe().data.name)
     if published and "fid" not in columns:
@@ -348,16 +357,15 @@ def to_table(run: RunFolder, sweep: Sweep) -> str:
     return to_csv([{**dict.fromkeys(columns), **row} for row in table])
 
 
-def _entry(row: Row, key: str, *, is_best: bool) -> dict[str, Any] | None:
+def _entry(number: Number | None, *, is_best: bool) -> dict[str, Any] | None:
     """A result; None if there is none."""
-    value = row[key]
-    if value is None:
+    if number is None:
         return None
-    entry = {
-        "value": finite(value),
-        "stderr": finite(row[f"{key}_stderr"]),
-        "nfe": row[f"{key}_nfe"],
+    entry: dict[str, Any] = {
+        "value": finite(number.value),
+        "stderr": finite(number.stderr),
+        "nfe": number.nfe,
     }
-    if lost := row.get(f"{key}_nonfinite"):
-        entry["nonfinite"] = lost
+    if number.lost:
+        entry["nonfinite"] = number.lost
     return {**entry, "best": is_best}

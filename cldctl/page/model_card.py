@@ -30,7 +30,7 @@ from cldctl.show.tables import usage_line
 
 from .curves import is_inside
 from .document import TEMPLATES, png
-from .report import differing, fact_columns, readable_results, result_columns, shipped, software
+from .report import differing, fact_columns, listed, readable_results, shipped, software
 
 if TYPE_CHECKING:
     from cld_core.model import Model
@@ -211,6 +211,8 @@ def card(
     if base is not None:
         compared[base.name] = _without_folders(base.to_share())
     differences = differing(compared)
+    columns = listed(results)
+    columns.pop("evaluation", None)
     attempts_text = str(len(row.attempts))
     if row.attempts:
         causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
@@ -253,7 +255,7 @@ def card(
         ],
         results=results,
         own=own,
-        columns=result_columns(results),
+        columns=columns,
         average="" if model.ema_length is None else f", {EmaSpec(length=model.ema_length).words}",
         facts=fact_columns(facts),
         whole=fenced(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "yaml"),

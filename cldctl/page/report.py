@@ -21,6 +21,7 @@ from cld_core.config.shipped import recipes
 from cld_core.config.train import EmaSpec
 from cld_core.errors import CldError
 from cld_core.evaluate.published import published
+from cld_core.metrics import Number
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Sweep
 from cld_core.run.groups import Group
@@ -29,22 +30,25 @@ from cld_core.sanitize import local_time, one_line, printable
 from cldctl.evals.results import (
     AVERAGES,
     FLOOR,
+    RULE_OF_MEANS,
     ComparedRuns,
     Result,
+    SweptResults,
     best_of,
-    keys_of,
-    lines_of,
     lines_of_group,
+    results_in,
     results_of,
     rows,
+    rule,
+    sweep_lines,
 )
 from cldctl.runs.selection import command
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.show.console import age, count, duration, keys_differ, number
-from cldctl.show.evaluations import average_columns, cell_text, result_text, tuning_columns
+from cldctl.show.evaluations import compared, tunings
 from cldctl.show.runs import all_results, newest_results, run_columns, states, swept_values
-from cldctl.show.tables import Cell, attempt_columns, usage_line
+from cldctl.show.tables import Cell, attempts, columns_of, number_text, result_columns, usage_line
 
 from .curves import LOSS, Points, is_inside, read
 from .document import PageSection, chart, code, colour_of, gallery, part, render, table, text
@@ -97,10 +101,9 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     curves = read(run, follow=follow)
     pictures = gallery(run, follow=follow)
     swept = {name for entry in row.sweeps for name in entry["evaluations"]}
-    alone = [it for it in results if it.evaluation not in swept]
-    evaluations = {"evaluation": [it.evaluation for it in alone], **result_columns(alone)}
-    tunings = sorted(row.tunings, key=lambda it: (it["nfe"], it["checkpoint_step"], it["id"]))
-    attempts = table("Attempts, oldest first", attempt_columns(found.attempts, local_time))
+    alone = [result for result in results if result.evaluation not in swept]
+    tuned = sorted(row.tunings, key=lambda it: (it["nfe"], it["checkpoint_step"], it["id"]))
+    past = table("Attempts, oldest first", attempts(found.attempts, when=local_time).columns)
     loss = chart("loss", {"loss": curves.get(LOSS, [])}) or text("No loss has been recorded.")
     sections = [
         PageSection("", _verdict(found, best, follow), "lines"),
@@ -111,14 +114,14 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
         PageSection("", [_outside(run, follow)]),
         PageSection(
             "Attempts",
-            [_time_line(found), attempts] if attempts else [text("There are no attempts yet.")],
+            [_time_line(found), past] if past else [text("There are no attempts yet.")],
         ),
         PageSection(
             "Evaluations",
-            [*_by_step(results), table("Evaluations, by step", evaluations), *_remarks(row)],
+            [*_by_step(results), table("Evaluations, by step", listed(alone)), *_remarks(row)],
         ),
         *_sweeps(run, row),
-        PageSection("Tuned samplers", [table(_TUNED, tuning_columns(tunings))]),
+        PageSection("Tuned samplers", [table(_TUNED, tunings(tuned).columns)]),
         PageSection("Curves", _curves(curves)),
         PageSection("Samples", pictures[1:], "pictures"),
         PageSection("Recipe", _recipe(run)),
@@ -135,34 +138,37 @@ def readable_results(run: RunFolder) -> list[Result]:
     return []
 
 
-def result_columns(results: Sequence[Result]) -> dict[str, list[str]]:
-    """The columns of a table of results."""
-    truths = [
-        "" if it.truth is None else f" (true entropy {it.truth:.{it.quantity.digits}f})"
-        for it in results
-    ]
-    return {
-        "step": [count(it.step) for it in results],
-        "number": [it.quantity.label for it in results],
-        "value": [value_of(it) + truth for it, truth in zip(results, truths, strict=True)],
-        "of": [it.of or "-" for it in results],
-        "network evaluations": [
-            "-" if it.number.nfe is None else f"{it.number.nfe:,.0f}" for it in results
-        ],
-        "settings": [it.how for it in results],
-    }
+def listed(results: Sequence[Result]) -> dict[str, Sequence[Cell]]:
+    """The columns of a list of results, a line each, with all their settings."""
+    rows = []
+    for result in results:
+        value = number_text(result.quantity, result.number)
+        if result.truth is not None:
+            value += f" (true entropy {result.truth:.{result.quantity.digits}f})"
+        row = {
+            "evaluation": result.evaluation,
+            "step": count(result.step),
+            "number": result.quantity.label,
+            "value": value,
+            "of": result.of or "-",
+            "network evaluations": _nfe(result.number) or "-",
+            "settings": result.how,
+        }
+        rows.append(row)
+    return columns_of(rows)
 
 
-def value_of(it: Result) -> str:
-    return result_text(it.quantity, it.number.value, it.number.stderr)
+def _nfe(number: Number | None) -> str:
+    """The network evaluations of a result; empty if they are unknown."""
+    return "" if number is None or number.nfe is None else f"{number.nfe:,.0f}"
 
 
-def floor_of(it: Result) -> str:
+def floor_of(result: Result) -> str:
     """In words, what true samples reach; empty if the report does not have it."""
-    if it.floor is None:
+    if result.floor is None:
         return ""
-    quantity = registry.quantity(f"{it.quantity.key}{FLOOR}")
-    return f"{quantity.label} {result_text(quantity, it.floor.value, it.floor.stderr)}"
+    quantity = registry.quantity(f"{result.quantity.key}{FLOOR}")
+    return f"{quantity.label} {number_text(quantity, result.floor)}"
 
 
 def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Markup]:
@@ -176,7 +182,7 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
     sentence = sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
     if best and row.state == "FINISHED":
         name, _, unit = best[0].quantity.label.partition(", ")
-        value = f"{value_of(best[0])} {unit}".strip()
+        value = f"{number_text(best[0].quantity, best[0].number)} {unit}".strip()
         floor = floor_of(best[0])
         sentence += f" Best {name}: {value} ({floor})." if floor else f" Best {name}: {value}."
     yield text(sentence, "verdict")
@@ -231,12 +237,14 @@ def _tile(best: Result, recipe: str) -> Markup:
         beside = f"published {'≤ ' if known.bound else ''}{known.value:g} ({known.how})"
     else:
         beside = floor_of(best)
-    nfe = "" if best.number.nfe is None else f"{best.number.nfe:,.0f} NFE"
-    about = [f"step {best.step:,}", EmaSpec(length=best.ema_length).words, best.of, nfe]
+    nfe = _nfe(best.number)
+    about = [f"step {best.step:,}", EmaSpec(length=best.ema_length).words, best.of]
+    if nfe:
+        about.append(f"{nfe} NFE")
     return part(
         "tile",
         label=best.quantity.label,
-        value=value_of(best),
+        value=number_text(best.quantity, best.number),
         about=[beside, ", ".join(filter(None, about))],
     )
 
@@ -317,38 +325,35 @@ def _sweeps(run: RunFolder, row: RunStatus) -> Iterator[PageSection]:
     for entry in row.sweeps:
         if (sweep := Sweep.load(run.evals / entry["id"])) is not None:
             cells = rows(run, sweep)
-            keys = keys_of(cells)
-            names = [axis.key for axis in sweep.axes]
-            axes = " and ".join(names)
-            columns = {name: [cell[name] for cell in cells] for name in names}
-            for quantity in map(registry.quantity, keys):
-                columns[quantity.label] = [cell_text(quantity, cell) for cell in cells]
-            columns["NFE"] = [_evaluations_of(cell, keys) for cell in cells]
+            quantities = results_in(cells)
+            lines = []
+            for cell in cells:
+                lines.append({quantity.key: cell.numbers[quantity.key] for quantity in quantities})
+            columns: dict[str, Sequence[Cell]] = {}
+            for axis in sweep.axes:
+                columns[axis.key] = [cell.values[axis.key] for cell in cells]
+            columns |= result_columns(lines)
+            nfe = [sorted({*map(_nfe, line.values())} - {""}) for line in lines]
+            columns["NFE"] = [", ".join(texts) or "-" for texts in nfe]
+            axes = " and ".join(axis.key for axis in sweep.axes)
             done = f"{entry['done']} of {len(entry['evaluations'])} evaluations are complete"
-            charts = [_swept(sweep, cells, key) for key in keys]
+            charts = [_swept(sweep, cells, quantity) for quantity in quantities]
             found = table(f"Results by {axes}", columns)
             yield PageSection(
                 f"Sweep over {axes}", [*charts, found, text(f"{entry['id']}: {done}")]
             )
 
 
-def _evaluations_of(cell: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """How many network evaluations the results of a cell took; a dash if that is unknown."""
-    numbers = {cell[f"{key}_nfe"] for key in keys} - {None}
-    return ", ".join(sorted({f"{number:,.0f}" for number in numbers})) or "-"
-
-
-def _swept(sweep: Sweep, cells: Sequence[Mapping[str, Any]], key: str) -> Markup:
+def _swept(sweep: Sweep, cells: Sequence[SweptResults], quantity: registry.Quantity) -> Markup:
     """A result against the last axis, a line for each choice on the others."""
     along = sweep.axes[-1]
-    known = [cell for cell in cells if cell[key] is not None and math.isfinite(cell[key])]
     lines = {}
-    for label, members in lines_of(sweep, known).items():
+    for label, points in sweep_lines(sweep, cells, quantity).items():
         lines[label] = [
-            (along.values.index(cell[along.key]), cell[key], cell[f"{key}_stderr"] or math.nan)
-            for cell in members
+            (along.values.index(value), number.value, number.stderr or math.nan)
+            for value, number in points
         ]
-    return chart(f"{registry.quantity(key).label}, by {along.key}", lines, names=along.values)
+    return chart(f"{quantity.label}, by {along.key}", lines, names=along.values)
 
 
 def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
@@ -600,6 +605,8 @@ def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
     for group in groups:
         found, _ = lines_of_group(group, "last", leave_out)
         lines += found
-    yield table(AVERAGES[:1].upper() + AVERAGES[1:], average_columns(lines))
+    if lines:
+        yield table(AVERAGES[:1].upper() + AVERAGES[1:], compared(lines).columns)
+        yield text(rule(lines, RULE_OF_MEANS) or "")
     for name, error in left_out.items():
         yield text(f"{name} is left out, because it cannot be read: {one_line(error)}", "warning")

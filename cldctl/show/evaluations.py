@@ -1,105 +1,66 @@
 """Results: evaluations and tunings of a run, sweeps, comparisons of samplers, runs and groups."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType, group
 from rich.text import Text
 
 from cld_core import metrics as registry
 from cld_core.errors import NotFoundError, RecipeError
-from cld_core.evaluate.published import published_samplers
 from cld_core.files import write_text
+from cld_core.metrics import Number
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.groups import Group
 from cld_core.run.tunings import Tuning
 from cldctl.evals import results
-from cldctl.evals.results import keys_of, quantities_in
-from cldctl.evals.samplers import Comparison, best, references, to_json, to_table
 from cldctl.runs import survey
 from cldctl.runs.selection import command
 from cldctl.runs.status import evaluation_status, message_of, tuning_status
 
 from .console import count, err, number, out, say_next
-from .tables import Cell, short_keys, state_text, table
+from .tables import (
+    Cell,
+    TextTable,
+    columns_of,
+    counts_of,
+    number_text,
+    numbers_of,
+    result_columns,
+    short_keys,
+    state_text,
+)
+
+if TYPE_CHECKING:
+    from cldctl.evals.samplers import Comparison
 
 # What follows the best result of a column.
 BEST = "*"
 _STYLE = {"better": "bold green", "worse": "bold red"}
 
 
-def result_of(
-    entry: Mapping[str, Any], quantity: registry.Quantity, *, with_count: bool = False
-) -> str:
-    """A result of an evaluation as `status` knows it; a dash if it does not have it.
-
-    Args:
-        with_count: add the number of samples or test points.
-    """
-    result = entry["results"].get(quantity.key)
-    if not result:
-        return "-"
-    text = result_text(quantity, result["value"], result["stderr"])
-    counts = counts_of(entry, [quantity]) if with_count else []
-    return f"{text} ({', '.join(counts)})" if counts else text
-
-
-def counts_of(
-    entry: Mapping[str, Any],
-    quantities: Sequence[registry.Quantity] | None = None,
-    show: Callable[[int], str] = count,
-) -> list[str]:
-    """The numbers of samples and points of an evaluation: ["50,000 samples", "2,000 points"].
-
-    Args:
-        quantities: the results whose numbers are returned; None for all.
-        show: how a number is written.
-    """
-    counts: dict[str, None] = {}
-    for metric, quantity in registry.quantities():
-        if quantities is None or quantity in quantities:
-            size = entry["results"].get(quantity.key, {}).get("n")
-            if size is not None:
-                counts[f"{show(size)} {registry.ROWS[metric.rows].over}"] = None
-    return list(counts)
-
-
-def result_text(quantity: registry.Quantity, value: float, stderr: float | None) -> str:
-    """A result and its standard error, with the decimals of its kind."""
-    error = "" if stderr is None else f" ± {stderr:.{quantity.digits}f}"
-    return f"{value:.{quantity.digits}f}{error}"
-
-
-def cell_text(quantity: registry.Quantity, row: Mapping[str, Any]) -> str:
-    """A result of a row of a sweep (`evals.results.rows`), with the share of lost samples.
-
-    A dash if the row does not have the result.
-    """
-    if row[quantity.key] is None:
-        return "-"
-    text = result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"])
-    share = row.get(f"{quantity.key}_nonfinite")
-    return f"{text} ({100 * share:.2g}% lost)" if share else text
-
-
-def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
+def evaluations(evals: Sequence[Mapping[str, Any]]) -> TextTable:
     """A table of evaluations of a run, with all results that any of them has."""
-    columns: dict[str, Sequence[Cell]] = {
-        "evaluation": [entry["id"] for entry in evals],
-        "state": [state_text(entry["state"]) for entry in evals],
-        "shards": [f"{entry['shards_done']}/{entry['shards']}" for entry in evals],
-        "step": [count(entry["checkpoint_step"]) for entry in evals],
-        "of": [", ".join(counts_of(entry)) or "-" for entry in evals],
-    }
-    for quantity in quantities_in(entry["results"] for entry in evals):
-        columns[quantity.label] = [result_of(entry, quantity) for entry in evals]
+    columns = columns_of(
+        {
+            "evaluation": entry["id"],
+            "state": state_text(entry["state"]),
+            "shards": f"{entry['shards_done']}/{entry['shards']}",
+            "step": count(entry["checkpoint_step"]),
+            "of": ", ".join(counts_of(numbers_of(entry))) or "-",
+        }
+        for entry in evals
+    )
+    columns |= result_columns([numbers_of(entry) for entry in evals])
     truths = [entry["true_entropy"] for entry in evals]
     if any(truth is not None for truth in truths):
         columns["true entropy"] = ["-" if truth is None else f"{truth:.3f}" for truth in truths]
-    return table(columns, left=("evaluation", "state"), optional=("shards",), title="evaluations")
+    return TextTable(
+        columns, left=("evaluation", "state"), optional=("shards",), title="evaluations"
+    )
 
 
 def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
@@ -109,28 +70,25 @@ def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
     ]
 
 
-def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[TextTable]:
     """For settings with results at several steps, a table of the results against the step."""
     settings: dict[str, dict[int, Mapping[str, Any]]] = {}
     for entry in evals:
         if entry["results"]:
             settings.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
     for by_step in settings.values():
-        if len(by_step) < 2:
-            continue
-        steps = sorted(by_step)
-        entries = [by_step[step] for step in steps]
-        columns = {"step": [count(step) for step in steps]}
-        for quantity in quantities_in(entry["results"] for entry in entries):
-            cells = [result_of(entry, quantity, with_count=True) for entry in entries]
-            columns[quantity.label] = cells
-        yield table(columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
+        if len(by_step) > 1:
+            steps = sorted(by_step)
+            entries = [by_step[step] for step in steps]
+            found = result_columns([numbers_of(entry) for entry in entries], with_count=True)
+            columns = {"step": [count(step) for step in steps], **found}
+            yield TextTable(columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
 
 
 @group()
 def sweep_table(
     sweep: Sweep,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[results.SweptResults],
     evals: Mapping[str, Mapping[str, Any]],
     best: Collection[tuple[str, int]] | None = None,
 ) -> Iterator[RenderableType]:
@@ -142,43 +100,34 @@ def sweep_table(
         best: results that are marked, as (key, number of the row); None to mark none.
     """
     *down, across = sweep.axes
-    heads = list(short_keys([axis.key for axis in down]).values()) or [""]
-    for key in keys_of(rows) or [""]:
-        quantity = registry.quantity(key) if key else None
-        label = "states" if quantity is None else quantity.label
+    axes = " and ".join(axis.key for axis in sweep.axes)
+    states = [evals.get(row.evaluation, {}).get("state", "-").lower() for row in rows]
+    tables: dict[str, tuple[list[str], set[str]]] = {}
+    for quantity in results.results_in(rows):
+        cells = []
+        counts = set()
+        for place, (row, state) in enumerate(zip(rows, states, strict=True)):
+            number = row.numbers[quantity.key]
+            # A finished evaluation may not have this result.
+            cell = "-" if state == "finished" else state
+            if number is not None:
+                mark = BEST if best and (quantity.key, place) in best else " "
+                cell = number_text(quantity, number) + ("" if best is None else mark)
+                counts.update(counts_of({quantity.key: number}))
+            cells.append(cell)
+        tables[quantity.label] = (cells, counts)
+    for label, (cells, counts) in (tables or {"states": (states, set())}).items():
         lines: dict[tuple[str, ...], dict[str, str]] = {}
-        for place, row in enumerate(rows):
-            if quantity is not None and row[quantity.key] is not None:
-                cell = cell_text(quantity, row)
-                if best is not None:
-                    cell += BEST if (key, place) in best else " "
-            else:
-                cell = evals.get(row["evaluation"], {}).get("state", "-").lower()
-                # A finished evaluation that does not have this result.
-                if quantity is not None and cell == "finished":
-                    cell = "-"
-            values = tuple(str(row[axis.key]) for axis in down) or (label,)
-            lines.setdefault(values, {})[row[across.key]] = cell
+        for row, cell in zip(rows, cells, strict=True):
+            values = tuple(row.values[axis.key] for axis in down) or (label,)
+            lines.setdefault(values, {})[row.values[across.key]] = cell
+        heads = list(short_keys([axis.key for axis in down]).values()) or [""]
         columns = dict(zip(heads, map(list, zip(*lines, strict=True)), strict=True))
-        left = list(columns)
         for value in across.values:
             heading = f"{across.key.split('.')[-1]} {value}"
-            columns[heading] = [cells.get(value, "-") for cells in lines.values()]
-        axes = " and ".join(axis.key for axis in sweep.axes)
-        title = f"{label} by {axes}{_count_of(sweep, evals, quantity)}"
-        yield table(columns, left=left, title=title)
-
-
-def _count_of(
-    sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: registry.Quantity | None
-) -> str:
-    """The number of samples or test points of the results of a sweep; empty if they differ."""
-    only = [] if quantity is None else [quantity]
-    counts = set()
-    for name in sweep.evaluations:
-        if name in evals:
-            counts.update(counts_of(evals[name], only))
-    return f", {counts.pop()}" if len(counts) == 1 else ""
+            columns[heading] = [line.get(value, "-") for line in lines.values()]
+        of = f", {counts.pop()}" if len(counts) == 1 else ""
+        yield TextTable(columns, left=heads, title=f"{label} by {axes}{of}")
 
 
 @group()
@@ -191,97 +140,84 @@ def samplers(
         statuses: the evaluations of the sweep as `status` knows them; cells without a result show
             their states.
     """
+    from cld_core.evaluate.published import published_samplers
+    from cldctl.evals.samplers import best
+
     found = results.rows(run, sweep)
     marked = best(run, sweep, found)
     yield sweep_table(sweep, found, {entry["id"]: entry for entry in statuses}, marked)
     yield from map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
     if published := published_samplers(run.recipe().data.name):
-        columns = {
-            "model": [entry.model for entry in published],
-            "sampler": [entry.sampler for entry in published],
-            "NFE": [count(entry.nfe) for entry in published],
-            "FID": [f"{entry.fid:.2f}" for entry in published],
-            "source": [entry.source for entry in published],
-        }
-        yield Text()
-        yield table(
-            columns,
-            left=("model", "sampler", "source"),
-            optional=["source"],
-            names="model",
-            title="published, not measured here",
+        columns = columns_of(
+            {
+                "model": entry.model,
+                "sampler": entry.sampler,
+                "NFE": count(entry.nfe),
+                "FID": f"{entry.fid:.2f}",
+                "source": entry.source,
+            }
+            for entry in published
         )
+        yield Text()
+        left = ("model", "sampler", "source")
+        title = "published, not measured here"
+        yield TextTable(columns, left=left, optional=["source"], names="model", title=title)
 
 
 def _notes(
-    run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, is_marked: bool
+    run: RunFolder, sweep: Sweep, found: Sequence[results.SweptResults], *, is_marked: bool
 ) -> Iterator[str]:
+    from cldctl.evals.samplers import references
+
     if is_marked:
         yield (
             f"{BEST} the best of those that took as many evaluations (log-density: nearest to "
             f"the truth)"
         )
-    if any(name.endswith("_nonfinite") for name in found[0]):
+    if any(number is not None and number.lost for row in found for number in row.numbers.values()):
         yield "lost: samples that are not finite; results are of the others, and not compared"
     repeats = max(len(cell.evaluations) for cell in sweep.cells)
     if repeats > 1:
         yield f"mean of {repeats} seeds ± its standard error"
     known = references(run, sweep)
     if "w2_floor" in known:
-        floor = result_text(
-            registry.quantity("w2_floor"), known["w2_floor"], known.get("w2_floor_stderr")
-        )
-        yield f"sliced W2 of two true sets: {floor}"
+        floor = Number(known["w2_floor"], known.get("w2_floor_stderr"))
+        text = number_text(registry.quantity("w2_floor"), floor)
+        yield f"sliced W2 of two true sets: {text}"
     if "true_density" in known:
         yield f"log-density of the truth: {known['true_density']:.3f} nats"
     if "flow_nfe" in known:
         yield f"the flow that samples are compared with took {known['flow_nfe']:,.0f} evaluations"
 
 
-def compared(lines: Sequence[results.ComparedRuns]) -> RenderableType:
+def compared(lines: Sequence[results.ComparedRuns]) -> TextTable:
     """A table of results of runs, and of groups: a line for each cell, averaged over seeds.
 
     Results that differ from the first line by more than their errors are marked.
     """
-    columns = average_columns(lines, lines[0])
-    counts: list[Cell] = []
-    settings: list[Cell] = []
-    for line in lines:
-        found = [line.average(quantity.key) for quantity in _quantities(lines)]
-        results = [average.one for average in found if average is not None]
-        of = dict.fromkeys(result.of for result in results if result.of)
-        how = dict.fromkeys(map(_how, results))
-        counts.append(Text(", ".join(of) or "-", "dim"))
-        settings.append(Text("; ".join(how) or "-", "dim"))
-    columns |= {"of": counts, "how": settings}
-    names = next(iter(columns))
-    return table(columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how")
-
-
-def average_columns(
-    lines: Sequence[results.ComparedRuns], first: results.ComparedRuns | None = None
-) -> dict[str, Sequence[Cell]]:
-    """Columns of the names, cells, steps and results of lines, with their errors.
-
-    Args:
-        first: results that differ from this line by more than their errors are marked.
-    """
     has_groups = any(len(line.columns) > 1 for line in lines)
     names = "group or run" if has_groups else "run"
-    columns: dict[str, Sequence[Cell]] = {names: [line.name for line in lines]}
-    keys = list(dict.fromkeys(key for line in lines for key in line.cell))
-    for key, head in short_keys(keys).items():
-        columns[head] = [line.cell.get(key, "-") for line in lines]
-    columns["step"] = [_step(line) for line in lines]
-    if has_groups:
-        columns["runs"] = [str(len(line.columns)) for line in lines]
-    for quantity in _quantities(lines):
-        columns[quantity.label] = [_result(first, line, quantity) for line in lines]
-    return columns
-
-
-def _quantities(lines: Sequence[results.ComparedRuns]) -> list[registry.Quantity]:
-    return quantities_in(column.results for line in lines for column in line.columns)
+    keys = short_keys(list(dict.fromkeys(key for line in lines for key in line.cell)))
+    present = registry.quantities_in(column.results for line in lines for column in line.columns)
+    rows = []
+    for line in lines:
+        found = line.results.values()
+        of = dict.fromkeys(result.of for result in found if result.of)
+        how = dict.fromkeys(map(_how, found))
+        row: dict[str, Cell | None] = {
+            names: line.name,
+            **{head: line.cell.get(key) for key, head in keys.items()},
+            "step": _step(line),
+            "runs": str(len(line.columns)) if has_groups else None,
+            **{quantity.label: _result(lines[0], line, quantity) for quantity in present},
+            "of": Text(", ".join(of) or "-", "dim"),
+            "how": Text("; ".join(how) or "-", "dim"),
+        }
+        rows.append(row)
+    columns = columns_of(rows)
+    return TextTable(
+        columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how"
+    )
 
 
 def _step(line: results.ComparedRuns) -> str:
@@ -292,23 +228,24 @@ def _step(line: results.ComparedRuns) -> str:
 
 
 def _result(
-    first: results.ComparedRuns | None, line: results.ComparedRuns, quantity: registry.Quantity
+    first: results.ComparedRuns, line: results.ComparedRuns, quantity: registry.Quantity
 ) -> Cell:
     """A mean with its error, and of how many runs it is if some lack the result; else a dash."""
-    average = line.average(quantity.key)
-    if average is None:
+    runs = len(line.by_run(quantity.key))
+    if not runs:
         return "-"
-    text = result_text(quantity, average.mean, average.error)
-    if average.n < len(line.columns):
-        text += f" ({average.n} run{'' if average.n == 1 else 's'})"
-    if first is None or first is line or quantity.key not in first.results:
+    text = number_text(quantity, line.average(quantity.key))
+    if runs < len(line.columns):
+        text += f" ({runs} run{'' if runs == 1 else 's'})"
+    if first is line or quantity.key not in first.results:
         return text
     mark = results.verdict(first.results[quantity.key], line.results[quantity.key])
     return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else text
 
 
-def _how(it: results.Result) -> str:
-    return it.how + ("" if it.number.nfe is None else f", {it.number.nfe:.0f} NFE")
+def _how(result: results.Result) -> str:
+    nfe = result.number.nfe
+    return result.how if nfe is None else f"{result.how}, {nfe:.0f} NFE"
 
 
 def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:
@@ -382,11 +319,11 @@ def say_files(run: RunFolder, sweep: Sweep) -> None:
         out.print(str(run.evals / sweep.id / name), no_wrap=True)
 
 
-def show_plan(run: RunFolder, made: Comparison) -> None:
+def show_plan(run: RunFolder, made: "Comparison") -> None:
     """Print the samplers that would be compared."""
     names = made.sweep.axes[0].values
     columns = {"sampler": names, "settings": [made.settings[name] for name in names]}
-    out.print(table(columns, left=columns, wraps="settings"))
+    out.print(TextTable(columns, left=columns, wraps="settings"))
     nfe = ", ".join(made.sweep.axes[1].values)
     text = f"{', '.join(made.metrics)} at {nfe} evaluations; {made.seeds} seeds"
     out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}")
@@ -395,7 +332,7 @@ def show_plan(run: RunFolder, made: Comparison) -> None:
 
 def show_samplers(
     works: Sequence[Evaluation],
-    made: Comparison,
+    made: "Comparison",
     as_json: bool,
     csv: Path | None,
     image: Path | None,
@@ -408,6 +345,8 @@ def show_samplers(
         waited: whether the command has waited for the evaluations, so that it fails if some are
             missing.
     """
+    from cldctl.evals.samplers import to_json, to_table
+
     run = works[0].run
     statuses = statuses_of(works)
     missing = [entry["id"] for entry in statuses if entry["state"] != "FINISHED"]
@@ -429,8 +368,7 @@ def show_samplers(
     if csv is not None:
         write_text(csv, to_table(run, made.sweep))
     if image is not None:
-        cells = results.rows(run, made.sweep)
-        results.plot(image, made.sweep, cells, keys_of(cells), run.name)
+        results.plot(image, made.sweep, results.rows(run, made.sweep), run.name)
     for file in filter(None, (csv, image)):
         err.print(str(file), no_wrap=True)
     return 0
@@ -488,26 +426,25 @@ def _tuning_to_json(work: Tuning) -> dict[str, Any]:
     return entry
 
 
-def tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """A table of tunings as `status` knows them."""
-    columns = tuning_columns(entries)
+def tunings(entries: Sequence[Mapping[str, Any]]) -> TextTable:
+    """A table of tunings as `status` knows them: progress, rms distances from the network's flow,
+    and the gain."""
+    columns = columns_of(
+        {
+            "tuning": entry["id"],
+            "state": state_text(entry["state"]),
+            "NFE": str(entry["nfe"]),
+            "step": count(entry["checkpoint_step"]),
+            "rows": f"{count(entry['rows_done'])}/{count(entry['rows'])}",
+            "kept": _kept(entry),
+            "untuned rms": number(entry["rms"].get("untuned"), 3),
+            "rms": number(entry["rms"].get(entry["kept"]), 3),
+            "gain": "-" if entry["gain"] is None else f"{entry['gain']:.1f}x",
+        }
+        for entry in entries
+    )
     left = ("tuning", "state", "kept")
-    return table(columns, left=left, optional=("step",), title="tunings")
-
-
-def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:
-    """Columns of tunings: progress, rms distances from the network's flow, and the gain."""
-    return {
-        "tuning": [entry["id"] for entry in entries],
-        "state": [state_text(entry["state"]) for entry in entries],
-        "NFE": [str(entry["nfe"]) for entry in entries],
-        "step": [count(entry["checkpoint_step"]) for entry in entries],
-        "rows": [f"{count(entry['rows_done'])}/{count(entry['rows'])}" for entry in entries],
-        "kept": [_kept(entry) for entry in entries],
-        "untuned rms": [number(entry["rms"].get("untuned"), 3) for entry in entries],
-        "rms": [number(entry["rms"].get(entry["kept"]), 3) for entry in entries],
-        "gain": ["-" if entry["gain"] is None else f"{entry['gain']:.1f}x" for entry in entries],
-    }
+    return TextTable(columns, left=left, optional=("step",), title="tunings")
 
 
 def _kept(entry: Mapping[str, Any]) -> str:

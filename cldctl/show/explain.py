@@ -11,7 +11,7 @@ from cld_core.config.shipped import recipes
 from cld_core.errors import CldError
 
 from .console import listed, out, strong
-from .tables import table
+from .tables import TextTable
 
 
 def show(name: str | None) -> None:
@@ -59,7 +59,7 @@ def _table(keys: Mapping[str, Meanings]) -> None:
         meaning = next(iter(meanings)).doc
         variants = _variants_with(key, meanings).partition("=")[2]
         columns["meaning"].append(f"{meaning} ({variants})" if variants else meaning)
-    out.print(table(columns, left=columns, wraps="meaning"))
+    out.print(TextTable(columns, left=columns, wraps="meaning"))
 
 
 def _key(key: str, meanings: Meanings) -> None:

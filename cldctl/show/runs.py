@@ -26,12 +26,16 @@ from .console import age, count, duration, err, number, out, short
 from .tables import (
     MANY,
     Cell,
+    TextTable,
     attempts,
+    columns_of,
+    counts_of,
     facts,
+    numbers_of,
     progress_bar,
+    result_columns,
     short_keys,
     state_text,
-    table,
     usage_line,
 )
 
@@ -55,7 +59,7 @@ _AROUND = 10
 _AROUND_RUNS = 6
 
 
-def overview(rows: Sequence[RunStatus]) -> RenderableType:
+def overview(rows: Sequence[RunStatus]) -> TextTable:
     """A table of runs, with the newest result of each."""
     results = newest_results(rows)
     return _drawn(rows, run_columns(rows, results=results), results)
@@ -72,22 +76,23 @@ def run_columns(
         swept: columns of the values in which the runs of a group differ.
         results: columns of results: `newest_results` or `all_results`.
     """
-    columns: dict[str, Sequence[Cell]] = {"run": [row.name for row in rows], **(swept or {})}
-    columns["state"] = [state_text(row.state) for row in rows]
-    # How old a state is whose cluster does not answer.
-    if any(row.as_of is not None for row in rows):
-        columns["as of"] = [age(row.as_of) for row in rows]
-    columns |= {
-        "step": [f"{short(row.step)}/{short(row.steps)}" for row in rows],
-        "loss": [number(row.shown_loss) for row in rows],
-        "steps/s": [number(row.steps_per_s, 3) for row in rows],
-        "ETA": [duration(row.eta_s) for row in rows],
-        "saved": [short(row.checkpoint_step) for row in rows],
-        "attempts": [str(len(row.attempts)) for row in rows],
-        "last end": [row.attempts[-1]["cause"] or "-" if row.attempts else "-" for row in rows],
-        "job": [f"{row.cluster} {row.job_id}" if row.job_id else "-" for row in rows],
-        **(results or {}),
-    }
+    columns = columns_of(
+        {
+            "state": state_text(row.state),
+            # How old a state is whose cluster does not answer.
+            "as of": None if row.as_of is None else age(row.as_of),
+            "step": f"{short(row.step)}/{short(row.steps)}",
+            "loss": number(row.shown_loss),
+            "steps/s": number(row.steps_per_s, 3),
+            "ETA": duration(row.eta_s),
+            "saved": short(row.checkpoint_step),
+            "attempts": str(len(row.attempts)),
+            "last end": (row.attempts[-1]["cause"] if row.attempts else None) or "-",
+            "job": f"{row.cluster} {row.job_id}" if row.job_id else "-",
+        }
+        for row in rows
+    )
+    columns = {"run": [row.name for row in rows], **(swept or {}), **columns, **(results or {})}
     if any(row.tags for row in rows):
         columns["tags"] = [" ".join(row.tags) for row in rows]
     return columns
@@ -98,7 +103,7 @@ def _drawn(
     columns: Mapping[str, Sequence[Cell]],
     results: Collection[str] = (),
     last: Collection[str] = (),
-) -> RenderableType:
+) -> TextTable:
     """Draw the columns of runs, on a terminal with a progress bar after the step.
 
     Args:
@@ -113,7 +118,7 @@ def _drawn(
         shown[heading] = cells
         if heading == "step" and out.is_terminal and len(rows) <= MANY:
             shown[""] = [progress_bar(row) for row in rows]
-    return table(shown, left=left, optional=optional, names="run")
+    return TextTable(shown, left=left, optional=optional, names="run")
 
 
 def newest_results(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
@@ -130,20 +135,14 @@ def newest_results(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
     return {heading: [newest_result(row.evals, is_labelled=heading == _EVAL) for row in rows]}
 
 
-def all_results(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
+def all_results(rows: Sequence[RunStatus]) -> Mapping[str, Sequence[Cell]]:
     """A column for each kind of results, with the newest of each run and its number of samples."""
-    from cldctl.evals.results import quantities_in
-
-    from .evaluations import result_of
-
-    columns = {}
-    for quantity in quantities_in(entry["results"] for row in rows for entry in row.evals):
-        cells = []
-        for row in rows:
-            known = [entry for entry in row.evals if quantity.key in entry["results"]]
-            cells.append(result_of(known[-1], quantity, with_count=True) if known else "-")
-        columns[quantity.label] = cells
-    return columns
+    newest: list[dict[str, Any]] = []
+    for row in rows:
+        newest.append({})
+        for entry in row.evals:
+            newest[-1] |= numbers_of(entry)
+    return result_columns(newest, with_count=True)
 
 
 def swept_values(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
@@ -174,9 +173,7 @@ def newest_result(evals: Sequence[Mapping[str, Any]], *, is_labelled: bool = Tru
     if not results:
         what = "shards" if entry["state"] == "RUNNING" else entry.get("cause")
         return f"{entry['shards_done']}/{entry['shards']} {what}" if what else "-"
-    from .evaluations import counts_of  # Only where there are evaluations: its imports take time.
-
-    counts = counts_of(entry, show=short)
+    counts = counts_of(numbers_of(entry), show=short)
     return ", ".join(results) + (f" ({', '.join(counts)})" if counts else "")
 
 
@@ -242,14 +239,17 @@ def _rank(item: Sequence[RunStatus]) -> int:
     return min(ALIVE.index(row.state) if row.state in ALIVE else len(ALIVE) for row in item)
 
 
-def _groups(groups: Sequence[Sequence[RunStatus]]) -> RenderableType:
-    columns: dict[str, Sequence[Cell]] = {
-        "group": [rows[0].group or "" for rows in groups],
-        "runs": [str(len(rows)) for rows in groups],
-        "states": [states(rows) for rows in groups],
-        "done": [f"{_share(rows):.0%}" for rows in groups],
-    }
-    return table(columns, left=("group", "states"), names="group", wraps="states")
+def _groups(groups: Sequence[Sequence[RunStatus]]) -> TextTable:
+    columns = columns_of(
+        {
+            "group": rows[0].group,
+            "runs": str(len(rows)),
+            "states": states(rows),
+            "done": f"{_share(rows):.0%}",
+        }
+        for rows in groups
+    )
+    return TextTable(columns, left=("group", "states"), names="group", wraps="states")
 
 
 def states(rows: Iterable[RunStatus]) -> str:
@@ -298,17 +298,23 @@ def details(row: RunStatus) -> Iterator[RenderableType]:
     alone = [entry for entry in row.evals if entry["id"] not in swept]
     yield facts(_facts(row))
     if row.attempts:
-        yield from (Text(), attempts(row.attempts, reason=row.reason, title="attempts"))
+        yield Text()
+        yield attempts(row.attempts, reason=row.reason, title="attempts")
     if alone:
-        yield from (Text(), evaluations(alone), *remarks(alone))
+        yield Text()
+        yield evaluations(alone)
+        yield from remarks(alone)
     for drawn in by_step(alone):
-        yield from (Text(), drawn)
+        yield Text()
+        yield drawn
     yield from _sweeps(row)
     if row.tunings:
         reasons = (
             Text(f"{it['id']}: {it['reason']}", "yellow") for it in row.tunings if it["reason"]
         )
-        yield from (Text(), tunings(row.tunings), *reasons)
+        yield Text()
+        yield tunings(row.tunings)
+        yield from reasons
     yield Text()
 
 

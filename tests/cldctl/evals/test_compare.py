@@ -152,11 +152,11 @@ def test_seeds_of_a_cell_are_averaged_with_their_standard_deviation(tmp_path):
     ]
     first, second = results.lines("g", members)
     average = first.average("nll")
-    assert (average.mean, average.n) == (2.5, 4), "0.0001 is 1e-4"
-    assert average.error == pytest.approx(statistics.stdev([*values, 3.0]))
+    assert average.value == 2.5, "0.0001 is 1e-4"
+    assert average.stderr == pytest.approx(statistics.stdev([*values, 3.0]))
     assert second.cell == {"optim.lr": "2e-4"}
     alone = second.average("nll")
-    assert (alone.mean, alone.error, alone.n) == (7.0, 0.1, 1)
+    assert (alone.value, alone.stderr) == (7.0, 0.1)
     (diverged,) = results.lines(
         "g", [*members[:1], member(tmp_path / "a5", math.inf, "5", stderr=math.nan)]
     )

@@ -135,13 +135,13 @@ def test_the_best_of_each_column_and_the_error_over_seeds(run):
     answered(run, made, value)
     made.sweep.save(run)
     rows = results.rows(run, made.sweep)
-    cells = {(row["sampler"], row["sampling.nfe"]): row for row in rows}
+    cells = {tuple(row.values.values()): row.numbers for row in rows}
     # Two values that differ by 1: a standard deviation of 1/sqrt(2), and the error of their mean is
     # 1/2.
-    assert cells["em-quadratic", "10"]["w2_stderr"] == pytest.approx(0.5)
+    assert cells["em-quadratic", "10"]["w2"].stderr == pytest.approx(0.5)
     assert cells["em-quadratic", "10"]["flow_distance"] is None
     best = samplers.best(run, made.sweep, rows)
-    marked = {(rows[number]["sampler"], rows[number]["sampling.nfe"]) for _, number in best}
+    marked = {tuple(rows[place].values.values()) for _, place in best}
     # The flow is the best of all, but took more; it alone is compared with nobody.
     assert marked == {("exponential", "10"), ("em-quadratic", "20")}
     statuses = [{"id": request.id, "state": "FINISHED", "results": {}} for request in made.requests]
@@ -170,7 +170,7 @@ def test_samplers_that_lost_samples_are_not_the_best(run):
         report(run, request, w2={"value": value, **about})
     made.sweep.save(run)
     rows = results.rows(run, made.sweep)
-    assert [row["w2_nonfinite"] for row in rows] == [0.9, 0.0, 0.0]
+    assert [entry["w2_nonfinite"] for entry in results.fields_of(rows)] == [0.9, 0.0, 0.0]
     assert samplers.best(run, made.sweep, rows) == {("w2", 1)}
     assert samplers.references(run, made.sweep) == {"w2_floor": 0.25}
     assert samplers.to_json(run, made.sweep, {})["rows"][0]["results"]["w2"]["nonfinite"] == 0.9

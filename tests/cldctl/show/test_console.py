@@ -8,7 +8,7 @@ from rich.text import Text
 
 from cldctl.show import console
 from cldctl.show.console import PlainConsole, Working, strong
-from cldctl.show.tables import table
+from cldctl.show.tables import TextTable
 
 ESCAPES = (
     "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ "
@@ -28,7 +28,7 @@ def shown(content, terminal=False, width=200):
 
 
 @pytest.mark.parametrize(
-    "wrap", [Text, str, lambda text: table({"name": [text]}), lambda text: strong(text)]
+    "wrap", [Text, str, lambda text: TextTable({"name": [text]}), lambda text: strong(text)]
 )
 def test_nothing_in_a_text_steers_the_terminal(wrap):
     for terminal in (True, False):
