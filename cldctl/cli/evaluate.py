@@ -87,7 +87,7 @@ def eval_(
     from cldctl import clusters
     from cldctl.runs import plan
     from cldctl.runs.options import EvalOptions, with_profile
-    from cldctl.runs.start import start
+    from cldctl.runs.start import PlannedWork, Started, start
     from cldctl.show.follow import say_errors
     from cldctl.show.submission import remark
 
@@ -139,12 +139,18 @@ def eval_(
         allow_plugin=allow_plugin,
     )
     if (group := options.group_named(name, root)) is not None:
-        where = clusters.chosen(cluster, group.runs()[-1])
         with Working(f"looking at what is missing of the evaluations of {group.name}"):
             works, failed = plan.evaluations_of_group(group, wanted, remark)
         say_errors(failed)
         code = max((work.error.exit_code for work in failed if work.error), default=0)
-        started = start(works, where, group, parallel=max_parallel)
+        by_cluster: dict[str, list[PlannedWork]] = {}
+        for planned in works:
+            where = clusters.chosen(cluster, planned.run)
+            by_cluster.setdefault(where.name, []).append(planned)
+        started = Started(group=group)
+        for cluster_name, planned_there in by_cluster.items():
+            where = clusters.find(cluster_name)
+            started.add(start(planned_there, where, group, parallel=max_parallel))
         raise typer.Exit(finish_evaluations(started, follow) or code)
     run = options.find_run(name, root)
     where = clusters.chosen(cluster, run)

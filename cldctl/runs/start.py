@@ -168,6 +168,12 @@ class Started:
         errors = (planned.error for planned in self.works)
         return max((error.exit_code for error in errors if error is not None), default=0)
 
+    def add(self, other: "Started") -> None:
+        """Take over what was started on another cluster."""
+        self.works += other.works
+        self.messages += other.messages
+        self.blocks = self.blocks or other.blocks
+
     def those(self, outcome: str) -> list[Work]:
         return [planned.work for planned in self.works if planned.outcome == outcome]
 

@@ -9,12 +9,12 @@ import torch
 from torch.testing import assert_close
 
 from cld_core.analytic import GaussianMixture
-from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion, require_stationary
+from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 from cld_core.sde.matrices import apply
 from tests.cld_core.sde.test_new_diffusion import Langevin
 from tests.support import exact
 from tests.support.affine import convergence, flow_covariance, output_covariance, spec_of
-from tests.support.numeric import BothScored, ThirdOrder, drift, standard_normal
+from tests.support.numeric import BothScored, ThirdOrder, dense, drift, standard_normal
 
 TIMES = (1e-12, 1e-7, 1e-3, 0.2, 1.0)
 
@@ -112,8 +112,11 @@ def test_the_reverse_process_is_as_exact(sde, big_d):
 
 
 @EACH
-def test_the_prior_is_the_stationary_law(sde):
-    require_stationary(sde)
+def test_the_prior_is_the_stationary_law_of_the_matrices(sde):
+    a = dense(sde.A)
+    prior = torch.diag(dense(sde.prior_std).square())
+    noise = torch.diag(dense([0.0] * (sde.n - sde.m) + list(sde.D)))
+    assert_close(a @ prior + prior @ a.T, -noise, rtol=1e-8, atol=1e-10)
 
 
 @EACH
