@@ -9,7 +9,7 @@ from cld_core.config import load
 from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder, code
-from cld_core.run.events import Ended, Started
+from cld_core.run.events import Ended, Requested, Started
 from cld_core.run.folder import is_name
 from cld_core.run.groups import Group, find_group, values_of
 from cld_core.run.work import evaluations_of
@@ -21,6 +21,7 @@ from cldctl.runs.start import start
 from tests.support.made_up import report, seeds
 from tests.support.paths import TOY
 from tests.support.scripted import Scripted, outcomes, register, resumed, submitted
+from tests.support.tools import invoke
 
 SEEDS = ("train.seed=0,1,2",)
 
@@ -156,6 +157,16 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     assert logs.of_evaluation(runs[2], work.name, 1, 0).job.logs == str(group.logs)
     assert evaluate() == ["already complete", "being computed", "being computed"]
     assert len(arrays.submissions) == 1
+
+
+def test_each_run_of_a_group_is_evaluated_on_its_own_cluster(tmp_path, arrays):
+    runs = seeds(tmp_path, "g", 2, 10)
+    names = ["scripted", "other"]
+    for run, name in zip(runs, names, strict=True):
+        run.ledger.append(Requested(steps=10, cluster=name))
+    invoke("eval", "g", "--loss", "--checkpoint", "10", runs=tmp_path)
+    works = [work for run in runs for work in evaluations_of(run)]
+    assert [work.ledger.history().submitted[0].job.cluster for work in works] == names
 
 
 def test_each_run_has_its_code_and_all_of_them_are_one_copy(tmp_path, arrays, small):
