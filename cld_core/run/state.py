@@ -360,7 +360,7 @@ class Situation:
 
     @property
     def writer(self) -> bool:
-        """Whether a process of this machine, without a job that counts, writes into the run."""
+        """Whether a process of this machine writes into the run."""
         return isinstance(self.facts, RunFacts) and self.facts.owner is not None
 
     @property

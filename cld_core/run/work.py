@@ -2,7 +2,8 @@
 
 A work has a ledger, a request and one or more pieces. A piece is what one group of processes
 computes: all of a training, a shard of the others. What differs by kind is a method or a field of
-its class; a further kind is one class, and one line in `KINDS`. Loads no torch.
+its class; a further kind is one class, and one line in `KINDS`. One that belongs to runs is listed
+in `works_of`, too. Loads no torch.
 """
 
 import contextlib
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
     from .evaluations import Evaluation
     from .tunings import Tuning
 
-# By the ``kind`` field of their request.json: their class, and what computes them, with torch,
-# which is called as `Work.compute` is, with the work before. A training has a recipe in place of a
-# request.
+# By kind, as request.json names it: the class, and the function that computes it. That loads torch;
+# its arguments are the work, and those of `Work.compute`. A training has a recipe and no request.
 KINDS = {
     "training": ("cld_core.run.work:Training", "cld_core.train.session:compute"),
     "evaluation": (
@@ -437,7 +437,7 @@ class Training(Work):
 
     @property
     def is_done(self) -> bool:
-        """Whether the newest attempt did all steps that were requested."""
+        """Whether the newest attempt finished; what was requested since then does not count."""
         return self.history().cause == "finished"
 
     def rows_done(self) -> tuple[int, int]:

@@ -141,13 +141,12 @@ def sample(
 
     Args:
         score: maps (u, t) to the score of the scored halves; t is a float, or (B,) for the adaptive
-            flow.
+            flow. Its ``finished`` (B, C, ...) -> (B, C, ...), if it has one, is applied to the
+            samples x, as conditioning on an observation needs it.
         spec: a recipe's `sampling` section.
         noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``, on
             the device that computes.
         data_shape: shape of one example, (C, ...).
-            Its ``finished`` (B, C, ...) -> (B, C, ...), if it has one, is applied to the samples x,
-            as conditioning on an observation needs it.
         watcher: receives the states of the sampler, such as a `Recorder`.
         solution: what a method that `needs_solution` follows.
 

@@ -87,7 +87,7 @@ def eval_(
     from cldctl import clusters
     from cldctl.runs import plan
     from cldctl.runs.options import EvalOptions, with_profile
-    from cldctl.runs.start import PlannedWork, Started, start
+    from cldctl.runs.start import start, start_on_each
     from cldctl.show.follow import say_errors
     from cldctl.show.submission import remark
 
@@ -140,23 +140,16 @@ def eval_(
     )
     if (group := options.group_named(name, root)) is not None:
         with Working(f"looking at what is missing of the evaluations of {group.name}"):
-            works, failed = plan.evaluations_of_group(group, wanted, remark)
+            by_cluster, failed = plan.evaluations_of_group(group, wanted, cluster, remark)
         say_errors(failed)
         code = max((work.error.exit_code for work in failed if work.error), default=0)
-        by_cluster: dict[str, list[PlannedWork]] = {}
-        for planned in works:
-            where = clusters.chosen(cluster, planned.run)
-            by_cluster.setdefault(where.name, []).append(planned)
-        started = Started(group=group)
-        for cluster_name, planned_there in by_cluster.items():
-            where = clusters.find(cluster_name)
-            started.add(start(planned_there, where, group, parallel=max_parallel))
+        started = start_on_each(by_cluster, group, max_parallel)
         raise typer.Exit(finish_evaluations(started, follow) or code)
     run = options.find_run(name, root)
     where = clusters.chosen(cluster, run)
     with Working(f"looking at what is missing of the evaluation of {run.name}"):
-        works, sweep_of_run = plan.evaluations(run, wanted, remark)
-    started = start(works, where, run, sweep=sweep_of_run, parallel=max_parallel)
+        works = plan.evaluations(run, wanted, remark)
+    started = start(works, where, run, parallel=max_parallel)
     raise typer.Exit(finish_evaluations(started, follow))
 
 
@@ -558,7 +551,7 @@ def bench_samplers(
     if dry_run:
         show_plan(run, made)
         return
-    started = start(works, where, run, sweep=made.sweep, parallel=max_parallel)
+    started = start(works, where, run, parallel=max_parallel)
 
     def end(look: "WorkStates | None") -> int:
         waited = look is not None or started.is_over

@@ -297,7 +297,7 @@ def changes(ledger: Sequence[Event], *, is_over: bool = False) -> list[Content]:
         elif isinstance(history.request, Refused):
             continue  # Until the next request, `status` shows the refusal.
         elif isinstance(event, Refused) and event.what == "cancellation":
-            last.update(now, cause=None if last["cause"] == "cancelled" else last["cause"])
+            last.update(now, cause=None if last.get("cause") == "cancelled" else last.get("cause"))
         else:
             change = _change(history, event, before)
             is_decision = isinstance(event, DECISIONS) and not getattr(event, "never_began", False)

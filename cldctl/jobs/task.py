@@ -156,6 +156,9 @@ def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Out
         use_plugins(folder)
     from cld_core import ranks as distributed
 
+    # Now, because the checkout may be another one when the task ends.
+    from cldctl.evals.results import write_finished
+
     ranks = distributed.alone(job.place(), gpu=gpu)
     warning = ranks.lacks_gpu(gpu)
     if warning is not None:
@@ -182,8 +185,6 @@ def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Out
         if isinstance(work, Evaluation):
             runs[work.run.path] = work.run
     for run in runs.values():
-        from cldctl.evals.results import write_finished
-
         try:
             write_finished(run)
         except OSError as error:

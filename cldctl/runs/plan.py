@@ -13,14 +13,16 @@ from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder, code
-from cld_core.run.evaluations import EvalRequest, Evaluation, Sweep
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Requested
 from cld_core.run.groups import Group, find_group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.recipe import trusted_recipe
 from cld_core.run.work import RequestedWork, Training
+from cldctl import clusters
 from cldctl.clusters.base import Cluster, JobSpec
 from cldctl.evals.plan import (
+    EvaluationPlan,
     checkpoints,
     make,
     named,
@@ -44,7 +46,7 @@ from .options import (
     require_native,
     settings,
 )
-from .start import PlannedTraining, PlannedWork, begun, following
+from .start import PlannedTraining, PlannedWork, begun, request_after
 
 if TYPE_CHECKING:
     from cldctl.evals.samplers import Comparison
@@ -187,7 +189,8 @@ def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> Non
 
     Raises:
         RecipeError, UsageError
-        CldError: the weights that they are to start from do not fit, see `Origin.require_fit`.
+        CldError: the weights that they are to start from do not fit, see
+            `StartingWeights.require_fit`.
     """
     once = functools.cache(say)  # The data of a sweep are mostly the same.
     origin = options.origin
@@ -205,17 +208,15 @@ def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> Non
                 f"sampling.method={recipe.sampling.method} needs a trained network. "
                 f"Train with another method, then `cldctl tune RUN --nfe N`."
             )
-        following(recipe, options.metrics)
+        request_after(recipe, options.metrics)
         require_native(recipe, cluster, say)
 
 
 # --- evaluations and tunings
 
 
-def evaluations(
-    run: RunFolder, options: EvalOptions, say: Say
-) -> tuple[list[PlannedWork], Sweep | None]:
-    """The requested evaluations of a run, and the table whose cells they are.
+def evaluations(run: RunFolder, options: EvalOptions, say: Say) -> list[PlannedWork]:
+    """The requested evaluations of a run.
 
     Raises:
         CldError: the run belongs to another user, or has no such checkpoint.
@@ -238,17 +239,23 @@ def evaluations(
             now = {IMAGES: store.of(data).split("train").digest}
             if are_other_data(now, run.ledger.history().data):
                 say(f"the examples in {data.path} are not those that {run.name} has trained on")
-    return _evaluations_of(run, made.requests, recipe, options.shards, say), made.sweep
+    return _evaluations_of(run, made, recipe, options.shards, say)
 
 
 def evaluations_of_group(
-    group: Group, options: EvalOptions, say: Say
-) -> tuple[list[PlannedWork], list[PlannedWork]]:
+    group: Group, options: EvalOptions, cluster: str | None, say: Say
+) -> tuple[dict[str, list[PlannedWork]], list[PlannedWork]]:
     """The requested evaluations of the runs of a group, and the runs that cannot have them.
 
     The last checkpoint of a run is evaluated only once the run is finished.
+
+    Args:
+        cluster: the name of the cluster of all; None for each run's own.
+
+    Returns:
+        The evaluations by name of the cluster, and the trainings of the other runs.
     """
-    works: list[PlannedWork] = []
+    works: dict[str, list[PlannedWork]] = {}
     failed: list[PlannedWork] = []
     unfinished = []
     for run in group.runs():
@@ -257,7 +264,9 @@ def evaluations_of_group(
             unfinished.append(run.name)
             continue
         try:
-            works += evaluations(run, options, say)[0]
+            where = clusters.chosen(cluster, run).name
+            planned = evaluations(run, options, say)
+            works.setdefault(where, []).extend(planned)
         except CldError as error:
             failed.append(PlannedWork(work=training, error=error))
     if unfinished:
@@ -316,7 +325,7 @@ def comparison(
     left_out = (as_typed(text, run, options_of_keys) for text in made.left_out)
     for text in (*left_out, *snapshot.changed_plugins(run, recipe.plugins)):
         say(text)
-    return _evaluations_of(run, made.requests, recipe, options.shards, say), made
+    return _evaluations_of(run, made, recipe, options.shards, say), made
 
 
 def tunings(
@@ -405,20 +414,16 @@ def _steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluatin
 
 
 def _evaluations_of(
-    run: RunFolder,
-    requests: Sequence[EvalRequest],
-    recipe: Recipe,
-    shards: int | None,
-    say: Say,
+    run: RunFolder, made: EvaluationPlan, recipe: Recipe, shards: int | None, say: Say
 ) -> list[PlannedWork]:
-    """The evaluations of these requests; reports numbers of shards that are not ``--shards``."""
-    works = [Evaluation(run.evals / request.id, request) for request in requests]
+    """The evaluations of a plan; reports numbers of shards that are not ``--shards``."""
+    works = [Evaluation(run.evals / request.id, request) for request in made.requests]
     if shards is not None:
-        most = max(request.shards for request in requests)
+        most = max(request.shards for request in made.requests)
         if most < shards:
             say(f"--shards {shards}: {most} shards instead, one for each file of rows")
         for work in works:
             before: RequestedWork | None = begun(work)
             if before is not None and before.request.shards != work.request.shards:
                 say(f"{work.name} was begun in {before.request.shards} shards and keeps them")
-    return [PlannedWork(work=work, size=recipe.cluster) for work in works]
+    return [PlannedWork(work=work, size=recipe.cluster, sweep=made.sweep) for work in works]

@@ -28,7 +28,7 @@ from cld_core.run.groups import Group
 from cld_core.run.identity import identity
 from cld_core.run.state import DividedFacts, living, state_of, without_job
 from cld_core.run.work import RequestedWork, Work, evaluations_of
-from cldctl import locks
+from cldctl import clusters, locks
 from cldctl.clusters.base import (
     After,
     Cluster,
@@ -76,6 +76,7 @@ class PlannedWork:
         outcome: one of `OUTCOMES`; None as long as it is to be started.
         job: the one that was started.
         following: the evaluations that wait for its end.
+        sweep: the table whose cell it is.
         error: why it, or what follows it, was not started.
         is_new: whether its folder was made by this command.
     """
@@ -87,6 +88,7 @@ class PlannedWork:
     outcome: str | None = None
     job: JobRef | None = None
     following: Sequence[Evaluation] = ()
+    sweep: Sweep | None = None
     error: CldError | None = None
     is_new: bool = False
 
@@ -123,14 +125,12 @@ class Started:
     Attributes:
         works: all that it asked for.
         group: the group that they belong to; None for works of one run, or of none.
-        sweep: the table whose cells they are.
         blocks: whether they have been computed, because the cluster blocks.
         messages: how works were divided into tasks, a line each.
     """
 
     works: list[PlannedWork] = field(default_factory=list)
     group: Group | None = None
-    sweep: Sweep | None = None
     blocks: bool = False
     messages: list[str] = field(default_factory=list)
 
@@ -140,9 +140,9 @@ class Started:
         return self.group or self.works[0].run
 
     @property
-    def table(self) -> Path | None:
-        """The folder of the sweep."""
-        return None if self.sweep is None else self.works[0].run.evals / self.sweep.id
+    def sweep(self) -> Sweep | None:
+        """The table whose cells the works of one run are."""
+        return self.works[0].sweep if self.group is None and self.works else None
 
     @property
     def jobs(self) -> list[JobRef]:
@@ -168,12 +168,6 @@ class Started:
         errors = (planned.error for planned in self.works)
         return max((error.exit_code for error in errors if error is not None), default=0)
 
-    def add(self, other: "Started") -> None:
-        """Take over what was started on another cluster."""
-        self.works += other.works
-        self.messages += other.messages
-        self.blocks = self.blocks or other.blocks
-
     def those(self, outcome: str) -> list[Work]:
         return [planned.work for planned in self.works if planned.outcome == outcome]
 
@@ -183,7 +177,6 @@ def start(
     cluster: Cluster,
     place: RunFolder | Group | None = None,
     *,
-    sweep: Sweep | None = None,
     after: After | None = None,
     parallel: int | None = None,
     notify: Callable[[RunFolder], None] = lambda run: None,
@@ -195,8 +188,7 @@ def start(
     Args:
         works: iterated while ``place`` is locked, so that a generator sees the state that counts.
         place: the run or group of the works; None for a new run, and for works without a run.
-        sweep: the table whose cells the works are.
-        after: the jobs to wait for. Divided works that wait are stored, and have their pieces.
+        after: the jobs to wait for. Divided works that wait must be stored, and have `pieces`.
         parallel: how many tasks may run at once.
         notify: called as soon as the job of a training exists, before a cluster that blocks begins.
 
@@ -208,7 +200,8 @@ def start(
             were started, the error is that of the others (`PlannedWork.error`).
     """
     group = place if isinstance(place, Group) else None
-    started = Started(group=group, sweep=sweep, blocks=cluster.blocks)
+    started = Started(group=group, blocks=cluster.blocks)
+    new_tables: list[Path] = []
     with contextlib.ExitStack() as stack:
         if place is not None:
             stack.enter_context(locks.only_one(place.path, cluster, makes=group is not None))
@@ -219,20 +212,19 @@ def start(
                 _remove_unsubmitted(started.works)
                 if group is not None and not group.runs():
                     shutil.rmtree(group.path, ignore_errors=True)
-                if started.table is not None and is_new_table and not started.jobs:
-                    shutil.rmtree(started.table, ignore_errors=True)
+                if not started.jobs:
+                    for folder in new_tables:
+                        shutil.rmtree(folder, ignore_errors=True)
 
         stack.push(undo)
         started.works += works
-        is_new_table = started.table is not None and not started.table.exists()
         wanted = [planned for planned in started.works if not (planned.outcome or planned.error)]
         trainings = [planned for planned in wanted if isinstance(planned, PlannedTraining)]
         if trainings:
             _prepare_trainings(trainings, started, stack, cluster)
         elif after is None:
             _prepare(wanted, stack, cluster)
-        if sweep is not None:
-            sweep.save(started.works[0].run)
+        new_tables += _save_tables(started.works)
         wanted = [planned for planned in wanted if planned.pieces and not planned.error]
         for batch in _batches(wanted, cluster):
             left = list(batch)
@@ -250,7 +242,7 @@ def start(
                 _remove_unsubmitted(
                     planned for planned in left if not isinstance(planned, PlannedTraining)
                 )
-            # The run was ended, and with it the command that trains the others.
+            # After a stop signal, no further trainings are started.
             if cluster.blocks and any(
                 planned.work.history().cause in _STOPPED for planned in batch
             ):
@@ -258,10 +250,56 @@ def start(
     return started
 
 
+def start_on_each(
+    works: Mapping[str, Sequence[PlannedWork]], group: Group, parallel: int | None = None
+) -> Started:
+    """Start works of the runs of a group, on several clusters.
+
+    Args:
+        works: by name of the cluster.
+        parallel: as for `start`.
+
+    Raises:
+        CldError: as `start`, from the first cluster. The errors of further ones are those of their
+            works.
+    """
+    everything = Started(group=group)
+    for name, planned in works.items():
+        try:
+            started = start(planned, clusters.find(name), group, parallel=parallel)
+        except CldError as error:
+            if not everything.jobs:
+                raise
+            for work in planned:
+                work.error = error
+            everything.works += planned
+            continue
+        everything.works += started.works
+        everything.messages += started.messages
+        everything.blocks = everything.blocks or started.blocks
+    return everything
+
+
+def _save_tables(works: Iterable[PlannedWork]) -> list[Path]:
+    """Save the sweeps whose cells the works are; return the folders that were made."""
+    sweeps = {planned.run.path: planned.sweep for planned in works if planned.sweep is not None}
+    made = []
+    for path, sweep in sweeps.items():
+        run = RunFolder(path)
+        folder = run.evals / sweep.id
+        if not folder.exists():
+            made.append(folder)
+        sweep.save(run)
+    return made
+
+
 def _remove_unsubmitted(works: Iterable[PlannedWork]) -> None:
-    """Remove the new folders of works that have no job: names of runs are free again."""
+    """Remove the new folders of works that have no job: names of runs are free again.
+
+    Another command may have started a job of the same work meanwhile.
+    """
     for planned in works:
-        if planned.is_new and planned.job is None:
+        if planned.is_new and planned.job is None and not planned.work.history().submitted:
             shutil.rmtree(planned.work.folder, ignore_errors=True)
 
 
@@ -279,6 +317,7 @@ def _prepare(works: Sequence[PlannedWork], stack: contextlib.ExitStack, cluster:
         if planned.work.is_done:
             planned.outcome = "already complete"
             continue
+        planned.is_new = not planned.work.folder.exists()
         if planned.work.run is None:
             # What is in it says what jobs compute with, and which plug-in they import.
             planned.work.make_folder()
@@ -356,9 +395,9 @@ def _note_options(planned: PlannedTraining, options: SubmitOptions) -> None:
     if options.origin is not None:
         options.origin.begin(run, planned.recipe)
     _use_copies(planned)
-    chained = following(planned.recipe, options.metrics)
-    if chained is not None:
-        planned.following = (Evaluation(chained.save(run)),)
+    request = request_after(planned.recipe, options.metrics)
+    if request is not None:
+        planned.following = (Evaluation(request.save(run)),)
 
 
 def _store_code(planned: PlannedTraining, cluster: Cluster) -> None:
@@ -368,7 +407,7 @@ def _store_code(planned: PlannedTraining, cluster: Cluster) -> None:
         run, planned.recipe, cluster, update=planned.update_code
     )
     _use_copies(planned)
-    planned.following = chained(run, planned.recipe)
+    planned.following = unfinished_at_end(run, planned.recipe)
 
 
 def _use_copies(planned: PlannedTraining) -> None:
@@ -377,7 +416,7 @@ def _use_copies(planned: PlannedTraining) -> None:
     planned.recipe = replace(planned.recipe, plugins=plugins)
 
 
-def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
+def request_after(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
     """The request of the evaluation that follows a new training; None without metrics.
 
     Raises:
@@ -388,7 +427,7 @@ def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
     return request_of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size)
 
 
-def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
+def unfinished_at_end(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
     """The evaluations of the last step that have no result: they wait for the training."""
     return [
         work
@@ -407,7 +446,6 @@ def _find_pieces(planned: PlannedWork, answers: "Answers") -> None:
         state = state_of(known.history(), DividedFacts(known), answers).name
     planned.outcome = "already complete"
     if state == "STOPPED":
-        planned.is_new = not work.folder.exists()
         # A request that was damaged is written again: its product may be there already.
         request = _with_copies(work.run, work.request)
         planned.work = type(work)(request.store(work.folder))
@@ -419,6 +457,8 @@ def _find_pieces(planned: PlannedWork, answers: "Answers") -> None:
         if work.together:
             # A tuning that is started again goes on to the newest budget.
             work.request.store(work.folder)
+    if planned.pieces:
+        planned.outcome = None
 
 
 def _ask_about(works: Iterable[Work]) -> "Answers":
@@ -505,6 +545,9 @@ def _submit(
     first = batch[0]
     is_world = first.work.is_world
     group = started.group
+    logs = None
+    if started.sweep is not None:
+        logs = first.run.evals / started.sweep.id / "logs"
     imported = code.importable(first.code)
     if group is not None and is_world and imported is not None and not cluster.blocks:
         # Each of the runs may be removed while the others train.
@@ -514,7 +557,7 @@ def _submit(
         first.size,
         cluster,
         group=group,
-        logs=None if started.table is None else started.table / "logs",
+        logs=logs,
         after=after,
         parallel=parallel,
         code=imported,

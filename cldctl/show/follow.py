@@ -74,7 +74,7 @@ class View(Bars):
         self._bars: dict[str, Task] = {}
         # In a file: the newest line of each name, its time, and the phases that have had one.
         self._lines: dict[str, tuple[Shown, float, set[str]]] = {}
-        self._warnings: set[str] = set()
+        self._has_warned = False
 
     def draw(self, works: Sequence[Work], look: "WorkStates", started: Started) -> None:
         """Show a look at works: at runs of a group below a line of the group, if they are few."""
@@ -82,8 +82,8 @@ class View(Bars):
         group = started.group
         if look.rows and group is None:
             (row,) = look.rows
-            if row.state == "RUNNING" and row.reason and row.reason not in self._warnings:
-                self._warnings.add(row.reason)
+            if row.state == "RUNNING" and row.reason and not self._has_warned:
+                self._has_warned = True
                 err.print(row.reason, style="yellow")
             self.show(_of_run(row, row.name, remark))
         elif look.rows and group is not None:
@@ -177,10 +177,10 @@ def _title(works: Sequence[Work], started: Started) -> str:
     if started.sweep is not None:
         return started.sweep.id
     if started.group is not None:
-        return f"{len(works)} evaluations of {started.group.name}"
+        return f"{len(works)} {works[0].called}s of {started.group.name}"
     if works[0].together and works[0].run is not None:
         return f"{works[0].called} of {works[0].run.name}"
-    return works[0].name if len(works) == 1 else f"{len(works)} evaluations"
+    return works[0].name if len(works) == 1 else f"{len(works)} {works[0].called}s"
 
 
 def _of_group(name: str, look: "WorkStates") -> Shown:
@@ -205,7 +205,8 @@ def _of_divided(name: str, works: Sequence[Work], look: "WorkStates") -> Shown:
     total = sum(rows for _, rows in counts)
     unit = " and ".join(dict.fromkeys(work.unit for work in works))
     if len(works) > 1:
-        unit += f"; {look.states.count('FINISHED')} of {len(works)} evaluations complete"
+        finished = look.states.count("FINISHED")
+        unit += f"; {finished} of {len(works)} {works[0].called}s complete"
     order = ("RUNNING", "PENDING", "STOPPED", "FINISHED")
     state = next(state for state in order if state in look.states)
     phase = ""
@@ -426,11 +427,11 @@ def say_results(works: Sequence[Work], sweep: Sweep | None = None) -> int:
 
 
 def say_incomplete(works: Iterable[Work]) -> int:
-    """Print which evaluations are not complete, and where to see why; return the exit code."""
+    """Print which works of runs are not complete, and where to see why; return the exit code."""
     code = 0
     for work in works:
         if work.run is not None:
-            err.failure(f"evaluation {work.name} of {work.run.name} is not complete; see")
+            err.failure(f"{work.called} {work.name} of {work.run.name} is not complete; see")
             err.failure(f"  {command(f'logs {work.run.name} --eval {work.name}', work.run)}")
             code = 1
     return code

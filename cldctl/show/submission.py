@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cld_core import metrics as registry
 from cld_core.config import Recipe, dump
@@ -20,14 +19,11 @@ from cldctl.lookup import called, find_profile
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.plan import missing, with_code
 from cldctl.runs.selection import command
-from cldctl.runs.start import following, without_jobs
+from cldctl.runs.start import request_after, without_jobs
 from cldctl.runs.usage import TimeEstimate, estimate
 
 from .console import duration, err, keys_differ, number, out, strong
 from .tables import hours
-
-if TYPE_CHECKING:
-    pass
 
 # A job that starts within so many seconds "begins at once".
 AT_ONCE_S = 5.0
@@ -63,7 +59,7 @@ def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> Non
     recipe = options.cells[0].recipe
     _show(f"# run: {run.path}\n{dump(recipe)}")
     _show(cluster.script(spec))
-    request = following(recipe, options.metrics)
+    request = request_after(recipe, options.metrics)
     if request is None:
         return
     counts = dict.fromkeys(

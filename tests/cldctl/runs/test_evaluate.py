@@ -30,8 +30,8 @@ def evaluate(run, cluster=None, given=ASKED, axes=(), **more):
     made = plan.make(run, ("elbo",), [20], given, axes, **more)
     size = run.recipe().cluster
     works = [Evaluation(run.evals / request.id, request) for request in made.requests]
-    planned = [PlannedWork(work=work, size=size) for work in works]
-    return start(planned, cluster or Scripted(), run, sweep=made.sweep)
+    planned = [PlannedWork(work=work, size=size, sweep=made.sweep) for work in works]
+    return start(planned, cluster or Scripted(), run)
 
 
 def test_a_held_task_does_not_keep_a_cancelled_one_from_being_computed(run, scripted, monkeypatch):

@@ -9,6 +9,7 @@ from cld_core.config import load
 from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder, code
+from cld_core.run.evaluations import sweeps_of
 from cld_core.run.events import Ended, Requested, Started
 from cld_core.run.folder import is_name
 from cld_core.run.groups import Group, find_group, values_of
@@ -20,7 +21,7 @@ from cldctl.runs.resume import Continuation
 from cldctl.runs.start import start
 from tests.support.made_up import report, seeds
 from tests.support.paths import TOY
-from tests.support.scripted import Scripted, outcomes, register, resumed, submitted
+from tests.support.scripted import Other, Scripted, outcomes, register, resumed, submitted
 from tests.support.tools import invoke
 
 SEEDS = ("train.seed=0,1,2",)
@@ -145,9 +146,9 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     wanted = EvalOptions(metrics=("elbo",), checkpoint="10", shards=2)
 
     def evaluate():
-        works, failed = plan.evaluations_of_group(group, wanted, lambda text: None)
+        works, failed = plan.evaluations_of_group(group, wanted, "scripted", lambda text: None)
         assert not failed
-        started = start(works, arrays, group)
+        started = start(works["scripted"], arrays, group)
         return [planned.outcome for planned in started.works]
 
     assert evaluate() == ["already complete", "started", "started"]
@@ -159,14 +160,35 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     assert len(arrays.submissions) == 1
 
 
-def test_each_run_of_a_group_is_evaluated_on_its_own_cluster(tmp_path, arrays):
+@pytest.fixture
+def on_two_clusters(tmp_path, arrays):
+    """Runs of a group, the first on one cluster and the second on another."""
     runs = seeds(tmp_path, "g", 2, 10)
-    names = ["scripted", "other"]
-    for run, name in zip(runs, names, strict=True):
+    for run, name in zip(runs, ("scripted", "other"), strict=True):
         run.ledger.append(Requested(steps=10, cluster=name))
-    invoke("eval", "g", "--loss", "--checkpoint", "10", runs=tmp_path)
-    works = [work for run in runs for work in evaluations_of(run)]
-    assert [work.ledger.history().submitted[0].job.cluster for work in works] == names
+    return runs
+
+
+def test_each_run_of_a_group_is_evaluated_on_its_own_cluster(tmp_path, on_two_clusters):
+    sweep = ("--sweep", "eval.points=8,16")
+    invoke("eval", "g", "--loss", "--checkpoint", "10", *sweep, runs=tmp_path)
+    for run, name in zip(on_two_clusters, ("scripted", "other"), strict=True):
+        works = evaluations_of(run)
+        clusters = [work.ledger.history().submitted[0].job.cluster for work in works]
+        assert clusters == [name, name]
+        assert len(sweeps_of(run)) == 1
+
+
+def test_what_one_cluster_refuses_leaves_the_evaluations_of_another(
+    tmp_path, on_two_clusters, monkeypatch
+):
+    monkeypatch.setattr(Other, "error", SchedulerRefused("no such account"))
+    done = invoke("eval", "g", "--loss", "--checkpoint", "10", runs=tmp_path, code=4)
+    first, second = on_two_clusters
+    assert len(evaluations_of(first)) == 1
+    assert evaluations_of(second) == []
+    assert "g-1: no such account" in done.stderr
+    assert "already complete" not in done.stderr
 
 
 def test_each_run_has_its_code_and_all_of_them_are_one_copy(tmp_path, arrays, small):

@@ -2,6 +2,7 @@
 `status` does."""
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -14,7 +15,10 @@ from cldctl.runs import follow
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
 from cldctl.runs.start import PlannedWork, Started
+from cldctl.runs.status import status_of
+from cldctl.runs.survey import Answers
 from cldctl.show import runs
+from cldctl.show.follow import View
 from tests.support.made_up import run_with
 from tests.support.screen import screen
 from tests.support.scripted import trained
@@ -70,3 +74,14 @@ def test_watching_says_that_a_scheduler_is_away(tmp_path, scripted, monkeypatch,
         runs.watch(runs.Query(Index(tmp_path), Selection(), chosen=[run]))
     shown = capsys.readouterr().out
     assert shown.index("nobody answers") < shown.index("mine"), "as plain `status` says"
+
+
+def test_a_run_that_stalls_is_warned_of_once(tmp_path, capsys):
+    run = run_with(tmp_path / "a", 10)
+    row = status_of(run, Answers({}))
+    view = View()
+    for seconds in (181, 182):
+        stalled = replace(row, state="RUNNING", reason=f"no report for {seconds} s")
+        look = follow.WorkStates(Answers({}), ["RUNNING"], [stalled])
+        view.draw([Training(run.path)], look, Started())
+    assert capsys.readouterr().err.count("no report") == 1
