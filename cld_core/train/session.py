@@ -505,8 +505,7 @@ class Session:
         limit = recipe.train.max_rollbacks
         if before >= limit:
             raise NonFiniteError(
-                f"{error} {before} rollbacks to step {target}, each with fresh noise, did not "
-                "help. Lower optim.lr, or use `cldctl resume --from` with an earlier step."
+                f"{error} {before} rollbacks to step {target}, each with fresh noise, did not help."
             )
         print(
             f"{error}\nrollback {before + 1} of at most {limit} to step {target}, with fresh noise",

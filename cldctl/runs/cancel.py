@@ -34,6 +34,8 @@ POLL_S = 0.5
 # this many seconds.
 _SLOWER = 1.5
 _LONGEST_S = 10.0
+# A message names at most so many works.
+_MOST_NAMES = 4
 
 
 @dataclass
@@ -104,7 +106,8 @@ def _works_ended(works: Sequence[Work]) -> str:
     rest = [work for work in works if not work.is_done]
     outcomes = []
     if finished:
-        outcomes.append(f"{_called(finished)} had finished before it could be cancelled")
+        they = "it" if len(finished) == 1 else "they"
+        outcomes.append(f"{_called(finished)} had finished before {they} could be cancelled")
     if rest:
         outcomes.append(f"{_called(rest)} {'is' if len(rest) == 1 else 'are'} cancelled")
     return "; ".join(outcomes) or "cancelled"
@@ -127,6 +130,8 @@ def _kinds(works: Sequence[Work]) -> str:
 
 
 def _called(works: Sequence[Work]) -> str:
+    if len(works) > _MOST_NAMES:
+        return f"{len(works)} {_kinds(works)}"
     kinds = works[0].called if len(works) == 1 else _kinds(works)
     return f"{kinds} {', '.join(work.name for work in works)}"
 

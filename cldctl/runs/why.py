@@ -301,7 +301,7 @@ def _headline(
         saved = f"step {row.checkpoint_step:,} is saved"
     last = row.attempts[-1] if row.attempts else None
     ended = _end_of(last) if last is not None else ""
-    reason = one_line(row.reason, 300) if row.reason else ""
+    reason = one_line(row.reason, 300).removesuffix(".") if row.reason else ""
     where = f" on {row.host}" if row.host else ""
     match row.state:
         case _ if not row.is_readable:
@@ -382,8 +382,11 @@ def _next(
     if _has_crashed_twice(history):
         return "correct the cause first: the same error has ended the last two starts", logs
     if history.cause == "nonfinite":
+        lower = f"resume {name} optim.lr=VALUE"
+        if row.checkpoint_step is None:
+            return "lower optim.lr", [lower, *logs]
         do = "lower optim.lr, or go back to an earlier step"
-        return do, [f"resume {name} --from STEP", *logs]
+        return do, [lower, f"resume {name} --from STEP", *logs]
     if row.state not in ("FAILED", "LOST"):
         logs = []
     if history.by_other_launcher:

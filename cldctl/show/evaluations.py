@@ -37,8 +37,10 @@ from .tables import (
 if TYPE_CHECKING:
     from cldctl.evals.samplers import Comparison
 
-# What follows the best result of a column.
+# The mark of the best result of a column.
 BEST = "*"
+# A line names at most so many evaluations.
+_MOST_NAMES = 4
 _STYLE = {"better": "bold green", "worse": "bold red"}
 
 
@@ -64,10 +66,16 @@ def evaluations(evals: Sequence[Mapping[str, Any]]) -> TextTable:
 
 
 def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
-    """What is unusual about the results of evaluations, a line each."""
-    return [
-        Text(f"{entry['id']}: {text}", "yellow") for entry in evals for text in entry["remarks"]
-    ]
+    """What is unusual about the results of evaluations; what holds for many of them is one line."""
+    names: dict[str, list[str]] = {}
+    for entry in evals:
+        for text in entry["remarks"]:
+            names.setdefault(text, []).append(entry["id"])
+    lines = []
+    for text, found in names.items():
+        called = ", ".join(found) if len(found) <= _MOST_NAMES else f"{len(found)} evaluations"
+        lines.append(Text(f"{called}: {text}", "yellow"))
+    return lines
 
 
 def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[TextTable]:

@@ -297,7 +297,9 @@ def say_errors(works: Iterable[PlannedWork]) -> None:
     """Print which works could not be started, and why."""
     for planned in works:
         if planned.error is not None:
-            err.failure(f"{planned.run.name}: {planned.error}", style="red")
+            name = planned.run.name
+            text = str(planned.error)
+            err.failure(text if text.startswith(name) else f"{name}: {text}", style="red")
 
 
 def _counted(works: Iterable[PlannedWork]) -> str:

@@ -269,7 +269,7 @@ def test_rollbacks_are_bounded_and_a_new_attempt_does_not_count_from_zero(
     tried = poisoned(monkeypatch, lambda _, step: step == 6)
     run = run_folder(tmp_path, data, "train.max_rollbacks=2")
     for number in (1, 2):
-        with pytest.raises(NonFiniteError, match=r"2 rollbacks to step 4, .* did not help.*--from"):
+        with pytest.raises(NonFiniteError, match=r"2 rollbacks to step 4, .* did not help"):
             attempt(run)
         assert run.ledger.history().rollbacks() == 2
         assert [entry.cause for entry in run.ledger.history().attempts] == ["nonfinite"] * number
