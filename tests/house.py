@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls.
 CEILINGS = {
     "tokens, cld_core": 178_501,
-    "tokens, cldctl": 133_029,
-    "tokens, tests": 277_160,
+    "tokens, cldctl": 132_868,
+    "tokens, tests": 277_153,
     "tokens, benchmarks": 33_650,
     "files": 192,
     "long statements, cld_core": 48,

@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from typer import Argument, Option
@@ -14,9 +14,6 @@ from cld_core.sanitize import one_line
 from cldctl.show.console import Working, err, out, strong
 
 from . import options
-
-if TYPE_CHECKING:
-    from cldctl.runs.follow import WorkStates
 
 
 def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
@@ -339,7 +336,7 @@ def tune(
     from cldctl.show.follow import say_divided
     from cldctl.show.submission import remark
 
-    from .finish import finish
+    from .finish import wait
 
     numbers = network_evaluations(nfe)
     budget_min = minutes(budget)
@@ -354,12 +351,10 @@ def tune(
         run, wanted, remark, nfe=numbers, points=points, budget_min=budget_min, seed=seed
     )
     started = start(works, where, run)
-
-    def end(look: "WorkStates | None") -> int:
-        found = [Tuning(planned.work.folder) for planned in started.works]
-        return show_tunings(run, found, as_json, waited=follow or started.blocks)
-
-    raise typer.Exit(finish(started, follow, say_divided, end))
+    say_divided(started)
+    waited = wait(started, follow)
+    found = [Tuning(planned.work.folder) for planned in started.works]
+    raise typer.Exit(show_tunings(run, found, as_json, waited))
 
 
 def export(
@@ -531,7 +526,7 @@ def bench_samplers(
     from cldctl.show.follow import say_divided, say_next_of_evaluations
     from cldctl.show.submission import remark
 
-    from .finish import finish
+    from .finish import wait
 
     options.check_output(csv, (".csv",), "numbers are", "--csv")
     options.check_output(plot, (".png",), "pictures are", "--plot")
@@ -552,13 +547,10 @@ def bench_samplers(
         show_plan(run, made)
         return
     started = start(works, where, run, parallel=max_parallel)
-
-    def end(look: "WorkStates | None") -> int:
-        waited = look is not None or started.is_over
-        if not waited and not as_json:
-            say_next_of_evaluations(started)
-            return 0
-        found = [Evaluation(planned.work.folder) for planned in started.works]
-        return show_samplers(found, made, as_json, csv, plot, waited=waited)
-
-    raise typer.Exit(finish(started, follow, say_divided, end))
+    say_divided(started)
+    waited = wait(started, follow)
+    if not (waited or started.is_over or as_json):
+        say_next_of_evaluations(started)
+        return
+    found = [Evaluation(planned.work.folder) for planned in started.works]
+    raise typer.Exit(show_samplers(found, made, as_json, csv, plot, waited=waited))

@@ -1,6 +1,6 @@
 """How commands end that have started works: they say so, wait if requested, and show results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -23,24 +23,16 @@ if TYPE_CHECKING:
     from cldctl.runs.follow import WorkStates
 
 
-def finish(
-    started: Started,
-    follow: bool,
-    say: Callable[[Started], None],
-    end: "Callable[[WorkStates | None], int]",
-) -> int:
-    """Print what was started, and follow it if this is requested; return the exit code.
+def wait(started: Started, follow: bool) -> bool:
+    """Watch works until all are over, if this is requested or the cluster blocks.
 
-    Args:
-        say: prints what was started.
-        end: prints how the works ended, and returns the exit code; if the command has not waited,
-            it gets None, and prints what to type next.
+    Returns:
+        Whether it is: works that are not complete afterwards are a failure.
     """
-    say(started)
-    look = None
-    if (follow or started.blocks) and not started.is_over:
-        look = watch([planned.work for planned in started.works], started)
-    return end(look)
+    waits = bool(started.works) and (follow or started.blocks)
+    if waits and not started.is_over:
+        watch([planned.work for planned in started.works], started)
+    return waits
 
 
 def watch(works: Sequence[Work], started: Started) -> "WorkStates":
@@ -68,36 +60,34 @@ def watch(works: Sequence[Work], started: Started) -> "WorkStates":
 
 
 def finish_trainings(started: Started, follow: bool) -> int:
-    """`finish`, for trainings and the evaluations that follow them."""
+    """Print what was started, and follow it if this is requested; return the exit code.
 
-    def end(look: "WorkStates | None") -> int:
-        if look is None:
-            say_next_of_trainings(started)
-            return started.exit_code
-        from cldctl.runs.follow import exit_code
+    The evaluations that follow the trainings are watched, too.
+    """
+    say_trainings(started)
+    if not (follow or started.blocks):
+        say_next_of_trainings(started)
+        return started.exit_code
+    from cldctl.runs.follow import exit_code
 
-        pairs = zip(started.works, look.states, strict=True)
-        finished = {planned.run.path for planned, state in pairs if state == "FINISHED"}
-        works = [work for work in started.following if work.run.path in finished]
-        if works:
-            watch(works, started)
-        code = exit_code(look.states)
-        if started.group is None:
-            code = say_end_of_run(started.works[0].run, look.rows[0], works) or code
-        else:
-            incomplete = say_end_of_group(started.group, works)
-            code = code or incomplete
-            say_next_of_group(started.group, look.rows, code, evaluated=bool(works))
-        return code or started.exit_code
-
-    return finish(started, follow, say_trainings, end)
+    look = watch([planned.work for planned in started.works], started)
+    pairs = zip(started.works, look.states, strict=True)
+    finished = {planned.run.path for planned, state in pairs if state == "FINISHED"}
+    works = [work for work in started.following if work.run.path in finished]
+    if works:
+        watch(works, started)
+    code = exit_code(look.states)
+    if started.group is None:
+        code = say_end_of_run(started.works[0].run, look.rows[0], works) or code
+    else:
+        incomplete = say_end_of_group(started.group, works)
+        code = code or incomplete
+        say_next_of_group(started.group, look.rows, code, evaluated=bool(works))
+    return code or started.exit_code
 
 
 def finish_evaluations(started: Started, follow: bool) -> int:
-    """`finish`, for evaluations of a run or a group."""
-
-    def end(look: "WorkStates | None") -> int:
-        waited = bool(started.works) and (follow or started.blocks)
-        return say_end_of_evaluations(started, waited=waited)
-
-    return finish(started, follow, say_divided, end)
+    """`finish_trainings`, for evaluations of a run or a group."""
+    say_divided(started)
+    waited = wait(started, follow)
+    return say_end_of_evaluations(started, waited=waited)

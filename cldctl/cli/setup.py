@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cld_core.data.prepare import SourcePart
-    from cldctl.runs.follow import WorkStates
-    from cldctl.runs.start import Started
 
 
 def init(
@@ -311,7 +309,7 @@ def doctor(
     overrides: list[str] | None = options.OVERRIDES,
     cluster: str | None = options.CLUSTER,
     profile: str | None = options.PROFILE,
-    job: bool = Option(True, "--job/--no-job", help="WorkStates from a node, with a small job."),
+    job: bool = Option(True, "--job/--no-job", help="Look from a node, with a small job."),
     partition: str | None = Option(
         None, help="Only this partition, or these: low,high; default: all."
     ),
@@ -415,7 +413,7 @@ def data_stats(
     from cldctl.lookup import recipe_or_run
     from cldctl.runs.start import PlannedWork, clear, start
 
-    from .finish import finish
+    from .finish import wait
 
     options.check_output(output, (".npz",), "statistics are")
     where = clusters.chosen(cluster)
@@ -429,30 +427,24 @@ def data_stats(
     work = Statistics(request.folder, request)
     started = start([PlannedWork(work=work, size=recipe.cluster)], where)
 
-    def say(started: "Started") -> None:
-        for text in started.messages:
-            err.print(text)
-        for job in started.jobs:
-            err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
-        if started.is_over:
-            err.print("these statistics exist already")
-        elif not started.jobs:
-            err.print("these statistics are already being computed")
-
-    def end(look: "WorkStates | None") -> int:
-        waited = look is not None
-        if waited and not work.is_done:
-            logs = work.folder / "logs"
-            err.failure(f"not complete; see {logs}, and run the same command again")
-            return 1
-        if waited or started.is_over:
-            clear(work)
-        out.print(request.output, no_wrap=True)
-        if not (waited or started.is_over):
-            err.print(f"logs: {work.folder / 'logs'}; run it again with --follow to watch")
-        return 0
-
-    raise typer.Exit(finish(started, follow, say, end))
+    for text in started.messages:
+        err.print(text)
+    for job in started.jobs:
+        err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
+    if started.is_over:
+        err.print("these statistics exist already")
+    elif not started.jobs:
+        err.print("these statistics are already being computed")
+    waited = wait(started, follow)
+    logs = work.folder / "logs"
+    if waited and not work.is_done:
+        err.failure(f"not complete; see {logs}, and run the same command again")
+        raise typer.Exit(1)
+    out.print(request.output, no_wrap=True)
+    if waited or started.is_over:
+        clear(work)
+    else:
+        err.print(f"logs: {logs}; run it again with --follow to watch")
 
 
 def data_prepare(

@@ -297,9 +297,7 @@ def say_errors(works: Iterable[PlannedWork]) -> None:
     """Print which works could not be started, and why."""
     for planned in works:
         if planned.error is not None:
-            name = planned.run.name
-            text = str(planned.error)
-            err.failure(text if text.startswith(name) else f"{name}: {text}", style="red")
+            err.failure(f"{planned.run.name}: {planned.error}", style="red")
 
 
 def _counted(works: Iterable[PlannedWork]) -> str:

@@ -12,7 +12,7 @@ from cld_core.files import read_object, write_json
 from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
 from cld_core.run.work import KINDS
 from cldctl import clusters
-from cldctl.cli.finish import finish
+from cldctl.cli.finish import wait
 from cldctl.runs.follow import states_of
 from cldctl.runs.start import PlannedWork, start
 from tests.support.paths import ROOT
@@ -83,7 +83,7 @@ def test_it_is_started_followed_and_looked_at_like_the_others(tmp_path, capsys):
         work = Squares(tmp_path / "work", request)
         started = start([PlannedWork(work=work, size=size)], clusters.find("local"))
         words = [planned.outcome for planned in started.works]
-        finish(started, True, lambda started: None, lambda look: 0)
+        assert wait(started, follow=True)
         return words
 
     assert run_it() == ["started"]
