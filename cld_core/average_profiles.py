@@ -160,18 +160,10 @@ def mixture(run: RunFolder, step: int, length: float, without: Collection[int] =
     weights, error = basis.fit(Profile(length, updates))
     made_of = f"{len(stored)} stored steps" if len(stored) > 1 else "one stored step"
     if error > MOST:
-        lengths = [
-            candidate
-            for candidate in _CANDIDATES.tolist()
-            if basis.fit(Profile(candidate, updates))[1] <= MOST
-        ]
-        possible = "one of train.ema_lengths"
-        if lengths:
-            possible = f"a length from {lengths[0]:.2g} to {lengths[-1]:.2g}"
         raise UsageError(
             f"{run.name}: ema.length={length:g} cannot be made for step {step} of {made_of}: the "
             f"relative error of its profile would be {error:.2g}, and at most {MOST:g} is "
-            f"accepted. Use {possible}, or train with a smaller train.ema_every."
+            f"accepted. Use {_possible(basis, updates)}, or train with a smaller train.ema_every."
         )
     parts: list[dict[str, float]] = [{} for _ in stored]
     for (file, profile), weight in zip(profiles, weights.tolist(), strict=True):
@@ -180,3 +172,15 @@ def mixture(run: RunFolder, step: int, length: float, without: Collection[int] =
         f"EMA length {length:g}: made of {made_of}, relative error of its profile {error:.2g}"
     )
     return Mixture(tuple(zip(stored, parts, strict=True)), error, described)
+
+
+def _possible(basis: Basis, updates: int) -> str:
+    """The lengths that can be made of stored averages, in words."""
+    lengths = [
+        candidate
+        for candidate in _CANDIDATES.tolist()
+        if basis.fit(Profile(candidate, updates))[1] <= MOST
+    ]
+    if not lengths:
+        return "one of train.ema_lengths"
+    return f"a length from {lengths[0]:.2g} to {lengths[-1]:.2g}"

@@ -1,4 +1,4 @@
-"""Tasks of sharded work (`cld_core.run.shards`): they compute missing rows, and then the result.
+"""Computes the missing rows of sharded work (`cld_core.run.shards`), and then its result.
 
 A kind of work defines how its rows are computed, and the result of all rows; resuming and merging
 are here. torch and numpy are loaded when rows are computed.
@@ -14,7 +14,7 @@ from cld_core.errors import CldError
 from cld_core.files import retried
 from cld_core.run.shards import Columns, DamagedRowsError, Rows, ShardedWork, count_of
 from cld_core.run.work import Outcome, Start
-from cld_core.stop import StopFlag
+from cld_core.stop import StopFlag, Stopped
 
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
@@ -24,9 +24,17 @@ T = TypeVar("T")
 PATIENCE_S = 120.0
 
 
-def _patient(work: Callable[[], T], stop: StopFlag) -> T:
-    """As `retried`, for `PATIENCE_S`, until this process has to stop."""
-    return retried(work, PATIENCE_S, stop=lambda: stop.is_set)
+def patiently(work: Callable[[], T], stop: StopFlag) -> T:
+    """As `retried`, for `PATIENCE_S`.
+
+    Raises:
+        Stopped: ``work`` raised an `OSError`, and this process has to stop.
+    """
+    try:
+        return retried(work, PATIENCE_S, stop=lambda: stop.is_set)
+    except OSError:
+        stop.check()
+        raise
 
 
 class Computer(ABC):
@@ -45,12 +53,8 @@ class Computer(ABC):
         return
 
 
-class _StoppedError(Exception):
-    """The task has to stop, or another one has finished the work."""
-
-
 class Computation(ABC):
-    """Work while a process computes it.
+    """A work while a process computes it.
 
     Attributes:
         computers: by kind of rows.
@@ -64,6 +68,7 @@ class Computation(ABC):
     def __init__(self, work: ShardedWork, device: Any, stop: StopFlag) -> None:
         self.work = work
         self._stop = stop
+        self._patiently = functools.partial(patiently, stop=stop)
         self._rows = self._places()
         for rows in self._rows.values():
             # Shows that rows are being computed, even if the first batch takes long.
@@ -95,20 +100,18 @@ class Computation(ABC):
 
         Raises:
             CldError: a file that is needed is gone or has changed, or the result cannot be made.
+            Stopped: this process has to stop, or another one has finished the work.
         """
-        mine = range(ranks.rank, work.request.shards, ranks.world_size) if only is None else only
-        missing = work.lacking(_patient(work.lengths, stop))
-        own = sorted(set(missing).intersection(mine))
-        if missing and not own:
-            return Outcome("finished")
-        task = _patient(lambda: cls(work, ranks.device, stop), stop)
-        try:
+        if only is None:
+            only = range(ranks.rank, work.request.shards, ranks.world_size)
+        missing = work.lacking(patiently(work.lengths, stop))
+        own = sorted(set(missing).intersection(only))
+        if own or not missing:
+            computation = patiently(lambda: cls(work, ranks.device, stop), stop)
             for shard in own:
-                task.fill(shard)
-            if not work.lacking(_patient(work.lengths, stop)):
-                _patient(task.finish, stop)
-        except _StoppedError:
-            return Outcome("finished") if work.is_done else Outcome(code=stop.code)
+                computation.fill(shard)
+            if not work.lacking(patiently(work.lengths, stop)):
+                patiently(computation.finish, stop)
         return Outcome("finished")
 
     @abstractmethod
@@ -132,8 +135,8 @@ class Computation(ABC):
         for kind, chunks in self.work.request.chunks(shard).items():
             until = self.work.request.bounds(kind, chunks[-1])[1]
             for number in chunks:
-                # Other work may have computed it meanwhile.
-                lengths = _patient(self._rows[kind].lengths, self._stop)
+                # Another work may have computed it meanwhile.
+                lengths = self._patiently(self._rows[kind].lengths)
                 self._fill(kind, number, lengths.get(number, 0), until)
 
     def parts(self, kind: str) -> Iterator[Columns]:
@@ -175,16 +178,10 @@ class Computation(ABC):
             computer.review(chunk)
         at_once = min(self.work.request.batch_size, rows.chunk)
         while (done := 0 if chunk is None else count_of(chunk)) < last - first:
-            if self._stop.is_set:
-                raise _StoppedError
+            self._stop.check()
             new = computer.compute(first + done, min(first + done + at_once, last))
             chunk = new if chunk is None else joined([chunk, new])
-            try:
-                _patient(functools.partial(rows.save, number, chunk, done), self._stop)
-            except OSError as error:
-                if self._stop.is_set:
-                    raise _StoppedError from error
-                raise
+            self._patiently(functools.partial(rows.save, number, chunk, done))
             print(f"{kind}: row {first + count_of(chunk)} of {until}", flush=True)
             computer.review(new)
         return last - first
@@ -192,13 +189,13 @@ class Computation(ABC):
     def _load(self, rows: Rows, number: int, length: int) -> tuple[Columns, str] | None:
         """The rows of a chunk and the digest of their file; None if it is damaged and removed."""
         try:
-            return _patient(lambda: rows.load(number, length), self._stop)
+            return self._patiently(lambda: rows.load(number, length))
         except DamagedRowsError as error:
             if self.work.is_done:
-                raise _StoppedError from error  # The task that finished it has removed the rows.
+                raise Stopped from error  # The task that finished the work has removed its rows.
             print(f"damaged, and computed again: {error}", flush=True)
             # A damaged file that stays would be read again and again.
-            _patient(lambda: rows.file(number, length).unlink(missing_ok=True), self._stop)
+            self._patiently(lambda: rows.file(number, length).unlink(missing_ok=True))
             return None
 
 

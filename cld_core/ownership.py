@@ -48,25 +48,27 @@ def user_name(number: int) -> str:
         return f"user {number}"
 
 
-def problem_of(what: os.stat_result) -> str | None:
-    """Why another user may have written what has this status; None if only this user can."""
-    if what.st_uid != os.geteuid():
-        return f"it belongs to user {what.st_uid}"
-    if what.st_mode & _OTHERS_WRITE:
-        return f"others may write into it (mode {stat.S_IMODE(what.st_mode):04o})"
+def problem_of(status: os.stat_result) -> str | None:
+    """Why a file may have been written by another user; None if only this user can write it."""
+    if stat.S_ISLNK(status.st_mode):
+        return "it is a symbolic link"
+    if status.st_uid != os.geteuid():
+        return f"it belongs to user {status.st_uid}"
+    if status.st_mode & _OTHERS_WRITE:
+        return f"others may write into it (mode {stat.S_IMODE(status.st_mode):04o})"
     return None
 
 
-def shared_with(what: os.stat_result) -> str | None:
+def shared_with(status: os.stat_result) -> str | None:
     """As `problem_of`, but a group that is this user's alone, as many systems give to every user,
     may write."""
-    group_only = what.st_mode & _OTHERS_WRITE == stat.S_IWGRP
-    if what.st_uid == os.geteuid() and group_only and _is_of_one(what.st_gid):
+    is_group_only = status.st_mode & _OTHERS_WRITE == stat.S_IWGRP
+    if status.st_uid == os.geteuid() and is_group_only and _is_own_group(status.st_gid):
         return None
-    return problem_of(what)
+    return problem_of(status)
 
 
-def _is_of_one(group: int) -> bool:
+def _is_own_group(group: int) -> bool:
     """Whether a group has this user's name and no other members."""
     import grp
 
@@ -74,8 +76,8 @@ def _is_of_one(group: int) -> bool:
         entry = grp.getgrgid(group)
     except KeyError:
         return False
-    me = user_name(os.geteuid())
-    return entry.gr_name == me and set(entry.gr_mem) <= {me}
+    user = user_name(os.geteuid())
+    return entry.gr_name == user and set(entry.gr_mem) <= {user}
 
 
 def require_private(path: Path, why: str) -> None:
@@ -88,8 +90,7 @@ def require_private(path: Path, why: str) -> None:
         CldError: names the path and the fix.
         OSError: it cannot be looked at.
     """
-    status = path.lstat()
-    problem = "it is a symbolic link" if stat.S_ISLNK(status.st_mode) else problem_of(status)
+    problem = problem_of(path.lstat())
     if problem is not None:
         raise CldError(f"{path}: {problem}, and {why}. Remove it, or use another folder.")
 

@@ -15,8 +15,12 @@ class StopCode(IntEnum):
     FAILURE = 3  # this rank cannot go on: a save failed, the lease is lost
 
 
+class Stopped(Exception):
+    """Computing ends early: this process has to stop, or another one has finished the work."""
+
+
 class StopFlag:
-    """Whether, and why, this rank has to stop; the train loop reads it.
+    """Whether, and why, this process has to stop. It is read between steps and batches.
 
     Attributes:
         interrupted: whether this process received Ctrl-C, after which it exits cleanly.
@@ -30,6 +34,11 @@ class StopFlag:
     @property
     def is_set(self) -> bool:
         return self.code is not StopCode.NONE
+
+    def check(self) -> None:
+        """Raise `Stopped` if this process has to stop."""
+        if self.is_set:
+            raise Stopped
 
     def request(self, code: StopCode) -> None:
         self.code = max(self.code, code)

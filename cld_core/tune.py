@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 
 from cld_core import guidance, npz, samplers
-from cld_core.computation import PATIENCE_S, joined
+from cld_core.computation import joined, patiently
 from cld_core.config.sampling import OdeSpec
 from cld_core.digests import digest
-from cld_core.files import retried, write_arrays, write_json
+from cld_core.files import write_arrays, write_json
 from cld_core.model import Model
 from cld_core.nets import execution
 from cld_core.ranks import Ranks
@@ -57,7 +57,7 @@ from cld_core.samplers.tuned import Linear, follow
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion, Schedule
 from cld_core.seeds import SampleNoise
-from cld_core.stop import StopCode, StopFlag
+from cld_core.stop import StopFlag
 
 Rows = Mapping[str, Sequence[StageRow]]
 # The number of newest alphas with weights in a fit from order 3 with the corrector; it is
@@ -494,8 +494,8 @@ def compute(
     work: Tuning, ranks: Ranks, stop: StopFlag, only: Collection[int] | None, start: Start
 ) -> Outcome:
     """Fit what is missing, as `Work.compute`; a tuning is one piece."""
-    is_done = Job(work, ranks.device, lambda: stop.code is not StopCode.NONE).run()
-    return Outcome("finished") if is_done else Outcome(code=stop.code)
+    Job(work, ranks.device, stop).run()
+    return Outcome("finished")
 
 
 class Fitting:
@@ -674,10 +674,10 @@ class Job(Fitting):
         CheckpointError: it is damaged.
     """
 
-    def __init__(self, work: Tuning, device: torch.device, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, work: Tuning, device: torch.device, stop: StopFlag) -> None:
         self._work = work
-        self._should_stop = should_stop
-        self._patiently = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
+        self._stop = stop
+        self._patiently = functools.partial(patiently, stop=stop)
         run = work.run
         step = work.request.checkpoint_step
         length = work.request.ema_length
@@ -694,23 +694,20 @@ class Job(Fitting):
         self._flow = self._solved()
         self._state = self._begun()
 
-    def run(self) -> bool:
-        """Compute the missing steps; returns False if ``should_stop`` ended it before the end."""
+    def run(self) -> None:
+        """Compute the missing steps, and then the solution.
+
+        Raises:
+            Stopped: this process has to stop.
+        """
         print(self._request.cost, flush=True)
-        try:
-            self._save()
-            for stage in ("flow", *STAGES):
-                while self.lacks(stage):
-                    if self._should_stop():
-                        return False
-                    print(self.step(stage), flush=True)
-            content = self.solution.content()
-            self._patiently(lambda: write_json(self._work.folder / tunings.SOLUTION, content))
-        except OSError:
-            if self._should_stop():
-                return False
-            raise
-        return True
+        self._save()
+        for stage in ("flow", *STAGES):
+            while self.lacks(stage):
+                self._stop.check()
+                print(self.step(stage), flush=True)
+        content = self.solution.content()
+        self._patiently(lambda: write_json(self._work.folder / tunings.SOLUTION, content))
 
     def step(self, stage: str) -> str:
         found = super().step(stage)

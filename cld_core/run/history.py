@@ -5,29 +5,42 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import events
 from .events import (
     CRASHES,
+    RESTARTED_BY_LAUNCHER,
+    Cancelled,
     Cause,
+    Ended,
     Event,
     Failed,
+    GivenUp,
+    Imported,
     JobRef,
+    Labelled,
     Refused,
+    Remarked,
     Requested,
+    RolledBack,
+    Started,
     Submitted,
+    TurnedAway,
     Why,
     Wished,
+    state_after,
 )
+
+# What a request changes, and its refusal restores.
+_OF_REQUEST = ("steps", "overrides", "from_step", "code", "stored")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt(events.Started):
+class Attempt(Started):
     """One stretch of training: how it started, and how it ended.
 
     ``cause`` and ``ended`` are None while it lasts, and if its end was never recorded.
 
     Attributes:
-        requested_code: the digest in the request, as in `events.Requested`.
+        requested_code: the digest in the request, as in `Requested`.
         rewound: whether `resume --from` named the step that it began from.
         bug: whether it ended by an error in code or recipe, which another start would meet again.
         noted_end: whether the attempt itself recorded its end; if not, ``ended`` is when the end
@@ -115,7 +128,7 @@ class History:
     code: str | None = None
     stored: str | None = None
     edited: str = ""
-    imported: events.Imported | None = None
+    imported: Imported | None = None
     cancelled: set[str] = field(default_factory=set)
     not_begun: dict[str, str] = field(default_factory=dict)
     requeued: Wished | None = None
@@ -147,7 +160,7 @@ class History:
     _queue: dict[str, tuple[float, float]] = field(default_factory=dict)
     _newest_start: int | None = None
     _submitted_before: int = 0
-    _before_request: tuple[int | None, int | None, str | None, str | None] = (None,) * 4
+    _before_request: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "History":
@@ -170,16 +183,17 @@ class History:
         """
         number = progress.get("attempt")
         reached = progress.get("step")
-        last = self.last
-        is_newest = last is not None and last.attempt == number
-        if reached is not None and last is not None and is_newest:
-            reached = max(reached, *saved[-1:], last.first_step)
-        attempts = list(self.attempts)
-        for place, attempt in enumerate(attempts):
+        heard = None
+        if self.last is not None and self.last.attempt == number:
+            heard = progress.get("time")
+            if reached is not None:
+                reached = max(reached, *saved[-1:], self.last.first_step)
+        attempts = []
+        for attempt in self.attempts:
             if attempt.attempt == number and attempt.last_step is None:
                 warning = attempt.warning or progress.get("warning")
-                attempts[place] = replace(attempt, last_step=reached, warning=warning)
-        heard = progress.get("time") if is_newest else None
+                attempt = replace(attempt, last_step=reached, warning=warning)
+            attempts.append(attempt)
         return replace(self, attempts=attempts, heard=heard, saved=max(saved, default=None))
 
     @property
@@ -258,20 +272,20 @@ class History:
         match self.verdict:
             case None:
                 return "PENDING"
-            case events.Started():
+            case Started():
                 return "RUNNING"
-            case events.Ended() if (ended := self.newest) is not None:
+            case Ended() if (ended := self.newest) is not None:
                 submission = self._submission(ended.job_id)
                 restarts = submission is not None and submission.job.restarts
-                is_back = restarts and ended.cause in events.RESTARTED_BY_LAUNCHER
-                return "REQUEUED" if is_back else events.state_after(ended.cause or "killed")
-            case events.Wished():
+                is_back = restarts and ended.cause in RESTARTED_BY_LAUNCHER
+                return "REQUEUED" if is_back else state_after(ended.cause or "killed")
+            case Wished():
                 waiting = self._waiting(self.verdict.job_id)
                 is_first = waiting is not None and waiting.successor_of is None
                 return "PENDING" if is_first else "REQUEUED"
-            case events.Refused() if self._waiting(self.verdict.job_id) is None:
+            case Refused() if self._waiting(self.verdict.job_id) is None:
                 return "STOPPED"
-            case events.Cancelled():
+            case Cancelled():
                 return "CANCELLED"
         return "FAILED"
 
@@ -293,73 +307,81 @@ class History:
 
     def current(self, is_gone: Callable[[JobRef], bool]) -> Submitted | None:
         """The job that counts: the newest, but a successor only once its turn has come."""
-        jobs = list(self.jobs)
+        jobs = self.jobs
         by_id = {event.job.job_id: event.job for event in jobs}
-        while len(jobs) > 1:
-            newest = jobs[-1]
-            has_trained = self.last is not None and self.last.job_id == newest.job.job_id
-            if newest.successor_of is None or has_trained:
-                break
-            before = by_id.get(newest.successor_of)
-            if (before is None or is_gone(before)) and self.cause not in ("finished", "cancelled"):
-                break
-            jobs.pop()
-        return jobs[-1] if jobs else None
+        for event in jobs[:0:-1]:
+            has_trained = self.last is not None and self.last.job_id == event.job.job_id
+            if event.successor_of is None or has_trained:
+                return event
+            before = by_id.get(event.successor_of)
+            may_begin = self.cause not in ("finished", "cancelled")
+            if may_begin and (before is None or is_gone(before)):
+                return event
+        return jobs[0] if jobs else None
 
     def take(self, event: Event) -> None:
         """Fold one more event. Only `of` updates `attempts`."""
-        newest = self.newest
-        if newest is not None and newest.started <= event.time:
-            is_over = newest.cause is not None or isinstance(event, events.Started)
-            if is_over:
-                earliest = self.followed.get(newest.attempt, event.time)
-                self.followed[newest.attempt] = min(event.time, earliest)
-        is_of_one_process = isinstance(event, Failed) and event.kind in ("rank", "task")
-        named = event.job if isinstance(event, Submitted) else event
-        job_id = getattr(named, "job_id", None)
-        if job_id is not None and not is_of_one_process:
-            self.last_of[job_id] = event
+        self._note_time(event)
+        self._note_job(event)
         match event:
-            case events.Requested():
+            case Requested():
                 self._requested(event)
-            case events.Submitted():
+            case Submitted():
                 self._submitted(event)
-            case events.TurnedAway():
+            case TurnedAway():
                 self.turned_away[event.job_id] = event.why
-            case events.Imported():
+            case Imported():
                 self._imported(event)
-            case events.Started():
+            case Started():
                 self._started(event)
-            case events.Ended():
+            case Ended():
                 self._ended(event)
-            case events.RolledBack():
+            case RolledBack():
                 self.rolled_back_to += (event.to_step,)
-            case events.Cancelled():
+            case Cancelled():
                 self._cancelled(event)
-            case events.GivenUp():
+            case GivenUp():
                 self.given_up = event.reason
                 self._given_up_by = event.job_id
                 self.verdict = event
                 if event.never_began:
                     self.not_begun[event.job_id or ""] = event.reason
-            case events.Wished():
+            case Wished():
                 self._wished(event)
-            case events.Refused():
+            case Refused():
                 self._refused(event)
-            case events.Failed():
+            case Failed():
                 self._failed(event)
-            case events.Remarked(kind="recipe"):
+            case Remarked(kind="recipe"):
                 self.edited = event.what
-            case events.Remarked(kind="code"):
+            case Remarked(kind="code"):
                 self.other_code = event.what
-            case events.Labelled():
+            case Labelled():
                 if event.note is not None:
                     self.note = event.note or None
                 kept = [tag for tag in self.tags if tag not in event.remove]
                 self.tags = tuple(dict.fromkeys([*kept, *event.add]))
 
+    def _note_time(self, event: Event) -> None:
+        """Keep the time of a line that follows the end of the newest attempt."""
+        newest = self.newest
+        if newest is None or event.time < newest.started:
+            return
+        if newest.cause is not None or isinstance(event, Started):
+            earliest = self.followed.get(newest.attempt, event.time)
+            self.followed[newest.attempt] = min(event.time, earliest)
+
+    def _note_job(self, event: Event) -> None:
+        """Keep the newest event of a job. Errors of its single processes do not count."""
+        if isinstance(event, Failed) and event.kind in ("rank", "task"):
+            return
+        named = event.job if isinstance(event, Submitted) else event
+        job_id = getattr(named, "job_id", None)
+        if job_id is not None:
+            self.last_of[job_id] = event
+
     def _requested(self, event: Requested) -> None:
-        self._before_request = (self.steps, self.from_step, self.code, self.stored)
+        self._before_request = {name: getattr(self, name) for name in _OF_REQUEST}
         self.request = event
         self.steps = event.steps
         self.from_step = event.from_step
@@ -402,7 +424,7 @@ class History:
     def _refused(self, event: Refused) -> None:
         if event.what == "cancellation":
             self.cancelled.discard(event.job_id or "")
-            if isinstance(self.verdict, events.Cancelled) and self.verdict.job_id == event.job_id:
+            if isinstance(self.verdict, Cancelled) and self.verdict.job_id == event.job_id:
                 self.verdict = self._before_cancelled.pop(self.verdict.job_id)
         elif event.what == "requeue":
             self.requeued = None
@@ -412,11 +434,10 @@ class History:
         elif self.request is not None:
             # A refusal that is noted after the job of a later request is ignored.
             if isinstance(self.request, Requested):
-                self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]
-                self.steps, self.from_step, self.code, self.stored = self._before_request
+                vars(self).update(self._before_request)
             self.request = event
 
-    def _cancelled(self, event: events.Cancelled) -> None:
+    def _cancelled(self, event: Cancelled) -> None:
         self.cancelled.add(event.job_id)
         newest = self.newest
         if newest is not None and newest.cause is None and newest.job_id == event.job_id:
@@ -452,7 +473,7 @@ class History:
     def _set(self, attempt: Attempt, **changes: Any) -> None:
         self._by_number[attempt.attempt] = replace(attempt, **changes)
 
-    def _imported(self, event: events.Imported) -> None:
+    def _imported(self, event: Imported) -> None:
         self.imported = event
         self._by_number[0] = Attempt(
             time=event.time,
@@ -466,7 +487,7 @@ class History:
             noted_end=True,
         )
 
-    def _started(self, event: events.Started) -> None:
+    def _started(self, event: Started) -> None:
         rewound = self.from_step is not None
         self.unfit = []
         # A job that was held for a moment, and starts after all, counts.
@@ -493,7 +514,7 @@ class History:
             **vars(event), requested_code=self.code, rewound=rewound
         )
 
-    def _ended(self, event: events.Ended) -> None:
+    def _ended(self, event: Ended) -> None:
         before = self._by_number.get(event.attempt)
         if not event.afterwards:
             self.bug = event.detail if event.bug else None

@@ -178,7 +178,7 @@ class Rows:
 
 
 class ShardedWork(RequestedWork):
-    """One folder of sharded work."""
+    """Sharded work of rows that do not depend on each other."""
 
     request: ShardedRequest
 
@@ -191,7 +191,6 @@ class ShardedWork(RequestedWork):
         """
 
     def missing(self) -> list[int]:
-        """The shards that are not complete; none if the work is done."""
         return [] if self.is_done else self.lacking(self._seen())
 
     def begun(self) -> frozenset[int]:
@@ -200,19 +199,8 @@ class ShardedWork(RequestedWork):
             shard for shard, (done, _) in enumerate(self._rows_of_shards(self._seen())) if done
         )
 
-    def to_start(self) -> list[int]:
-        """The shards that need a task: the missing ones, or else the first, whose task merges.
-
-        Empty if the work is done.
-        """
-        return [] if self.is_done else self.missing() or [0]
-
-    def rows_done(self) -> tuple[int, int]:
-        """The number of rows that are computed, and their total."""
-        total = sum(self.request.sizes.values())
-        if self.is_done:
-            return total, total
-        return sum(done for done, _ in self._rows_of_shards(self._seen())), total
+    def rows_stored(self) -> int:
+        return sum(done for done, _ in self._rows_of_shards(self._seen()))
 
     def moved_at(self) -> float | None:
         """When one of its rows was last written, also by other work; None before the first."""

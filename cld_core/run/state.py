@@ -1,8 +1,8 @@
 """What a work is doing: one table over its ledger, its files, and what launchers answer about jobs.
 
-`state_of` is the only place that decides it. Trainings have eight states; evaluations, tunings and
-statistics, which are divided into pieces and computed by many jobs, have four of them. Commands ask
-the launchers first (`cldctl.runs.survey`); without their answers, the ledger alone decides.
+`state_of` is the only place that decides it. Trainings have eight states. Sharded works, which are
+evaluations, tunings and statistics, have four of them; many jobs may compute one. Commands ask the
+launchers first (`cldctl.runs.survey`); without their answers, the ledger alone decides.
 """
 
 import contextlib
@@ -120,7 +120,7 @@ class State:
     Attributes:
         name: one of `STATES`.
         reason: why, in a sentence, if there is something to say.
-        cause: of divided work that stands still, the reason in one or two words.
+        cause: of sharded work that stands still, the reason in one or two words.
         job: the job of a training that counts; None without one.
         answer: what its launcher says about it.
     """
@@ -148,8 +148,8 @@ class RunFacts:
         return local_holder(self.run.leases)
 
 
-class DividedFacts:
-    """What the files of a divided work say beside its ledger.
+class ShardedFacts:
+    """What the files of a sharded work say beside its ledger.
 
     Args:
         is_done: whether the product exists, if the caller knows.
@@ -168,10 +168,7 @@ class DividedFacts:
     @functools.cached_property
     def missing(self) -> list[int]:
         """The pieces that are not complete."""
-        if self.is_done:
-            return []
-        work = self.work
-        return work.missing() if isinstance(work, ShardedWork) else work.to_start()
+        return [] if self.is_done else self.work.missing()
 
     @functools.cached_property
     def progress(self) -> tuple[int, int, str]:
@@ -208,7 +205,7 @@ def living(history: History, answers: LauncherAnswers) -> list[Submitted]:
 
 
 def without_job(history: History, pieces: Sequence[int], answers: LauncherAnswers) -> list[int]:
-    """The pieces of a divided work, out of ``pieces``, that no living job computes."""
+    """The pieces of a sharded work, out of ``pieces``, that no living job computes."""
     claimed = {piece for event in living(history, answers) for piece in event.shards or ()}
     return [piece for piece in pieces if piece not in claimed]
 
@@ -224,9 +221,9 @@ class Situation:
 
     Attributes:
         current: the job of a training that counts; and ``answer``, what is known about it.
-        divided: whether the work is divided into pieces, which many jobs compute. Of such a work,
-            only ``done``, ``phase`` and ``moved`` have values.
-        done: whether the product of a divided work exists.
+        sharded: whether the work is not a training. If it is not, only ``done``, ``phase`` and
+            ``moved`` have values.
+        done: whether the product of a sharded work exists.
         moved: whether pieces were written since the launchers answered.
         request: of a request that no job or attempt followed, or a ledger that holds nothing:
             "refused", "open", or "stale" after `SUBMITTING_S`; "lost" if the ledger held more.
@@ -264,7 +261,7 @@ class Situation:
     def __init__(
         self,
         history: History,
-        facts: RunFacts | DividedFacts,
+        facts: RunFacts | ShardedFacts,
         answers: LauncherAnswers,
         now: float,
     ) -> None:
@@ -272,15 +269,15 @@ class Situation:
         self.facts = facts
         self.answers = answers
         self.now = now
-        self.divided = isinstance(facts, DividedFacts)
-        if isinstance(facts, DividedFacts):
+        self.sharded = isinstance(facts, ShardedFacts)
+        if isinstance(facts, ShardedFacts):
             self._join_answers(facts)
         else:
             self.request = _request(history, facts.run, now)
             self._describe_attempt()
             self._describe_job()
 
-    def _join_answers(self, facts: DividedFacts) -> None:
+    def _join_answers(self, facts: ShardedFacts) -> None:
         self.done = facts.is_done
         if self.done:
             return
@@ -523,18 +520,18 @@ def _stuck(situation: Situation) -> str:
 
 
 def _without_job(situation: Situation) -> str | None:
-    """A sentence on pieces of a divided work that have no job, although others are computed."""
+    """A sentence on pieces of a sharded work that have no job, although others are computed."""
     facts = situation.facts
-    assert isinstance(facts, DividedFacts), "a divided work has pieces"
-    idle = without_job(situation.history, facts.missing, situation.answers)
-    if not idle:
+    assert isinstance(facts, ShardedFacts), "only sharded works have pieces without a job"
+    pieces = without_job(situation.history, facts.missing, situation.answers)
+    if not pieces:
         return None
     _, total, unit = facts.progress
-    return f"{len(idle)} of {total} {unit} have no job; re-run the same `{facts.work.command}`"
+    return f"{len(pieces)} of {total} {unit} have no job; re-run the same `{facts.work.command}`"
 
 
-def why_stopped(history: History, facts: DividedFacts) -> tuple[str, str] | None:
-    """Why a divided work stands still: in one or two words, and in a sentence.
+def why_stopped(history: History, facts: ShardedFacts) -> tuple[str, str] | None:
+    """Why a sharded work stands still: in one or two words, and in a sentence.
 
     None if it was never started.
     """
@@ -611,12 +608,12 @@ _BACK = "running|suspended|ending|unknown"
 
 # The first rule that matches decides.
 TABLE = (
-    # Of a work that is divided into pieces.
-    Rule("product", "FINISHED", divided=True, done=True),
-    Rule("computing", "RUNNING", _without_job, divided=True, phase="running"),
-    Rule("begun since", "RUNNING", _without_job, divided=True, phase="pending", moved=True),
-    Rule("queued pieces", "PENDING", _without_job, divided=True, phase="pending"),
-    Rule("standing still", "STOPPED", divided=True),
+    # Of a sharded work.
+    Rule("product", "FINISHED", sharded=True, done=True),
+    Rule("computing", "RUNNING", _without_job, sharded=True, phase="running"),
+    Rule("begun since", "RUNNING", _without_job, sharded=True, phase="pending", moved=True),
+    Rule("queued pieces", "PENDING", _without_job, sharded=True, phase="pending"),
+    Rule("standing still", "STOPPED", sharded=True),
     # Of a training.
     Rule("other writer", "RUNNING", _writer, request="refused|stale|lost", writer=True),
     Rule("refused", "FAILED", _refused, request="refused"),
@@ -690,7 +687,7 @@ TABLE = (
 
 def state_of(
     history: History,
-    facts: RunFacts | DividedFacts,
+    facts: RunFacts | ShardedFacts,
     answers: LauncherAnswers,
     now: float | None = None,
 ) -> State:
@@ -705,7 +702,7 @@ def state_of(
     situation = Situation(history, facts, answers, time.time() if now is None else now)
     rule = rule_of(situation)
     reason = rule.reason(situation) if callable(rule.reason) else rule.reason
-    if isinstance(facts, DividedFacts):
+    if isinstance(facts, ShardedFacts):
         cause = None
         if rule.state == "STOPPED":
             cause, reason = why_stopped(history, facts) or (None, None)

@@ -151,20 +151,20 @@ def _queued(
     return (before.until, 0.0) if waits_from_end else (queued, delay_s)
 
 
-def in_vain(history: History) -> list[tuple[float, float]]:
+def untrained(history: History) -> list[tuple[float, float]]:
     """Begin and end, seconds since 1970, of the starts that ended before they trained.
 
     Starts whose begin the ledger does not have are left out.
     """
     queued = [(event.job.job_id, event.time) for event in history.submitted]
     queued += [(event.job_id, event.time) for event in history.requeues]
-    found: dict[tuple[str, int], tuple[float, float]] = {}
-    for event in history.failures:
-        if event.kind in ("unfit", "early") and event.began is not None:
-            earlier = [at for job_id, at in queued if job_id == event.job_id and at <= event.time]
-            began = max([event.began, *earlier])
-            found.setdefault(event.start, (min(began, event.time), event.time))
-    return list(found.values())
+    starts: dict[tuple[str, int], tuple[float, float]] = {}
+    for failed in history.failures:
+        if failed.kind in ("unfit", "early") and failed.began is not None:
+            end = failed.time
+            earlier = [at for job_id, at in queued if job_id == failed.job_id and at <= end]
+            starts.setdefault(failed.start, (min(max([failed.began, *earlier]), end), end))
+    return list(starts.values())
 
 
 def _steps(

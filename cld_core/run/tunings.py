@@ -252,32 +252,31 @@ class Solutions:
             for solution in solutions
             if solution.nfe == spec.nfe and spec.solution in (None, solution.digest)
         ]
-        tune = self._tune(spec.nfe)
         if not candidates:
-            which = f"{spec.nfe} evaluations"
-            if spec.solution is not None:
-                which = f"sampling.solution={spec.solution}"
             numbers = sorted({solution.nfe for solution in solutions})
             raise UsageError(
-                f"{self.run or 'the model'} has no tuned sampler of {which} "
+                f"{self.run or 'the model'} has no tuned sampler of {spec.nfe} evaluations"
+                f"{'' if spec.solution is None else f' and sampling.solution={spec.solution}'} "
                 f"(sampling.nfe; there are: {', '.join(map(str, numbers)) or 'none'}). "
-                f"Make one: `{tune}`."
+                f"Make one: `{self._tune(spec.nfe)}`."
             )
-        best = min(
-            candidates,
-            key=lambda one: (any(_differences(spec, network, one)), _distance(one, network)),
-        )
+
+        def closeness(solution: TunedSampler) -> tuple[Any, ...]:
+            has_other_flow = any(_differences(spec, network, solution))
+            return has_other_flow, _distance(solution, network)
+
+        best = min(candidates, key=closeness)
         for name, requested, fitted in _differences(spec, network, best):
             if name == "labels":
                 raise UsageError(
                     f"the tuned sampler of {spec.nfe} evaluations was fitted "
-                    f"{'with' if fitted else 'without'} labels. Tune again: `{tune}`."
+                    f"{'with' if fitted else 'without'} labels. "
+                    f"Tune again: `{self._tune(spec.nfe)}`."
                 )
-            again = f"{tune} sampling.{name}={requested}" if self.run else tune
             raise UsageError(
                 f"the tuned sampler of {spec.nfe} evaluations was fitted "
-                f"with sampling.{name}={fitted}, not {requested}. "
-                f"Leave that key alone, or tune again with it: `{again}`."
+                f"with sampling.{name}={fitted}, not {requested}. Leave that key alone, or tune "
+                f"again with it: `{self._tune(spec.nfe, f'sampling.{name}={requested}')}`."
             )
         return best
 
@@ -290,17 +289,16 @@ class Solutions:
             return None
         solution = self.chosen(spec, network)
         if (difference := moved_on(solution, network)) is not None:
-            tune = self._tune(solution.nfe)
-            if network.ema_length is not None and self.run is not None:
-                tune += f" ema.length={network.ema_length:g}"
-            _warn(f"{difference}. Tune again: `{tune}`.")
+            length = network.ema_length
+            override = "" if length is None else f"ema.length={length:g}"
+            _warn(f"{difference}. Tune again: `{self._tune(solution.nfe, override)}`.")
         return solution
 
-    def _tune(self, nfe: int) -> str:
-        """The command, or the call, that makes a solution."""
+    def _tune(self, nfe: int, override: str = "") -> str:
+        """The command, or the call, that makes a solution; a call takes no override."""
         if self.run is None:
             return f"model.fit_sampler({nfe})"
-        return f"cldctl tune {self.run} --nfe {nfe}"
+        return f"cldctl tune {self.run} --nfe {nfe} {override}".rstrip()
 
 
 def _differences(
@@ -320,7 +318,7 @@ def _differences(
 
 
 def _distance(solution: TunedSampler, network: Network) -> tuple[bool, bool, int, float]:
-    """A sort key: the distance of a network from that of a solution; the newest first if equal."""
+    """A sort key: how far a network is from that of a solution; of equal ones, the newest first."""
     created = real(solution.about.get("created")) or 0.0
     return (
         solution.ema_length != network.ema_length,
@@ -355,14 +353,14 @@ def _same_checkpoint(solution: TunedSampler, network: Network) -> bool:
 
 
 @functools.cache
-def _warn(text: str) -> None:
-    """Log a warning: once, because the call is cached."""
-    _log.warning("%s", text)
+def _warn(message: str) -> None:
+    """Log a warning; the cache lets each message through once."""
+    _log.warning("%s", message)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneRequest(Request):
-    """One tuning. It is not divided: it is one shard.
+    """One tuning, which is a single shard.
 
     Attributes:
         model_digest: of the parts of the recipe that the model's tensors depend on.
@@ -442,28 +440,22 @@ class TuneRequest(Request):
     @property
     def id(self) -> str:
         """A name made of all that the rows of the fit depend on; the budget is not part of it."""
-        content = digest([self.flow_id, self.nfe, self.points])
-        return f"nfe{self.nfe:03d}-{self.checkpoint_step:08d}-{content[:8]}"
+        content = digest([self.flow_id, self.nfe, self.points])[:8]
+        return f"nfe{self.nfe:03d}-{self.checkpoint_step:08d}-{content}"
 
     @property
     def flow_id(self) -> str:
         """Digest of all that the ends of the flow depend on, which tunings of any NFE share."""
-        content = [
-            self.checkpoint_step,
-            self.model_digest,
-            self.ema_length,
-            self.seed,
-            self.rtol,
-            to_plain(self.flow),
-            # The label of each point depends on the number of points.
-            self.points if self.flow.labels else None,
-        ]
-        return digest(content)
+        network = [self.checkpoint_step, self.model_digest, self.ema_length]
+        # The label of each point depends on the number of points.
+        labelled_points = self.points if self.flow.labels else None
+        flow = to_plain(self.flow)
+        return digest([*network, self.seed, self.rtol, flow, labelled_points])
 
     @property
     def cost(self) -> str:
         """The most that it computes, for messages."""
-        limit = "no limit of time"
+        limit = "without a time limit"
         if self.budget_min is not None:
             limit = f"at most {self.budget_min:g} minutes"
         return (
@@ -567,16 +559,9 @@ class Tuning(RequestedWork):
         budget_min = self.request.budget_min
         return budget_min is not None and budget_min <= spent_min
 
-    def rows_done(self) -> tuple[int, int]:
-        """The number of steps that are done, and their total."""
-        total = sum(self.request.sizes.values())
-        if self.is_done:
-            return total, total
+    def rows_stored(self) -> int:
         state = find_record(TuningState, self.folder / STATE)
-        if state is None:
-            return 0, total
-        done = state.flow + sum(map(len, state.rows.values()))
-        return min(done, total), total
+        return 0 if state is None else state.flow + sum(map(len, state.rows.values()))
 
     def moved_at(self) -> float | None:
         try:

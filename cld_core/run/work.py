@@ -19,7 +19,7 @@ from cld_core.files import by_age, existing_object, passes, retried, write_json
 from cld_core.plugins import import_plugins, resolve
 from cld_core.records import from_plain, text, to_plain
 from cld_core.sanitize import one_line
-from cld_core.stop import StopCode, StopFlag
+from cld_core.stop import StopCode, StopFlag, Stopped
 
 from .events import Cause, Event
 from .folder import RunFolder
@@ -344,9 +344,16 @@ class Work(ABC):
         """What replaced a thing that the product was made of, in words; None if nothing did."""
         return None
 
-    def to_start(self) -> list[int]:
-        """The pieces that need a task: the only one, unless the work is done."""
+    def missing(self) -> list[int]:
+        """The pieces that are not complete; empty if the work is done."""
         return [] if self.is_done else [0]
+
+    def to_start(self) -> list[int]:
+        """The pieces that need a task: the missing ones, or else the first, whose task merges.
+
+        Empty if the work is done.
+        """
+        return [] if self.is_done else self.missing() or [0]
 
     @abstractmethod
     def rows_done(self) -> tuple[int, int]:
@@ -376,9 +383,11 @@ class Work(ABC):
         if self.is_done and not self.is_world:
             return Outcome("finished")
         compute = resolve(KINDS[self.kind][1])
-        outcome: Outcome = compute(
-            self, ranks, StopFlag() if stop is None else stop, pieces, start or Start()
-        )
+        stop = stop or StopFlag()
+        try:
+            outcome: Outcome = compute(self, ranks, stop, pieces, start or Start())
+        except Stopped:
+            return Outcome("finished") if self.is_done else Outcome(code=stop.code)
         return outcome
 
 
@@ -483,3 +492,11 @@ class RequestedWork(Work):
 
     def budget(self, within_s: float) -> Budget:
         return Budget(retries=self.request.retries)
+
+    def rows_done(self) -> tuple[int, int]:
+        total = sum(self.request.sizes.values())
+        return (total if self.is_done else min(self.rows_stored(), total)), total
+
+    @abstractmethod
+    def rows_stored(self) -> int:
+        """The number of rows that are computed."""

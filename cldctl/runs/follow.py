@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cld_core.run.state import OVER, DividedFacts, state_of
+from cld_core.run.state import OVER, ShardedFacts, state_of
 from cld_core.run.work import Work
 from cldctl import clusters
 
@@ -57,7 +57,7 @@ def states_of(works: Sequence[Work], max_age_s: float = 0.0) -> WorkStates:
     submitted = (event.job for history in histories for event in history.submitted)
     answers = survey.ask(submitted, max_age_s=max_age_s)
     states = [
-        state_of(history, DividedFacts(work), answers).name
+        state_of(history, ShardedFacts(work), answers).name
         for work, history in zip(works, histories, strict=True)
     ]
     return WorkStates(answers, states)

@@ -26,7 +26,7 @@ from cld_core.run.evaluations import EvalRequest, Evaluation, Sweep
 from cld_core.run.events import JobRef, Labelled, Refused, Requested, Submitted
 from cld_core.run.groups import Group
 from cld_core.run.identity import identity
-from cld_core.run.state import DividedFacts, living, state_of, without_job
+from cld_core.run.state import ShardedFacts, living, state_of, without_job
 from cld_core.run.work import RequestedWork, Work, evaluations_of
 from cldctl import clusters, locks
 from cldctl.clusters.base import (
@@ -443,7 +443,7 @@ def _find_pieces(planned: PlannedWork, answers: "Answers") -> None:
     known = begun(work)
     state = "STOPPED"
     if known is not None:
-        state = state_of(known.history(), DividedFacts(known), answers).name
+        state = state_of(known.history(), ShardedFacts(known), answers).name
     planned.outcome = "already complete"
     if state == "STOPPED":
         # A request that was damaged is written again: its product may be there already.
@@ -492,7 +492,7 @@ def _unclaimed(work: Work, answers: "Answers") -> list[int]:
     """
     history = work.history()
     phases = {answers.of(event.job).phase for event in living(history, answers)}
-    if not DividedFacts(work, is_done=False).missing and phases - {"pending"}:
+    if not ShardedFacts(work, is_done=False).missing and phases - {"pending"}:
         return []  # A task is about to merge them.
     return without_job(history, work.to_start(), answers)
 

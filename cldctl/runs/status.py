@@ -18,8 +18,8 @@ from cld_core.run.identity import PLUGIN, are_other_data
 from cld_core.run.state import (
     ALIVE,
     WAITS,
-    DividedFacts,
     RunFacts,
+    ShardedFacts,
     State,
     state_of,
 )
@@ -358,7 +358,7 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     from cld_core.run.tunings import STAGES
 
     solution = work.solution
-    facts = DividedFacts(work)
+    facts = ShardedFacts(work)
     state = state_of(work.ledger.history(), facts, answers)
     done, total, _ = facts.progress
     row = _work_status(work, state)
@@ -390,7 +390,7 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     request = work.request
     report = work.report or {}
     history = work.ledger.history()
-    facts = DividedFacts(work, is_done=bool(report))
+    facts = ShardedFacts(work, is_done=bool(report))
     state = state_of(history, facts, answers)
     messages = [history.other_code, state.reason]
     elbo = report.get("elbo") or {}

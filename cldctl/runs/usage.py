@@ -93,17 +93,17 @@ def used_by(
         attempts: of the run, oldest first.
         alive: whether the newest attempt is training.
     """
-    in_vain = timeline.in_vain(history)
+    untrained = timeline.untrained(history)
     needs_recipe = any(stretch.attempt.ranks is None for stretch in attempts)
-    needs_recipe |= bool(in_vain and not attempts)
+    needs_recipe |= bool(untrained and not attempts)
     requested = size_of(run) if needs_recipe else None
-    # The size of a start in vain is not recorded: it is that of an attempt, or of the recipe.
+    # The size of an untrained start is not recorded: it is that of an attempt, or of the recipe.
     sizes = [_devices(stretch.attempt, requested) for stretch in attempts]
     usual = sizes[-1] if sizes else _requested_devices(requested)
     unit = GPU if any(size[GPU] for size in sizes or [usual]) else CORE
     if needs_recipe and requested is None:
         unit = JOB
-    seconds = sum((until - began) * _share_after(since, began, until) for began, until in in_vain)
+    seconds = sum((until - began) * _share_after(since, began, until) for began, until in untrained)
     hours = usual[unit] * seconds / 3600
     total = Usage(unit=unit, used=hours, lost_to_crashes=hours)
     before: Attempt | None = None

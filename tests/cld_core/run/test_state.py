@@ -15,8 +15,8 @@ from cld_core.run.state import (
     SUBMITTING_S,
     TABLE,
     Answer,
-    DividedFacts,
     RunFacts,
+    ShardedFacts,
     Situation,
     rule_of,
     state_of,
@@ -192,7 +192,7 @@ class Pieces:
     def is_done(self):
         return self.done > 3
 
-    def to_start(self):
+    def missing(self):
         return list(range(self.done, 3))
 
     def rows_done(self):
@@ -208,7 +208,7 @@ def piece(number, job="8"):
 
 
 # Name of the rule, the work, phases of the jobs of its pieces, state, and what its reason says.
-DIVIDED = [
+SHARDED = [
     ("product", Pieces(4), ["running"], "FINISHED", None),
     ("computing", Pieces(1), ["gone", "suspended", "pending"], "RUNNING", None),
     ("computing", Pieces(), ["running", "gone", "gone"], "RUNNING", "2 of 3 pieces have no job"),
@@ -226,11 +226,11 @@ def check(situation, rule, state, reason):
     assert (reason or "") in (found.reason or "")
 
 
-@pytest.mark.parametrize(("rule", "work", "phases", "state", "reason"), DIVIDED)
+@pytest.mark.parametrize(("rule", "work", "phases", "state", "reason"), SHARDED)
 def test_a_rule_for_pieces(rule, work, phases, state, reason):
     history = History.of(map(piece, range(len(phases))))
     answers = {f"8_{number}": Answer(phase) for number, phase in enumerate(phases)}
-    situation = (history, DividedFacts(work), Answers(answers, as_of=NOW - 10), NOW)
+    situation = (history, ShardedFacts(work), Answers(answers, as_of=NOW - 10), NOW)
     check(situation, rule, state, reason)
 
 
@@ -252,8 +252,8 @@ CRASH = events.Failed("crash", job_id="8_0", restart=0, code=1)
         ([events.GivenUp(reason="x", job_id="8_0"), piece(0, "9")], 2, "stopped", "have ended"),
     ],
 )
-def test_why_a_divided_work_stands_still(happened, done, cause, why):
-    found = why_stopped(History.of([piece(0), *happened]), DividedFacts(Pieces(done)))
+def test_why_a_sharded_work_stands_still(happened, done, cause, why):
+    found = why_stopped(History.of([piece(0), *happened]), ShardedFacts(Pieces(done)))
     assert found[0] == cause
     assert why in found[1]
 
@@ -273,7 +273,7 @@ def test_a_rule(rule, happened, answers, state, reason, files, tmp_path, monkeyp
 
 
 def test_every_rule_has_a_case():
-    rules = {rule for rule, *_ in (*CASES, *WITH_FILES, *DIVIDED)}
+    rules = {rule for rule, *_ in (*CASES, *WITH_FILES, *SHARDED)}
     assert rules == {rule.name for rule in TABLE}
 
 
