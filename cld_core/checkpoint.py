@@ -157,7 +157,7 @@ class Writer:
         """Write until it succeeds, or until it is given up."""
         if ready is not None:
             ready.synchronize()
-        for pause in pauses(first_s=0.25):
+        for pause in pauses():
             try:
                 self._store(step, state)
                 break

@@ -22,15 +22,15 @@ def digest_of(path: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    now = path.stat()
-    mark = now.st_dev, now.st_ino, now.st_mtime_ns, now.st_size
-    if mark not in _checksums:
-        _checksums[mark] = checksum(path)
-    return _checksums[mark]
+    status = path.stat()
+    version = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+    if version not in _checksums:
+        _checksums[version] = checksum(path)
+    return _checksums[version]
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, never cached: damage by a disk changes neither its size nor its time.
+    """SHA-256 of a file, never cached: damage on the disk changes neither its size nor its time.
 
     Raises:
         OSError: the file cannot be read, or is not a regular one.

@@ -281,9 +281,9 @@ def system_error(error: BaseException | None) -> OSError | None:
     return error
 
 
-def pauses(first_s: float = _FIRST_S) -> Iterator[float]:
+def pauses() -> Iterator[float]:
     """Seconds to wait before each further attempt: twice as long each time, at most 10."""
-    pause = first_s
+    pause = _FIRST_S
     while True:
         yield pause
         pause = min(2 * pause, _MOST_S)

@@ -153,7 +153,7 @@ def weights_digest(folder: RunFolder, step: int, length: float | None = None) ->
         return None
     if length is None:
         return sidecar.weights.sha256
-    stored = [[one.step, one.sidecar.state.sha256] for one in usable(folder, step)]
+    stored = [[file.step, file.sidecar.state.sha256] for file in usable(folder, step)]
     return digest([float(length), sidecar.weights.sha256, stored])
 
 
@@ -215,7 +215,7 @@ class DamagedCheckpoint:
 def verify(
     folder: RunFolder, step: int, *, model_digest: str | None = None, weights_only: bool = False
 ) -> Sidecar:
-    """Compare the files of a checkpoint with its sidecar, and return the sidecar.
+    """Check the files of a checkpoint against its sidecar, and return the sidecar.
 
     Args:
         model_digest: that of the recipe (`Recipe.model_digest`); a checkpoint of another model is
@@ -227,7 +227,7 @@ def verify(
         CheckpointError: it is damaged, was never finished, belongs to another recipe, or is from
             another version.
         CldError: this user may not read it.
-        OSError: it cannot be read at this moment, so nothing is known about it.
+        OSError: it cannot be read at this moment; it may be intact.
     """
     path = folder.checkpoint_file(step)
     try:
@@ -306,9 +306,14 @@ def all_whole(folder: RunFolder) -> tuple[list[int], list[DamagedCheckpoint]]:
 
     Checkpoints that were never written completely are left out.
     """
-    entries = list(_verified(folder, folder.checkpoint_steps()))
-    damaged = [entry for entry in entries if isinstance(entry, DamagedCheckpoint)]
-    return [entry.step for entry in entries if not isinstance(entry, DamagedCheckpoint)], damaged
+    steps: list[int] = []
+    damaged: list[DamagedCheckpoint] = []
+    for entry in _verified(folder, folder.checkpoint_steps()):
+        if isinstance(entry, DamagedCheckpoint):
+            damaged.append(entry)
+        else:
+            steps.append(entry.step)
+    return steps, damaged
 
 
 def _verified(
@@ -318,13 +323,11 @@ def _verified(
     finished = set(folder.listed_steps())
     for step in steps:
         try:
-            found = verify(folder, step, weights_only=weights_only)
+            yield verify(folder, step, weights_only=weights_only)
         except NotFoundError:
             continue  # Training has removed it since it was listed.
         except CheckpointError as error:
             yield DamagedCheckpoint(step, str(error), finished=step in finished)
-        else:
-            yield found
 
 
 def pick_checkpoint(folder: RunFolder, model_digest: str | None, checkpoint: int | str) -> int:

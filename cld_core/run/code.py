@@ -135,8 +135,13 @@ def folder_of(run: Path) -> Path | None:
 
 def importable(folder: Path | None) -> Path | None:
     """The folder that jobs import from; None for an installed package or the live checkout."""
+    return None if _copy_in(folder) is None else folder
+
+
+def _copy_in(folder: Path | None) -> Manifest | None:
+    """The manifest in a folder of code that jobs import; None for another kind of code."""
     manifest = read(folder)
-    return folder if manifest is not None and manifest.kind == "copy" else None
+    return manifest if manifest is not None and manifest.kind == "copy" else None
 
 
 def copies_in(folder: Path | None) -> dict[str, Plugin]:
@@ -157,8 +162,8 @@ def imported(plugins: Sequence[Plugin] = ()) -> str:
 
     " edited" follows it if the code was changed after it was stored.
     """
-    own = read(ROOT)
-    if own is not None and own.kind == "copy":
+    own = _copy_in(ROOT)
+    if own is not None:
         return _with_plugins(own.digest, plugins) + (" edited" if edited() else "")
     record = installed()
     if record is not None:
@@ -172,8 +177,8 @@ def imported(plugins: Sequence[Plugin] = ()) -> str:
 @functools.cache
 def edited() -> str | None:
     """How the code of this process was changed after it was stored; None if it was not."""
-    own = read(ROOT)
-    return problem_of(ROOT, own) if own is not None and own.kind == "copy" else None
+    own = _copy_in(ROOT)
+    return None if own is None else problem_of(ROOT, own)
 
 
 @functools.cache
@@ -210,8 +215,7 @@ def with_copies(plugins: Sequence[str], folder: Path | None) -> tuple[str, ...]:
 
 def problem_of(folder: Path, manifest: Manifest) -> str | None:
     """How the files in a folder of code differ from its manifest; None if they do not."""
-    wanted = manifest.checksums
-    for name, sha256 in wanted.items():
+    for name, sha256 in manifest.checksums.items():
         try:
             status = os.lstat(folder / name)
             # A file may have another name in a run whose files were opened to a group.
@@ -221,7 +225,10 @@ def problem_of(folder: Path, manifest: Manifest) -> str | None:
                 return f"{name} was changed"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
-    return next((f"{name} was added" for name in _importable(folder) if name not in wanted), None)
+    for name in _importable(folder):
+        if name not in manifest.checksums:
+            return f"{name} was added"
+    return None
 
 
 def _importable(folder: Path) -> Iterator[str]:

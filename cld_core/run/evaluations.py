@@ -23,9 +23,9 @@ from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError
-from cld_core.files import by_age, read_object, write_json
+from cld_core.files import by_age, write_json
 from cld_core.metrics import Number
-from cld_core.records import RecordError, Result, find_record, from_plain, to_plain, whole
+from cld_core.records import RecordError, Result, find_record, to_plain, whole
 from cld_core.sanitize import one_line
 
 from .checkpoints import TOLD_ABOVE, is_replaced, required_digest
@@ -123,7 +123,7 @@ class EvalRequest(ShardedRequest, EvalSpec):
 
     @property
     def inputs(self) -> FeatureInputs:
-        """The source of features."""
+        """The source of features, of a request whose metrics need them."""
         assert self.fid is not None, "a request for features has their source"
         return self.fid
 
@@ -290,10 +290,7 @@ def _layout(metrics: tuple[registry.Metric, ...]) -> Any:
 def read_report(folder: Path) -> dict[str, Any]:
     """The content of the report in an evaluation's folder; empty if there is none."""
     layout = _layout(tuple(registry.metrics()))
-    with suppress(RecordError):
-        report: dict[str, Any] = from_plain(layout, read_object(folder / "report.json"))
-        return report
-    return {}
+    return find_record(layout, folder / "report.json") or {}
 
 
 def current_report(folder: Path) -> dict[str, Any] | None:
@@ -302,8 +299,8 @@ def current_report(folder: Path) -> dict[str, Any] | None:
     if "checkpoint_step" not in report:
         return None
     run = RunFolder(folder.parent.parent)
-    other = is_replaced(run, report["checkpoint_step"], report.get("checkpoint"))
-    return None if other else report
+    step = report["checkpoint_step"]
+    return None if is_replaced(run, step, report.get("checkpoint")) else report
 
 
 def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
@@ -311,39 +308,40 @@ def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
     results = {}
     for metric, quantity in registry.quantities():
         section = (report or {}).get(metric.name) or {}
-        if section.get(quantity.field) is None:
-            continue
-        samples = whole(section.get("samples"))
-        nonfinite = whole(section.get("nonfinite")) or 0
-        results[quantity.key] = Number(
-            value=float(section[quantity.field]),
-            stderr=_float(section.get(quantity.stderr)),
-            n=whole(section.get("n", samples)),
-            nfe=_float(section.get("nfe_mean")),
-            lost=nonfinite / (samples or 1),
-            t95=section.get("t95") or Number.t95,
-        )
+        if (value := section.get(quantity.field)) is not None:
+            results[quantity.key] = _number(section, float(value), section.get(quantity.stderr))
     return results
 
 
-def _float(value: Any) -> float | None:
-    return None if value is None else float(value)
+def _number(section: Mapping[str, Any], value: float, stderr: float | None) -> Number:
+    """A result in a section of a report, with the counts that the section has."""
+    samples = whole(section.get("samples"))
+    nonfinite = whole(section.get("nonfinite")) or 0
+    nfe = section.get("nfe_mean")
+    return Number(
+        value=value,
+        stderr=None if stderr is None else float(stderr),
+        n=whole(section.get("n", samples)),
+        nfe=None if nfe is None else float(nfe),
+        lost=nonfinite / (samples or 1),
+        t95=section.get("t95") or Number.t95,
+    )
 
 
 def remarks(report: Mapping[str, Any] | None) -> list[str]:
     """The remarks on the numbers in a report, for its readers, each once."""
     report = report or {}
     average = report.get("ema", {})
-    texts: list[str | None] = [one_line(report.get("tuned", {}).get("remark") or "", 400)]
+    messages: list[str | None] = [one_line(report.get("tuned", {}).get("remark") or "", 400)]
     if (error := average.get("error", 0.0)) > TOLD_ABOVE and "length" in average:
-        texts.append(
+        messages.append(
             f"the average of length {average['length']:g} is made of others, "
             f"with a relative error of its profile of {error:.2g}"
         )
     for metric in registry.metrics():
         if metric.name in report:
-            texts.append(remark_on(metric, report[metric.name]))
-    return list(dict.fromkeys(filter(None, texts)))
+            messages.append(remark_on(metric, report[metric.name]))
+    return list(dict.fromkeys(filter(None, messages)))
 
 
 def remark_on(metric: registry.Metric, section: Mapping[str, Any]) -> str | None:

@@ -21,13 +21,12 @@ from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
 from cld_core.files import (
     existing_object,
     read_bytes,
-    read_object,
     retried,
     sync_folder,
     write_json,
     write_text,
 )
-from cld_core.records import from_plain, whole
+from cld_core.records import find_record, whole
 
 from . import code
 from .events import Event
@@ -244,7 +243,7 @@ class RunFolder:
                 "Ask its owner, or use another run."
             )
         if not folder.exists:
-            raise _none_at(folder)
+            raise _none_at(folder.path)
         if (problem := folder.format_problem()) is not None:
             raise FormatError(problem)
         return folder
@@ -290,12 +289,14 @@ class RunFolder:
             OSError: the requests cannot be read at this moment.
         """
         steps = set()
-        for home, result in ((self.evals, "report.json"), (self.tuned, "solution.json")):
-            for name in names_in(home):
-                if not os.path.exists(home / name / result):
-                    request = existing_object(home / name / "request.json") or {}
-                    steps.add(whole(request.get("checkpoint_step")))
-        return {step for step in steps if step is not None}
+        for folder, result in ((self.evals, "report.json"), (self.tuned, "solution.json")):
+            for name in names_in(folder):
+                if not os.path.exists(folder / name / result):
+                    request = existing_object(folder / name / "request.json") or {}
+                    step = whole(request.get("checkpoint_step"))
+                    if step is not None:
+                        steps.add(step)
+        return steps
 
     def recipe(self, *, within_s: float = 0.0, with_plugins: bool = False) -> "Recipe":
         """The recipe in force: as submitted, with the changes of later continuations.
@@ -329,11 +330,11 @@ class RunFolder:
 
         Values of unexpected types are left out.
         """
-        return cast(dict[str, Any], from_plain(Identity, read_object(self.identity_file)))
+        return cast(dict[str, Any], find_record(Identity, self.identity_file) or {})
 
     def progress(self) -> ReportedProgress:
         """The last report, without values of unexpected types; empty before the first."""
-        return from_plain(ReportedProgress, read_object(self.progress_file))
+        return find_record(ReportedProgress, self.progress_file) or {}
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"
@@ -427,20 +428,19 @@ def named(run: str | Path) -> RunFolder:
         CldError: this user may not look into it.
     """
     paths = dict.fromkeys((root / run).absolute() for root in (Path(), default_root()))
-    places = [RunFolder(path) for path in paths]
-    for place in places:
-        if place.exists or place.unreadable is not None:
-            return RunFolder.open(place.path)
-    raise _none_at(*places)
+    for folder in map(RunFolder, paths):
+        if folder.exists or folder.unreadable is not None:
+            return RunFolder.open(folder.path)
+    raise _none_at(*paths)
 
 
-def _none_at(*places: RunFolder) -> NotFoundError:
-    for place in places:
-        if place.path.is_file():
-            raise NotFoundError(
-                f"{place.path} is a file, not the folder of a run. Pass such a folder, or a "
+def _none_at(*paths: Path) -> NotFoundError:
+    for path in paths:
+        if path.is_file():
+            return NotFoundError(
+                f"{path} is a file, not the folder of a run. Pass such a folder, or a "
                 ".safetensors file that `cldctl export` or `Model.save` wrote."
             )
-    names = [run.name for place in places for run in runs_beginning(place.path.parent)]
-    fix = did_you_mean(places[0].name, names) or " `cldctl status` lists the existing runs."
-    return NotFoundError(f"no run at {' or '.join(str(place.path) for place in places)}.{fix}")
+    names = [run.name for path in paths for run in runs_beginning(path.parent)]
+    fix = did_you_mean(paths[0].name, names) or " `cldctl status` lists the existing runs."
+    return NotFoundError(f"no run at {' or '.join(map(str, paths))}.{fix}")

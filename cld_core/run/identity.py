@@ -125,28 +125,28 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def are_other_data(now: Mapping[str, str], before: Mapping[str, str]) -> bool:
+def are_other_data(data: Mapping[str, str], others: Mapping[str, str]) -> bool:
     """Whether two identities are known to be of different data.
 
     The digest of a plug-in counts only if there are no points: a comment changes it.
     """
-    if IMAGES in now and IMAGES in before:
-        return now[IMAGES] != before[IMAGES]
-    drawn = [name for name in (POINTS, MEANS) if name in now and name in before]
+    common = data.keys() & others.keys()
+    if IMAGES in common:
+        return data[IMAGES] != others[IMAGES]
+    drawn = common & {POINTS, MEANS}
     if drawn:
-        return not all(_are_close(now[name], before[name]) for name in drawn)
-    return PLUGIN in now and PLUGIN in before and now[PLUGIN] != before[PLUGIN]
+        return not all(_are_close(data[name], others[name]) for name in drawn)
+    return PLUGIN in common and data[PLUGIN] != others[PLUGIN]
 
 
-def _are_close(one: str, other: str) -> bool:
+def _are_close(points: str, others: str) -> bool:
     try:
-        numbers = [float(word) for word in one.split()]
-        others = [float(word) for word in other.split()]
+        pairs = [
+            (float(number), float(other))
+            for number, other in zip(points.split(), others.split(), strict=True)
+        ]
     except ValueError:
-        return one == other
-    if len(numbers) != len(others):
-        return False
-    sizes = [abs(number) for number in (*numbers, *others) if math.isfinite(number)]
+        return points == others
+    sizes = [abs(number) for pair in pairs for number in pair if math.isfinite(number)]
     tolerance = _TOLERANCE * max(sizes, default=0.0)
-    pairs = zip(numbers, others, strict=True)
-    return all(a == b or abs(a - b) <= tolerance for a, b in pairs)
+    return all(math.isclose(*pair, rel_tol=0.0, abs_tol=tolerance) for pair in pairs)

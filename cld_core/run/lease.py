@@ -119,9 +119,8 @@ class Lease:
         holder = None
         with suppress(OSError):
             _, holder = newest(self.folder)
-        owner = f"job {holder['job_id']} on {holder['host']}" if holder else "another job"
         raise LeaseLostError(
-            f"{self.folder.parent}: {owner} has taken over this run. "
+            f"{self.folder.parent}: {_job_of(holder)} has taken over this run. "
             "This process ends and writes nothing."
         )
 
@@ -195,6 +194,10 @@ def _holder(file: Path) -> dict[str, Any]:
     return {**_UNKNOWN, **from_plain(_Owner, existing_object(file) or {})}
 
 
+def _job_of(holder: dict[str, Any] | None) -> str:
+    return "another job" if holder is None else f"job {holder['job_id']} on {holder['host']}"
+
+
 def held_message(run: Path, holder: dict[str, Any]) -> str:
     """The message for a folder that another job writes into."""
     owner = {**_UNKNOWN, **holder}
@@ -215,9 +218,10 @@ def seems_alive(folder: Path) -> bool:
         if holder is None:
             return False
         is_alive = _is_alive(holder)
-        if is_alive is not None:
-            return is_alive
-        return time.time() - (folder / f"{number:08d}.json").stat().st_mtime < STALE_AFTER_S
+        if is_alive is None:
+            changed = (folder / f"{number:08d}.json").stat().st_mtime
+            is_alive = time.time() - changed < STALE_AFTER_S
+        return is_alive
     except OSError:
         return False
 
@@ -282,31 +286,31 @@ def _may_take_over(
     is_alive = _is_alive(holder)
     if is_alive is not None:
         return not is_alive
-    first = None
+    first_beat = None
     silent_s = 0.0
     blind_s = 0.0
     while silent_s < STALE_AFTER_S:
         time.sleep(_LOOK_S)
         try:
             latest, current = newest(folder)
-            mark = _mark(folder, number)
+            beat = _heartbeat(folder, number)
         except OSError:
             # The file may have changed unseen: this second does not count as silence.
             blind_s += _LOOK_S
             if blind_s > _BLIND * STALE_AFTER_S:
                 raise
             continue
-        has_beaten = mark is not None and first is not None and mark != first
+        has_beaten = beat is not None and first_beat not in (None, beat)
         if latest > number or has_beaten:
             return current is None
         if latest == number and current is None:
             return True
-        first = first or mark
+        first_beat = first_beat or beat
         silent_s += _LOOK_S
     return True
 
 
-def _mark(folder: Path, number: int) -> tuple[int, int] | None:
+def _heartbeat(folder: Path, number: int) -> tuple[int, int] | None:
     """Inode and time of a numbered file, which change with every heartbeat; None if it is gone."""
     try:
         stat = (folder / f"{number:08d}.json").stat()

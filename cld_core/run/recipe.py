@@ -4,6 +4,7 @@ A recipe names plug-ins and commands, so users who can write it, or the ledger, 
 runs. A recipe that was edited by hand is in force, although the ledger does not have the change.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +84,7 @@ def _require_own(folder: RunFolder, danger: str) -> None:
 
 
 def seen(run: RunFolder) -> str | None:
-    """The changes that were made by hand, in words; None if they cannot be read at this moment."""
+    """The changes that were made by hand, as a message; None if they cannot be read now."""
     try:
         return ", ".join(edited(run).values())
     except (OSError, RecipeError):
@@ -96,31 +97,34 @@ def edited(run: RunFolder) -> dict[str, str]:
     Raises:
         OSError, RecipeError: it cannot be read.
     """
-    wanted = run.identity().get("recipe_digest")
-    if wanted is None or checksum(run.recipe_file) == wanted:
+    recorded = run.identity().get("recipe_digest")
+    if recorded is None or checksum(run.recipe_file) == recorded:
         return {}
-    original = run.submitted_recipe
-    try:
-        if checksum(original) != wanted:
-            return {UNKNOWN: UNKNOWN}
-        before = _values(original)
-    except (OSError, RecipeError):
+    original = None
+    with suppress(OSError, RecipeError):
+        if checksum(run.submitted_recipe) == recorded:
+            original = _values(run.submitted_recipe)
+    if original is None:
         return {UNKNOWN: UNKNOWN}
-    now = _values(run.recipe_file)
-    other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    return {key: f"{key} {_shown(key, now)} instead of {_shown(key, before)}" for key in other}
+    current = _values(run.recipe_file)
+    return {
+        key: f"{key} {_shown(key, current)} instead of {_shown(key, original)}"
+        for key in sorted({*original, *current})
+        if original.get(key) != current.get(key)
+    }
 
 
 def note(run: RunFolder, within_s: float = 0.0) -> str | None:
-    """Note changes that were made by hand in the ledger; returns the message for users, if any.
+    """Write changes that were made by hand into the ledger; returns the message about them, if any.
 
     A file system that fails at this moment does not keep a job from starting.
     """
-    if (text := seen(run)) is None:
+    edits = seen(run)
+    if edits is not None and edits != run.ledger.full_history().edited:
+        run.ledger.note(Remarked("recipe", what=edits), within_s=within_s)
+    if not edits:
         return None
-    if text != run.ledger.full_history().edited:
-        run.ledger.note(Remarked("recipe", what=text), within_s=within_s)
-    return f"{run.recipe_file} was edited by hand since the run was made: {text}" if text else None
+    return f"{run.recipe_file} was edited by hand since the run was made: {edits}"
 
 
 def _values(file: Path) -> dict[str, object]:

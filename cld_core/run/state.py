@@ -356,9 +356,14 @@ class Situation:
         return answer if phase is None or when <= as_of else _updated(answer, phase)
 
     @property
+    def owner(self) -> Mapping[str, Any] | None:
+        """The process of this machine that writes into the run."""
+        return self.facts.owner if isinstance(self.facts, RunFacts) else None
+
+    @property
     def writer(self) -> bool:
-        """Whether a process of this machine writes into the run."""
-        return isinstance(self.facts, RunFacts) and self.facts.owner is not None
+        """Whether there is an ``owner``."""
+        return self.owner is not None
 
     @property
     def left_over(self) -> list[str]:
@@ -385,7 +390,7 @@ def _request(history: History, run: RunFolder, now: float) -> str:
 
 
 def _last_news(history: History, job: JobRef, now: float) -> tuple[float, Phase | None]:
-    """When the ledger last had news of a job, and the phase that follows from it, if one does."""
+    """When the ledger last had news of a job, and the phase that follows from them, if one does."""
     event = history.last_of.get(job.job_id)
     if isinstance(event, events.GivenUp) and event.never_began:
         return event.time, "gone"
@@ -410,7 +415,7 @@ def _last_news(history: History, job: JobRef, now: float) -> tuple[float, Phase 
 
 
 def _updated(answer: Answer, phase: Phase) -> Answer:
-    """An answer that is older than what is known now."""
+    """An answer with the phase that later news of the ledger lead to."""
     if answer.phase == phase:
         return answer
     if phase == "unknown":
@@ -462,11 +467,10 @@ def _lost(situation: Situation) -> str:
 
 
 def _writer(situation: Situation) -> str | None:
-    facts = situation.facts
-    if not isinstance(facts, RunFacts) or facts.owner is None:
+    owner = situation.owner
+    if owner is None:
         return None
-    pid = facts.owner["pid"]
-    return f"process {pid} on this machine writes into it (job {facts.owner['job_id']})"
+    return f"process {owner['pid']} on this machine writes into it (job {owner['job_id']})"
 
 
 def _waits(situation: Situation) -> str | None:

@@ -91,30 +91,25 @@ def stretches(history: History, *, alive: bool) -> list[Stretch]:
     failures = [failed for failed in history.failures if failed.kind in ("rank", "unfit")]
     failures.sort(key=lambda failed: failed.time)
     found: list[Stretch] = []
-    for place, attempt in enumerate(attempts):
-        kept, lost, aside = steps[place]
-        following = attempts[place + 1] if place + 1 < len(attempts) else None
+    for attempt, following, fate in zip(attempts, [*attempts, None][1:], steps, strict=True):
         until = _until(history, attempt, following)
         queued, delay_s = _queued(history, attempt, found[-1] if found else None)
         started = attempt.started
-        earliest = -math.inf
+        began = started if attempt.began is None else attempt.began
         if queued is not None:
             if queued <= until:
                 started = min(max(started, queued), until)
-            earliest = min(queued, started)
-        began = started if attempt.began is None else attempt.began
+            began = max(began, min(queued, started))
         start = (attempt.job_id, attempt.restart)
         stretch = Stretch(
             attempt=attempt,
             queued=queued,
-            began=min(max(began, earliest), started),
+            began=min(began, started),
             started=started,
             until=max(started, until),
-            kept=kept,
-            lost=lost,
-            set_aside=aside,
             delay_s=delay_s,
             failures=tuple(failed for failed in failures if failed.start == start),
+            **fate,
         )
         found.append(stretch)
     return found
@@ -122,17 +117,14 @@ def stretches(history: History, *, alive: bool) -> list[Stretch]:
 
 def _until(history: History, attempt: Attempt, following: Attempt | None) -> float:
     """The end of an attempt, or the time of its last report, before the next line of the ledger."""
-    last_heard = history.heard if following is None else following.heard
-    if attempt.ended is not None and (attempt.noted_end or last_heard is None):
-        until = attempt.ended
-    else:
-        until = attempt.started if last_heard is None else last_heard
+    until = history.heard if following is None else following.heard
+    if until is None or attempt.noted_end:
+        until = attempt.ended or attempt.started
     until = min(until, history.followed.get(attempt.attempt, until), time.time())
-    is_same_job = following is not None and following.job_id == attempt.job_id
-    if following is not None and is_same_job and following.began is not None:
-        # The starts of one job have the same machines, one after the other.
-        until = min(until, max(following.began, attempt.started))
-    return until
+    if following is None or following.job_id != attempt.job_id or following.began is None:
+        return until
+    # The starts of one job have the same machines, one after the other.
+    return min(until, max(following.began, attempt.started))
 
 
 def _queued(
@@ -167,11 +159,9 @@ def untrained(history: History) -> list[tuple[float, float]]:
     return list(starts.values())
 
 
-def _steps(
-    attempts: Sequence[Attempt], saved: int | None, alive: bool
-) -> list[tuple[int, int, int]]:
-    """Of each attempt, the steps that are kept, lost and set aside."""
-    found: list[tuple[int, int, int]] = []
+def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[dict[str, int]]:
+    """The fields of each attempt's `Stretch` that count its steps."""
+    found = []
     # The lowest step that a later attempt began from, or would begin from.
     lowest = math.inf
     if attempts:
@@ -184,9 +174,15 @@ def _steps(
     for attempt in reversed(attempts):
         first = attempt.first_step
         reached = max(first, first if attempt.last_step is None else attempt.last_step)
-        unlost = int(min(max(natural, first), reached))
-        kept = int(min(max(lowest, first), unlost))
-        found.append((kept - first, reached - unlost, unlost - kept))
+        saved_until = int(min(max(natural, first), reached))
+        kept_until = int(min(max(lowest, first), saved_until))
+        found.append(
+            {
+                "kept": kept_until - first,
+                "lost": reached - saved_until,
+                "set_aside": saved_until - kept_until,
+            }
+        )
         lowest = min(lowest, first)
         natural = math.inf if attempt.rewound else min(natural, first)
     return found[::-1]

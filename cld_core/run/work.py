@@ -63,9 +63,9 @@ def open_work(folder: Path) -> "Work":
         OSError: it cannot be read at this moment.
     """
     content = content_of(folder)
+    if content is None and RunFolder(folder).exists:
+        return Training(folder)
     if content is None:
-        if RunFolder(folder).exists:
-            return Training(folder)
         raise NotFoundError(f"{folder}: there is no request here. Start the work again.")
     kind = text(content.get("kind"))
     if kind not in KINDS:
@@ -196,9 +196,7 @@ class Request(ABC):
             chosen = {section: spec_of(section, content[section]) for section in cls.sections}
             request = from_plain(cls, content, chosen=chosen)
             sizes = [request.batch_size, *request.sizes.values()]
-            if not (
-                1 <= request.shards <= MAX_SHARDS and all(1 <= size <= MAX_ROWS for size in sizes)
-            ):
+            if not 1 <= request.shards <= MAX_SHARDS or min(sizes) < 1 or max(sizes) > MAX_ROWS:
                 raise ValueError(f"{request.shards} shards of {sizes} rows")
             return request
         except Exception as error:  # Any error: this version does not write such a file.
