@@ -274,15 +274,18 @@ def reconstructed(
     damaged: set[int] = set()
     while True:
         mixed = mixture(run, step, length, damaged)
-        problems = {part.step: _problem(part) for part, _ in mixed.parts}
-        found = {number: problem for number, problem in problems.items() if problem is not None}
-        if not found:
+        problems = {
+            part.step: problem for part, _ in mixed.parts if (problem := _problem(part)) is not None
+        }
+        if not problems:
             break
-        if step in found:
-            raise CheckpointError(f"{run.checkpoint_file(step)}: {found[step]}. Use another step.")
-        for number, problem in found.items():
+        if step in problems:
+            raise CheckpointError(
+                f"{run.checkpoint_file(step)}: {problems[step]}. Use another step."
+            )
+        for number, problem in problems.items():
             _log.warning("skipped the snapshot of averages of step %d: %s", number, problem)
-        damaged |= found.keys()
+        damaged |= problems.keys()
     if damaged or mixed.error > TOLD_ABOVE:
         _log.warning("%s", mixed.described)
     total: dict[str, Tensor] = {}

@@ -263,11 +263,15 @@ def write(
         SaveError: the disk is full or broken. No partial file is left.
     """
     ema = state["ema"]
-    rest = {**state, "ema": {"updates": ema["updates"], "names": list(ema["average"])}}
+    without_averages = {
+        **state,
+        "ema": {"updates": ema["updates"], "names": list(ema["average"])},
+    }
     about = {name: state[name] for name in ("classes", "form") if name in state}
     tensors = {**state["model"], **ema["average"]}
     averaged = (weights_file(folder, step), tensors, {ABOUT: json.dumps(about)})
-    _write(folder.checkpoint_file(step), "checkpoint", step, rest, check_owner, averaged)
+    path = folder.checkpoint_file(step)
+    _write(path, "checkpoint", step, without_averages, check_owner, averaged)
 
 
 def _write(
@@ -348,7 +352,7 @@ def write_weights(
 def _replacing(
     target: Path, sidecar: Path, check_owner: Callable[[], None]
 ) -> "Iterator[_HashingFile]":
-    """A file that replaces ``target``, and whose checksum goes into a sidecar."""
+    """A file that replaces ``target``; its checksum goes into a sidecar."""
     with replacing(target) as file:
         hashing = _HashingFile(file)
         yield hashing
@@ -358,7 +362,7 @@ def _replacing(
 
 
 class _HashingFile:
-    """A writable file that knows the size and checksum of what was written to it."""
+    """A writable file that keeps the size and checksum of its content."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -58,8 +58,8 @@ class Computation(ABC):
 
     Attributes:
         computers: by kind of rows.
-        made_of: the rows of each kind whose `parts` were read, and the digests of their chunks, for
-            a report.
+        made_of: for a report, where the rows that `parts` returned are stored, by kind, and the
+            digests of their chunks.
 
     Raises:
         CldError: as `computers_on`, or files that rows depend on have changed meanwhile.
@@ -109,7 +109,7 @@ class Computation(ABC):
         if own or not missing:
             computation = patiently(lambda: cls(work, ranks.device, stop), stop)
             for shard in own:
-                computation.fill(shard)
+                computation.fill_shard(shard)
             if not work.lacking(patiently(work.lengths, stop)):
                 patiently(computation.finish, stop)
         return Outcome("finished")
@@ -130,14 +130,14 @@ class Computation(ABC):
             CldError: the rows cannot be used, or a file that they depend on has changed.
         """
 
-    def fill(self, shard: int) -> None:
+    def fill_shard(self, shard: int) -> None:
         """Compute the missing rows of a shard."""
         for kind, chunks in self.work.request.chunks(shard).items():
             until = self.work.request.bounds(kind, chunks[-1])[1]
             for number in chunks:
                 # Another work may have computed it meanwhile.
                 lengths = self._patiently(self._rows[kind].lengths)
-                self._fill(kind, number, lengths.get(number, 0), until)
+                self._fill_chunk(kind, number, lengths.get(number, 0), until)
 
     def parts(self, kind: str) -> Iterator[Columns]:
         """All rows of a kind, chunk after chunk. A chunk that is damaged is computed again."""
@@ -149,18 +149,18 @@ class Computation(ABC):
         for number in range(-(-request.sizes[kind] // rows.chunk)):
             first, last = request.bounds(kind, number)
             while True:
-                length = self._fill(kind, number, lengths.get(number, 0), last)
-                if (found := self._load(rows, number, length)) is not None:
+                length = self._fill_chunk(kind, number, lengths.get(number, 0), last)
+                if (stored := self._load(rows, number, length)) is not None:
                     break
                 lengths = rows.lengths()
-            arrays, digest = found
+            arrays, digest = stored
             digests.append(digest[:16])
             yield {name: values[: last - first] for name, values in arrays.items()}
 
     def _places(self) -> dict[str, Rows]:
         return {kind: self.work.rows(kind) for kind in self.work.request.sizes}
 
-    def _fill(self, kind: str, number: int, length: int, until: int) -> int:
+    def _fill_chunk(self, kind: str, number: int, length: int, until: int) -> int:
         """Compute the missing rows of a chunk; returns how many rows it has now.
 
         Args:
@@ -172,9 +172,10 @@ class Computation(ABC):
         first, last = self.work.request.bounds(kind, number)
         if length >= last - first:
             return length
-        found = self._load(rows, number, length) if length else None
-        chunk = None if found is None else found[0]
-        if chunk is not None:
+        stored = self._load(rows, number, length) if length else None
+        chunk = None
+        if stored is not None:
+            chunk, _ = stored
             computer.review(chunk)
         at_once = min(self.work.request.batch_size, rows.chunk)
         while (done := 0 if chunk is None else count_of(chunk)) < last - first:

@@ -8,11 +8,11 @@ _CUTOFF = 0.6
 
 
 def nearest(word: str, words: Collection[str]) -> str | None:
-    """The one of ``words`` that ``word`` may be a misspelling of; None if none is near.
+    """The entry of ``words`` that ``word`` may misspell; None if none is near.
 
-    It is one that begins with ``word``, or else the most similar one. Of dotted keys, sections and
-    names are compared separately, so that two keys are not near because their sections are equal;
-    without a section, only names are compared.
+    An entry that begins with ``word`` comes first, then the most similar entry. Sections and names
+    of dotted keys are compared separately, so that two keys are not near because their sections are
+    equal; without a section, only names are compared.
     """
     if word and (longer := [other for other in words if _begins(other, word)]):
         return min(longer, key=len)
@@ -34,7 +34,7 @@ def _begins(key: str, start: str) -> bool:
 
 
 def _similarity(one: str, other: str) -> float:
-    # Words are shorter than this, and comparing long texts takes time.
+    # Words are shorter than this, and comparing long strings takes time.
     return difflib.SequenceMatcher(None, other[:100], one[:100]).ratio()
 
 

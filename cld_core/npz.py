@@ -42,11 +42,11 @@ def arrays(file: IO[bytes]) -> Iterator[np.lib.npyio.NpzFile]:
 def shapes(archive: np.lib.npyio.NpzFile) -> dict[str, tuple[int, ...]]:
     """The shape of each array, from its header."""
     assert archive.zip is not None, "the file is open"
-    found = {}
+    by_name = {}
     for name in archive.files:
         with archive.zip.open(f"{name}.npy") as member:
-            found[name], _, _ = header(member)
-    return found
+            by_name[name], _, _ = header(member)
+    return by_name
 
 
 def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
@@ -72,6 +72,6 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], str]:
     with opened(path, follow=True) as file:
         with arrays(file) as content:
             # `shapes` raises for a member that is not an array, which numpy returns as bytes.
-            found = {name: content[name] for name in shapes(content)}
+            loaded = {name: content[name] for name in shapes(content)}
         file.seek(0)
-        return found, hashlib.file_digest(file, "sha256").hexdigest()
+        return loaded, hashlib.file_digest(file, "sha256").hexdigest()

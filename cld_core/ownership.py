@@ -24,7 +24,7 @@ def require_may_change(path: Path, what: str) -> None:
     """Refuse to write into a folder that belongs to another user, also for root.
 
     Args:
-        what: what is not done, for the message: "Nothing was cancelled".
+        what: the consequence, for the message: "Nothing was cancelled".
 
     Raises:
         CldError: names the folder, its owner and the fix.
@@ -84,7 +84,7 @@ def require_private(path: Path, why: str) -> None:
     """Refuse a file or folder that others own or may write into; a link is refused too.
 
     Args:
-        why: what would happen otherwise, for the message: "a job would run what is in it".
+        why: the danger, for the message: "a job would run what is in it".
 
     Raises:
         CldError: names the path and the fix.
@@ -102,7 +102,7 @@ def make_private(folder: Path, why: str, *, hidden: bool = False) -> None:
 
     Args:
         why: as for `require_private`.
-        hidden: whether others may not even read what is in it.
+        hidden: whether others may not read the folder either.
 
     Raises:
         CldError: it belongs to another user, or is a link.

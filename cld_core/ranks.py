@@ -125,9 +125,9 @@ class Ranks(Place):
         """The values of all ranks in rank order, on rank 0; None on the others."""
         if self.world_size == 1:
             return [value]
-        box: list[Any] | None = [None] * self.world_size if self.is_first else None
-        dist.gather_object(value, box, dst=0, group=self.control)
-        return box
+        values: list[Any] | None = [None] * self.world_size if self.is_first else None
+        dist.gather_object(value, values, dst=0, group=self.control)
+        return values
 
     def leave(self) -> None:
         """Leave the other ranks. Rank 0 removes the file that they met at, if it was a file."""

@@ -1,8 +1,8 @@
 """Conversion between dataclasses and the JSON of files and ledgers.
 
 A record is a dataclass. The annotations of its fields decide what is a tuple, a nested record, a
-literal or a union, which JSON cannot express. Numbers are finite and within `MAX_NUMBER`, and texts
-can be written as UTF-8.
+literal or a union, which JSON cannot express. Numbers are finite and within `MAX_NUMBER`, and
+strings can be written as UTF-8.
 
 Unknown fields are ignored, unless a field of the record keeps them (`keeping`). A `TypedDict` whose
 fields may all be missing keeps unknown fields, and drops fields of a wrong type: a file that is
@@ -21,7 +21,7 @@ from cld_core.errors import CldError
 from cld_core.files import MAX_JSON_BYTES, parse_json, read_bytes
 
 T = TypeVar("T")
-# A computed number: it may be too large, infinite, or not a number.
+# A computed number, which may be too large, infinite, or NaN.
 Result = typing.NewType("Result", float)
 # The largest number of steps, bytes or seconds; a larger one is damage.
 MAX_NUMBER = 2**62
@@ -68,7 +68,7 @@ def from_plain(
 
     Args:
         chosen: by field of a record, the class to build if the annotation is only its base class.
-        any_word: accept any text for a literal, since a later version may have more of them.
+        any_word: accept any string for a literal, since a later version may have more of them.
 
     Raises:
         RecordError: a field is missing, or of another type.
@@ -116,7 +116,7 @@ def real(value: Any) -> float | None:
 
 
 def text(value: Any) -> str | None:
-    """``value`` if it is a text that can be written as UTF-8; else None."""
+    """``value`` if it is a string that can be written as UTF-8; else None."""
     if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
         return None
     return value
@@ -131,7 +131,7 @@ _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     int: ("a whole number", lambda value: whole(value, -MAX_NUMBER) is not None),
     float: ("a finite number", lambda value: real(value) is not None),
     Result: ("a number", lambda value: real(value) is not None or isinstance(value, float)),
-    str: ("a text", lambda value: text(value) is not None),
+    str: ("a string", lambda value: text(value) is not None),
     bool: ("true or false", lambda value: isinstance(value, bool)),
     type(None): ("null", lambda value: value is None),
 }
@@ -139,7 +139,7 @@ _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
 
 @functools.cache
 def _reader(hint: Any, any_word: bool) -> _Reader:
-    """A function that makes a value of an annotated type of a plain one, or raises `RecordError`.
+    """A function that converts a plain value to an annotated type, or raises `RecordError`.
 
     It takes the plain value, and its place in the record for messages.
     """

@@ -47,15 +47,14 @@ class Place:
     @classmethod
     def from_environment(cls) -> "Place":
         """The place that torchrun or mpirun set in environment variables."""
-        given = os.environ
-        found: Any = {
-            name: int(given[variable])
+        values: Any = {
+            name: int(os.environ[variable])
             for name, variables in _VARIABLES.items()
-            # The first one that is set is kept.
+            # The first variable that is set comes last, and its value is kept.
             for variable in reversed(variables)
-            if variable in given
+            if variable in os.environ
         }
-        return cls(**{"local_world_size": found.get("world_size", 1), **found})
+        return cls(**{"local_world_size": values.get("world_size", 1), **values})
 
     def export(self) -> None:
         """Set the variables that torchrun sets, for plug-ins and their libraries."""
@@ -90,10 +89,10 @@ def source_towards(host: str) -> str | None:
     None if the host has no address, there is no route, or the route does not leave this machine.
     """
     try:
-        found = socket.getaddrinfo(host, _DISCARD, type=socket.SOCK_DGRAM)
+        addresses = socket.getaddrinfo(host, _DISCARD, type=socket.SOCK_DGRAM)
     except OSError:
         return None
-    for family, kind, protocol, _, where in found:
+    for family, kind, protocol, _, where in addresses:
         try:
             with socket.socket(family, kind, protocol) as probe:
                 # With UDP this looks up the route and sends nothing.

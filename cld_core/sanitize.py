@@ -1,4 +1,4 @@
-"""Cleaning of texts from files and commands of other users, before they are shown or passed on."""
+"""Cleans text from files and commands of other users before it is shown or passed on."""
 
 import re
 import time
@@ -10,7 +10,7 @@ _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\Z)|\x1b[ -/]*[0-~]?", re.DOTALL
 )
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-# Bidirectional overrides and isolates, which change the order in which a text is shown.
+# Bidirectional overrides and isolates, which change the order in which text is shown.
 _REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
 
 
@@ -39,7 +39,7 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 
 def one_line(text: object, most: int = 200) -> str:
-    """A text for a message: one line of at most ``most`` characters, none of them control ones."""
+    """One line for a message: at most ``most`` characters, without control characters."""
     line = " ".join(printable(str(text)[: 4 * most]).split())
     return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 

@@ -127,11 +127,12 @@ def sidecar_of(path: Path) -> Sidecar | None:
 
 def slowest_save_s(folder: RunFolder) -> float | None:
     """The longest duration of saving one of the run's checkpoints; None without checkpoints."""
-    found = (
-        find_record(Sidecar, folder.checkpoint_file(step).with_suffix(".json"))
-        for step in folder.checkpoint_steps()
-    )
-    return max((sidecar.seconds for sidecar in found if sidecar is not None), default=None)
+    durations = []
+    for step in folder.checkpoint_steps():
+        sidecar = find_record(Sidecar, folder.checkpoint_file(step).with_suffix(".json"))
+        if sidecar is not None:
+            durations.append(sidecar.seconds)
+    return max(durations, default=None)
 
 
 def weights_file(folder: RunFolder, step: int, length: float | None = None) -> Path:
@@ -178,13 +179,13 @@ def required_digest(folder: RunFolder, step: int, fix: str, length: float | None
         NotFoundError: the checkpoint is gone.
         OSError: it cannot be read at this moment.
     """
-    found = weights_digest(folder, step, length)
-    if found is None:
+    weights = weights_digest(folder, step, length)
+    if weights is None:
         raise NotFoundError(
             f"{folder.path}: no checkpoint of step {step} any more; there are: {_steps(folder)}. "
             f"{fix}"
         )
-    return found
+    return weights
 
 
 def _steps(folder: RunFolder) -> str:
@@ -284,7 +285,7 @@ def _require_model(folder: RunFolder, sidecar: Sidecar, model_digest: str | None
 def newest_good(
     folder: RunFolder, model_digest: str | None = None, *, weights_only: bool = False
 ) -> tuple[int | None, list[DamagedCheckpoint]]:
-    """The newest step whose checkpoint is intact, and the damaged ones above it; see `verify`.
+    """The newest step with an intact checkpoint, and the damaged checkpoints above it.
 
     Raises:
         CheckpointError: the newest intact one belongs to another recipe, and so do older ones.
@@ -331,7 +332,7 @@ def _verified(
 
 
 def pick_checkpoint(folder: RunFolder, model_digest: str | None, checkpoint: int | str) -> int:
-    """The step that ``checkpoint`` (a step or "last") means, whose averaged weights are verified.
+    """The step that ``checkpoint`` (a step or "last") means; its averaged weights are verified.
 
     Raises:
         NotFoundError: the run has no such checkpoint, or none at all.
@@ -392,7 +393,7 @@ def usable(folder: RunFolder, step: int) -> list[Stored]:
     if sidecar is None or sidecar.averages is None:
         return []
     own = Stored(folder.checkpoint_file(step), sidecar, sidecar.averages)
-    found = []
+    snapshots = []
     for number in folder.snapshot_steps():
         snapshot = _snapshot(folder, number) if number < step else None
         if (
@@ -400,8 +401,8 @@ def usable(folder: RunFolder, step: int) -> list[Stored]:
             and snapshot.sidecar.model == sidecar.model
             and snapshot.averages.began == own.averages.began
         ):
-            found.append(snapshot)
-    return [*found, own]
+            snapshots.append(snapshot)
+    return [*snapshots, own]
 
 
 def _snapshot(folder: RunFolder, step: int) -> Stored | None:
@@ -430,7 +431,9 @@ def snapshot_files(folder: RunFolder) -> list[Path]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files of a checkpoint or snapshot, the sidecar first; the first two may be missing.
+    """The files of a checkpoint or snapshot: sidecar, tensors, averaged weights.
+
+    The first two may be missing.
 
     Args:
         path: the file of tensors.
@@ -477,8 +480,8 @@ def prune(
 
 def clear_unfinished(folder: RunFolder) -> None:
     """Remove drafts of killed writers. Only for the holder of the lease."""
-    for place in (folder.checkpoints, folder.averages):
-        for path in place.glob(".step_*.tmp"):
+    for drafts in (folder.checkpoints, folder.averages):
+        for path in drafts.glob(".step_*.tmp"):
             path.unlink(missing_ok=True)
 
 

@@ -218,7 +218,7 @@ def problem_of(folder: Path, manifest: Manifest) -> str | None:
     for name, sha256 in manifest.checksums.items():
         try:
             status = os.lstat(folder / name)
-            # A file may have another name in a run whose files were opened to a group.
+            # A hard link in another run may have been opened to a group.
             if problem := ownership_problem(status):
                 return f"{name}: {problem}; `chmod -R go-w` takes that away"
             if digest_of(folder / name) != sha256:
@@ -232,9 +232,9 @@ def problem_of(folder: Path, manifest: Manifest) -> str | None:
 
 
 def _importable(folder: Path) -> Iterator[str]:
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name != "__pycache__"]
-        inside = Path(place).relative_to(folder)
+        inside = Path(parent).relative_to(folder)
         yield from (str(inside / name) for name in sorted(files) if name.endswith(_IMPORTABLE))
 
 

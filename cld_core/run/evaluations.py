@@ -47,7 +47,7 @@ class Extraction:
 
     Attributes:
         extractor: its name in torch-fidelity.
-        layer: the layer whose output the features are.
+        layer: the layer that the features come out of.
         weights: SHA-256 of the file of weights; None if it needs none.
         plugin: fingerprint of the recipe's plug-ins, of an extractor that does not come with
             torch-fidelity.
@@ -113,7 +113,7 @@ class EvalRequest(ShardedRequest, EvalSpec):
     model_digest: str
     sampling: SamplingSpec
     objective: ObjectiveSpec
-    # The section names files, the request what is in them.
+    # The recipe's section names files; the request identifies their content.
     fid: FeatureInputs | None = None  # type: ignore[assignment]
     elbo_eps_asked: float | None = None
     ema: EmaSpec = field(default_factory=EmaSpec)
@@ -246,16 +246,16 @@ class Evaluation(ShardedWork):
 def unnamed_rows(run: RunFolder) -> list[Path]:
     """The folders of rows that no evaluation of the run names, unchanged for `UNNAMED_S`."""
     named = {name for work in evaluations_of(run) for name in _named(work)}
-    found = []
+    unnamed = []
     for folder in sorted((run.evals / "rows").glob("*-*")):
         with suppress(OSError):
             if folder.name not in named and time.time() - folder.lstat().st_mtime > UNNAMED_S:
-                found.append(folder)
-    return found
+                unnamed.append(folder)
+    return unnamed
 
 
 def _named(work: Evaluation) -> Iterator[str]:
-    """The rows that a report was made of, and those that the evaluation would read now."""
+    """The names of the rows in an evaluation's report, and of those that it would read now."""
     for rows in read_report(work.folder).get("rows", {}).values():
         if "id" in rows:
             yield rows["id"]

@@ -72,15 +72,15 @@ class FormatError(UsageError):
 
 
 def is_name(name: str) -> bool:
-    """Whether a text names one folder that can be typed as the argument of a command."""
+    """Whether a string names one folder that can be typed as the argument of a command."""
     return _NAME.fullmatch(name) is not None
 
 
 def check_name(name: str) -> None:
-    """Refuse a text that cannot name a run.
+    """Refuse a string that cannot name a run.
 
     Raises:
-        UsageError: it cannot be one folder, or could not be typed as the argument of a command.
+        UsageError: as `is_name`.
     """
     if not is_name(name):
         raise UsageError(
@@ -344,7 +344,7 @@ class RunFolder:
         return _steps_in(self.checkpoints, empty=(OSError,))
 
     def steps_to_continue_from(self) -> list[int]:
-        """As `checkpoint_steps`, without those of which only the averaged weights are left."""
+        """As `checkpoint_steps`, without checkpoints that have only averaged weights left."""
         names = names_in(self.checkpoints, (OSError,))
         steps = self.checkpoint_steps()
         return [step for step in steps if self.checkpoint_file(step).name in names]

@@ -67,11 +67,11 @@ class Group:
     def runs(self) -> list[RunFolder]:
         """The runs that exist, in the order in which they were submitted."""
         names = self.members()
-        found = [RunFolder(self.root / name) for name in names] or find_runs(self.root)
+        listed = [RunFolder(self.root / name) for name in names]
         members = []
-        for run in found:
+        for run in listed or find_runs(self.root):
             is_member = run.identity().get("group") == self.name
-            # A listed run whose `run.json` is damaged is shown, too.
+            # A listed run with a damaged `run.json` is shown, too.
             if run.exists and (is_member or (names and run.is_damaged)):
                 members.append(run)
         return members

@@ -1,4 +1,4 @@
-"""A ledger read in one pass. Readers use this fold; none of them scans the events itself."""
+"""A ledger read in one pass. All readers use this fold; none of them scans the events itself."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,8 +43,8 @@ class Attempt(Started):
         requested_code: the digest in the request, as in `Requested`.
         rewound: whether `resume --from` named the step that it began from.
         bug: whether it ended by an error in code or recipe, which another start would meet again.
-        noted_end: whether the attempt itself recorded its end; if not, ``ended`` is when the end
-            was found out.
+        noted_end: whether the attempt itself recorded its end; if not, ``ended`` is when its end
+            was discovered.
     """
 
     requested_code: str | None = None
@@ -72,9 +72,9 @@ class History:
     """The fold of a ledger. Readers share one object; only the code that makes it may call `take`.
 
     Attributes:
-        attempts: oldest first; their number is the number of the next one, which keys the noise.
+        attempts: oldest first. Their count is the number of the next attempt, which keys the noise.
         submitted: all jobs, oldest first.
-        turned_away: by job id, why it had nothing to do.
+        turned_away: by job id, why the job had nothing to do.
         request: the last request, or its refusal, if no job or attempt has followed it.
         steps: `train.steps` of the last request.
         overrides: those that continuations added, in order.
@@ -85,7 +85,7 @@ class History:
         edited: changes of the frozen recipe that were made by hand, in words.
         imported: the checkpoint from elsewhere that the run begins with, if any.
         cancelled: ids of the jobs that were cancelled.
-        not_begun: by job id, why it could not begin.
+        not_begun: by job id, why the job could not begin.
         requeued: the last requeue that a job requested, if no attempt has ended since.
         given_up: why the run is not started again, if that was decided since the last attempt
             ended; of sharded work, why it was given up or not merged, since its last job was
@@ -93,13 +93,14 @@ class History:
         not_requeued: why the job could not be requeued, if it has not begun again since.
         requeued_attempts: the numbers of the attempts during or after which their job requested a
             requeue.
-        died_early: starts that ended before they trained, since the last attempt began.
+        died_early: the number of starts that ended before they trained, since the last attempt
+            began.
         bug: the error in code or recipe that ended the last attempt, if one did.
         failures: oldest first.
         requeues: all requested requeues, oldest first.
         unfit: machines that failed a health check since the last request or the last start of
             training.
-        avoided: by job id, the nodes that it avoids because of what happened there.
+        avoided: by job id, the nodes that the job avoids because of earlier failures there.
         attempts_before: the number of attempts before the last request.
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
@@ -108,10 +109,10 @@ class History:
             submitted with.
         note: the user's note about the run; None without one.
         tags: of the run, in the order in which they were given.
-        queued: by attempt, when its job was put into the queue for it, if known, and the requested
-            delay in seconds.
-        followed: by attempt, the earliest time of a line after its end, unless that is before it
-            began: clocks jump.
+        queued: by attempt, when its job entered the queue for it, if known, and the requested delay
+            in seconds.
+        followed: by attempt, the earliest time of a line after its end. Times before its begin are
+            left out, because clocks jump.
         verdict: the event that last changed the `state`; None since a request.
         heard: when the newest attempt last reported (`with_progress`).
         saved: the step of the newest checkpoint (`with_progress`), from which a next attempt would
@@ -249,17 +250,15 @@ class History:
     @property
     def crashes_in_a_row(self) -> int:
         """Crashes without a new checkpoint, up to now."""
-        count = self.died_early
-        best = None
+        crashes = self.died_early
+        next_first_step: float = -1
         for attempt in reversed(self.attempts):
-            if attempt.cause not in CRASHES:
+            # If the next attempt began at a later step, this one had saved progress.
+            if attempt.cause not in CRASHES or attempt.first_step < next_first_step:
                 break
-            if best is not None and attempt.first_step < best:
-                # The attempt after this one began at a later step, so this one had saved progress.
-                break
-            best = attempt.first_step
-            count += 1
-        return count
+            next_first_step = attempt.first_step
+            crashes += 1
+        return crashes
 
     @property
     def crashes(self) -> Mapping[str, int]:
@@ -400,8 +399,8 @@ class History:
         self.submitted.append(event)
         self._queue[job_id] = (event.time, 0.0)
         self.avoided[job_id] = event.exclude
-        # Sharded work has no attempts whose end would clear these. They stay for jobs of the same
-        # array: a task may give up before the tasks beside it are noted.
+        # The end of an attempt clears these; sharded work has no attempts. Jobs of the same array
+        # keep them: a task may give up before the tasks beside it are noted.
         array = array_of(job_id)
         if event.shards is not None and array_of(self._given_up_by or "") != array:
             self.given_up = None
@@ -508,26 +507,26 @@ class History:
             if before.last_step is None:
                 self._set(before, last_step=event.reached, ended=event.heard or before.ended)
             elif before.last_step < event.step and not rewound:
-                # Its end has the step that it had reported; this start, the step that it had saved.
+                # Its end names the last step that it reported; this start, the last that it saved.
                 self._set(before, last_step=event.step)
         self._by_number[event.attempt] = Attempt(
             **vars(event), requested_code=self.code, rewound=rewound
         )
 
     def _ended(self, event: Ended) -> None:
-        before = self._by_number.get(event.attempt)
         if not event.afterwards:
             self.bug = event.detail if event.bug else None
-        if before is None:
+        attempt = self._by_number.get(event.attempt)
+        if attempt is None:
             return
         is_newest = event.attempt == self._newest_start
         if event.afterwards:
-            self._set(before, cause=event.cause, ended=before.ended or event.time)
+            self._set(attempt, cause=event.cause, ended=attempt.ended or event.time)
         else:
-            was_cancelled = event.cause == "terminated" and before.job_id in self.cancelled
+            was_cancelled = event.cause == "terminated" and attempt.job_id in self.cancelled
             cause = "cancelled" if was_cancelled else event.cause
             self._set(
-                before,
+                attempt,
                 cause=cause,
                 ended=event.time,
                 last_step=event.step,
@@ -537,8 +536,8 @@ class History:
             )
             if is_newest:
                 self.verdict = event
-        if is_newest and not (event.afterwards and before.ended is not None):
-            # What was decided before the newest attempt ended was about an earlier one.
+        if is_newest and not (event.afterwards and attempt.ended is not None):
+            # Earlier decisions were about earlier attempts.
             self.requeued = None
             self.given_up = None
 

@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
@@ -32,7 +33,7 @@ class Commit(TypedDict, total=False):
 
 
 class Origin(TypedDict, total=False):
-    """The run or the file whose weights a run started from, and their step."""
+    """The run or file with the weights that a run started from, and their step."""
 
     path: str
     step: int
@@ -93,13 +94,11 @@ def identity(
 
 def versions() -> dict[str, str]:
     """Versions of Python, cldctl and the packages that results depend on. Imports none of them."""
-    found = {"python": platform.python_version(), "cldctl": __version__}
+    by_name = {"python": platform.python_version(), "cldctl": __version__}
     for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            by_name[package] = metadata.version(package)
+    return by_name
 
 
 def _user() -> str:

@@ -32,8 +32,8 @@ _Version = tuple[int, int, int]
 _histories: dict[Path, tuple[_Version, History]] = {}
 # By path, the events that wait to be written.
 _waiting: defaultdict[Path, list[Event]] = defaultdict(list)
-# Ledgers of which a write failed. The line may be in the file: it may have failed afterwards, on
-# its way to the disk.
+# Ledgers with a failed write. The line may be in the file: the write may have failed afterwards, on
+# the way to the disk.
 _doubtful: set[Path] = set()
 _lock = threading.RLock()
 

@@ -126,12 +126,12 @@ class Rows:
         Raises:
             OSError: it cannot be listed at this moment.
         """
-        found: dict[int, int] = {}
+        lengths: dict[int, int] = {}
         for name in names_in(self.folder):
             if match := _FILE.fullmatch(name):
                 number = int(match[1])
-                found[number] = max(int(match[2]), found.get(number, 0))
-        return found
+                lengths[number] = max(int(match[2]), lengths.get(number, 0))
+        return lengths
 
     def file(self, number: int, length: int) -> Path:
         """The file of the first ``length`` rows of a chunk."""
@@ -194,7 +194,7 @@ class ShardedWork(RequestedWork):
         return [] if self.is_done else self.lacking(self._seen())
 
     def begun(self) -> frozenset[int]:
-        """The shards of which a row exists."""
+        """The shards with at least one row."""
         return frozenset(
             shard for shard, (done, _) in enumerate(self._rows_of_shards(self._seen())) if done
         )
@@ -232,14 +232,14 @@ class ShardedWork(RequestedWork):
             done = 0
             total = 0
             for kind, chunks in self.request.chunks(shard).items():
-                found = lengths.get(kind, {})
+                stored = lengths.get(kind, {})
                 for number in chunks:
                     first, last = self.request.bounds(kind, number)
-                    done += min(found.get(number, 0), last - first)
+                    done += min(stored.get(number, 0), last - first)
                     total += last - first
             yield done, total
 
     def lacking(self, lengths: Lengths) -> list[int]:
-        """The shards of which a row is missing."""
+        """The shards that lack a row."""
         counts = enumerate(self._rows_of_shards(lengths))
         return [shard for shard, (done, total) in counts if done < total]

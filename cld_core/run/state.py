@@ -220,13 +220,15 @@ class Situation:
         now: seconds since 1970.
 
     Attributes:
-        current: the job of a training that counts; and ``answer``, what is known about it.
-        sharded: whether the work is not a training. If it is not, only ``done``, ``phase`` and
-            ``moved`` have values.
+        current: the job of a training that counts.
+        answer: what is known about that job.
+        sharded: whether the work is sharded; then only ``done``, ``phase`` and ``moved`` have
+            values, and otherwise neither ``done`` nor ``moved``.
         done: whether the product of a sharded work exists.
-        moved: whether pieces were written since the launchers answered.
-        request: of a request that no job or attempt followed, or a ledger that holds nothing:
-            "refused", "open", or "stale" after `SUBMITTING_S`; "lost" if the ledger held more.
+        moved: whether rows were written since the launchers answered.
+        request: of a request that no job or attempt followed: "refused", "open", or "stale" after
+            `SUBMITTING_S`. The same for an empty ledger, but "lost" if files show that the run has
+            trained.
         job: "none", or whether the current job is the "first" or a "successor" that waited for
             another to fail.
         attempt: of the current job: "none", "open" or "ended"; "other" if the newest belongs to an
@@ -236,10 +238,10 @@ class Situation:
         end: how the current job ended: "cancelled", "failed", "late" (at its time limit) or
             "quiet".
         restarts: whether the launcher can start the current job again.
-        back: whether it does so after the end of the attempt.
-        followed: whether a successor waits for the job's end, and was not turned away.
-        given_up: whether a retry budget is spent since then.
-        stuck: whether the job ended because it could not put itself back into the queue.
+        back: whether the launcher does so after the end of the attempt.
+        followed: whether a successor waits for the current job's end, and was not turned away.
+        given_up: whether the run was given up after the attempt.
+        stuck: whether the current job ended because it could not be requeued.
     """
 
     current: JobRef | None = None
@@ -287,9 +289,9 @@ class Situation:
             self.phase = "running"
         elif phases & {"pending", "unknown"}:
             self.phase = "pending"
-            # Rows are added to a folder: a job may have begun since the launchers answered.
-            moments = [self.answers.as_of(job.cluster) for job in jobs]
-            newest = max((moment for moment in moments if moment is not None), default=None)
+            # A job may have begun, and written rows, since the launchers answered.
+            times = [self.answers.as_of(job.cluster) for job in jobs]
+            newest = max((time for time in times if time is not None), default=None)
             self.moved = newest is not None and (facts.work.moved_at() or 0.0) > newest
         else:
             self.phase = "gone"
@@ -321,8 +323,8 @@ class Situation:
             self.attempt = "other"
         self.end = self._end_of(job, answer)
         self.restarts = job.restarts
-        # While the launcher does not answer, it may start the job again, too.
         is_restarted = history.cause in RESTARTED_BY_LAUNCHER
+        # A launcher that does not answer ("unknown") may start the job again, too.
         may_restart = self.phase in ("running", "ending", "unknown")
         self.back = history.requeued is not None or (is_restarted and may_restart)
         self.followed = any(
@@ -352,8 +354,8 @@ class Situation:
         as_of = self.answers.as_of(job.cluster)
         if as_of is None:
             return answer
-        when, phase = _last_news(self.history, job, self.now)
-        return answer if phase is None or when <= as_of else _updated(answer, phase)
+        noted, phase = _last_news(self.history, job, self.now)
+        return answer if phase is None or noted <= as_of else _updated(answer, phase)
 
     @property
     def owner(self) -> Mapping[str, Any] | None:
@@ -390,7 +392,7 @@ def _request(history: History, run: RunFolder, now: float) -> str:
 
 
 def _last_news(history: History, job: JobRef, now: float) -> tuple[float, Phase | None]:
-    """When the ledger last had news of a job, and the phase that follows from them, if one does."""
+    """When the ledger last had news of a job, and the phase that they imply, if they imply one."""
     event = history.last_of.get(job.job_id)
     if isinstance(event, events.GivenUp) and event.never_began:
         return event.time, "gone"
@@ -415,7 +417,7 @@ def _last_news(history: History, job: JobRef, now: float) -> tuple[float, Phase 
 
 
 def _updated(answer: Answer, phase: Phase) -> Answer:
-    """An answer with the phase that later news of the ledger lead to."""
+    """An older answer, with the phase that the ledger implies."""
     if answer.phase == phase:
         return answer
     if phase == "unknown":

@@ -177,11 +177,11 @@ class TunedSampler:
 
 def solutions_of(run: RunFolder) -> list[TunedSampler]:
     """The solutions in a run's folder; damaged ones are left out."""
-    found = []
+    solutions = []
     for name in run.tuning_names():
         with contextlib.suppress(ValueError):
-            found.append(TunedSampler.of_content(read_object(run.tuned / name / SOLUTION)))
-    return found
+            solutions.append(TunedSampler.of_content(read_object(run.tuned / name / SOLUTION)))
+    return solutions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,13 +221,13 @@ class Solutions:
     @classmethod
     def of_file(cls, about: Mapping[str, str]) -> Self:
         """Those in the metadata of an exported file; damaged ones are left out."""
-        found: list[TunedSampler] = []
+        solutions: list[TunedSampler] = []
         with contextlib.suppress(ValueError):
             contents = parse_json(about.get(_CARRIED, "[]"))
             for content in from_plain(tuple[dict[str, Any], ...], contents):
                 with contextlib.suppress(ValueError):
-                    found.append(TunedSampler.of_content(content))
-        return cls(lambda: found)
+                    solutions.append(TunedSampler.of_content(content))
+        return cls(lambda: solutions)
 
     def carried(self, network: Network) -> dict[str, str]:
         """The metadata for an exported file of a network; empty if no solution was tuned to it."""
@@ -541,21 +541,21 @@ class Tuning(RequestedWork):
     @property
     def solution(self) -> TunedSampler | None:
         """The result, unless its checkpoint was replaced; None until there is one."""
-        found = find_record(TunedSampler, self.folder / SOLUTION)
+        solution = find_record(TunedSampler, self.folder / SOLUTION)
         step = self.request.checkpoint_step
-        if found is None or is_replaced(self.run, step, found.checkpoint):
+        if solution is None or is_replaced(self.run, step, solution.checkpoint):
             return None
-        return found
+        return solution
 
     @property
     def is_done(self) -> bool:
         """Whether there is a result that the budget of the request would not change."""
-        found = self.solution
-        if found is None:
+        solution = self.solution
+        if solution is None:
             return False
-        if not found.cut_off:
+        if not solution.cut_off:
             return True
-        spent_min = real(found.about.get("budget_min")) or 0.0
+        spent_min = real(solution.about.get("budget_min")) or 0.0
         budget_min = self.request.budget_min
         return budget_min is not None and budget_min <= spent_min
 

@@ -135,11 +135,11 @@ def use_plugins(folder: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Request(ABC):
-    """One piece of work, complete: everything that its numbers depend on, and how it is divided.
+    """The order for a work: everything that its numbers depend on, and how it is divided.
 
     Attributes:
-        sections: fields with a section of a recipe, whose annotation is the base of its specs.
-        shards: pieces that are computed independently of each other.
+        sections: fields that hold a section of a recipe; they are annotated with the base class.
+        shards: the number of pieces, which are computed independently of each other.
         batch_size: rows that are computed at once.
         retries: crashes of one task after which it is not started again.
     """
@@ -262,10 +262,10 @@ class Work(ABC):
     """A work in its folder, which jobs open again (`open_work`).
 
     Attributes:
-        folder: where everything of it is, the logs of its jobs too.
+        folder: its folder, which also has the logs of its jobs.
         run: the run that it belongs to; None for statistics.
         command: the command that continues it when it is run again, for messages.
-        called: what it is.
+        called: the noun for its kind in messages.
         is_world: whether the processes of a task form one world of ranks, or each is a task of its
             own.
         together: whether one task computes all works of a job, one after another.
@@ -300,7 +300,7 @@ class Work(ABC):
 
     @property
     def doing(self) -> str:
-        """What computing it is called."""
+        """The phase in messages while it is computed."""
         return "computing"
 
     @property
@@ -347,7 +347,7 @@ class Work(ABC):
         return [] if self.is_done else [0]
 
     def to_start(self) -> list[int]:
-        """The pieces that need a task: the missing ones, or else the first, whose task merges.
+        """The pieces that need a task: the missing ones, or else the first, to merge them.
 
         Empty if the work is done.
         """
@@ -355,7 +355,7 @@ class Work(ABC):
 
     @abstractmethod
     def rows_done(self) -> tuple[int, int]:
-        """How much is computed, and how much there is in all, in `unit`."""
+        """How much is computed, and the total, in `unit`."""
 
     @abstractmethod
     def moved_at(self) -> float | None:
