@@ -1,4 +1,4 @@
-"""Sharded work: rows that are a function of their index, computed by tasks that may be interrupted.
+"""Sharded work on rows that are functions of their index, by tasks that may be interrupted.
 
 Division into shards and completeness are here; computing, resuming and merging in
 `cld_core.computation`. A kind of work defines its rows; this module knows no metric. A folder of
@@ -178,7 +178,7 @@ class Rows:
 
 
 class ShardedWork(RequestedWork):
-    """Sharded work of rows that do not depend on each other."""
+    """Sharded work on rows that do not depend on each other; those of a tuning do."""
 
     request: ShardedRequest
 

@@ -460,7 +460,7 @@ class Training(Work):
 
 
 class RequestedWork(Work):
-    """A work that a request describes.
+    """A sharded work, which a request describes: an evaluation, a tuning, or statistics.
 
     Args:
         request: default: the one in the folder.

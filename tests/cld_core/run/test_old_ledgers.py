@@ -13,8 +13,16 @@ LEDGERS = json.loads((Path(__file__).parents[2] / "fixtures/ledgers.json").read_
 
 
 ATTEMPT = ["attempt", "job_id", "cause", "first_step", "last_step", "started", "ended", "detail"]
-PLAIN = ["state", "steps", "from_step", "code", "crashes_in_a_row"]
-PLAIN += ["given_up", "not_requeued", "note"]
+PLAIN = [
+    "state",
+    "steps",
+    "from_step",
+    "code",
+    "crashes_in_a_row",
+    "given_up",
+    "not_requeued",
+    "note",
+]
 LISTS = ("overrides", "rolled_back_to", "tags")
 
 

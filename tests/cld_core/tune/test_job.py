@@ -1,7 +1,9 @@
 """A tuning in its folder: resuming to the same bits, what is shared, and what becomes of a damaged
 one."""
 
+import itertools
 import json
+import math
 import shutil
 
 import pytest
@@ -53,14 +55,10 @@ def tuning(run, nfe=3, **keys):
     return Tuning(request.store(run.tuned / request.id))
 
 
-def compute(work, stop_after=None):
-    calls = []
-
-    def should_stop():
-        calls.append(1)
-        return stop_after is not None and len(calls) > stop_after
-
-    return work.compute(ranks.alone(Place(), gpu=False), StopWhen(should_stop)).is_done
+def compute(work, stop_after=math.inf):
+    readings = itertools.count(1)
+    stop = StopWhen(lambda: next(readings) > stop_after)
+    return work.compute(ranks.alone(Place(), gpu=False), stop).is_done
 
 
 def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
