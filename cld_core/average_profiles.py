@@ -150,12 +150,13 @@ def mixture(run: RunFolder, step: int, length: float, without: Collection[int] =
             "ema.length is made. Keep some from now on with "
             f"`cldctl resume {run.name} train.ema_lengths=[0.05,0.1]`, and use a later checkpoint."
         )
-    profiles = [
-        (number, Profile(own, file.averages.updates))
-        for number, file in enumerate(stored)
-        for own in file.averages.lengths
-    ]
-    basis = Basis([profile for _, profile in profiles])
+    basis = Basis(
+        [
+            Profile(stored_length, file.averages.updates)
+            for file in stored
+            for stored_length in file.averages.lengths
+        ]
+    )
     updates = stored[-1].averages.updates
     weights, error = basis.fit(Profile(length, updates))
     made_of = f"{len(stored)} stored steps" if len(stored) > 1 else "one stored step"
@@ -165,13 +166,16 @@ def mixture(run: RunFolder, step: int, length: float, without: Collection[int] =
             f"relative error of its profile would be {error:.2g}, and at most {MOST:g} is "
             f"accepted. Use {_possible(basis, updates)}, or train with a smaller train.ema_every."
         )
-    parts: list[dict[str, float]] = [{} for _ in stored]
-    for (file, profile), weight in zip(profiles, weights.tolist(), strict=True):
-        parts[file][key_of(profile.length)] = weight
+    # In the order of the profiles of the basis.
+    ordered = iter(weights.tolist())
+    parts = [
+        (file, {key_of(stored_length): next(ordered) for stored_length in file.averages.lengths})
+        for file in stored
+    ]
     described = (
         f"EMA length {length:g}: made of {made_of}, relative error of its profile {error:.2g}"
     )
-    return Mixture(tuple(zip(stored, parts, strict=True)), error, described)
+    return Mixture(tuple(parts), error, described)
 
 
 def _possible(basis: Basis, updates: int) -> str:

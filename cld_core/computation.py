@@ -172,18 +172,17 @@ class Computation(ABC):
         first, last = self.work.request.bounds(kind, number)
         if length >= last - first:
             return length
-        stored = self._load(rows, number, length) if length else None
-        chunk = None
-        if stored is not None:
-            chunk, _ = stored
-            computer.review(chunk)
+        parts: list[Columns] = []
+        if length and (stored := self._load(rows, number, length)) is not None:
+            parts.append(stored[0])
+            computer.review(stored[0])
         at_once = min(self.work.request.batch_size, rows.chunk)
-        while (done := 0 if chunk is None else count_of(chunk)) < last - first:
+        while (done := sum(map(count_of, parts))) < last - first:
             self._stop.check()
             new = computer.compute(first + done, min(first + done + at_once, last))
-            chunk = new if chunk is None else joined([chunk, new])
-            self._patiently(functools.partial(rows.save, number, chunk, done))
-            print(f"{kind}: row {first + count_of(chunk)} of {until}", flush=True)
+            parts.append(new)
+            self._patiently(functools.partial(rows.save, number, joined(parts), done))
+            print(f"{kind}: row {first + done + count_of(new)} of {until}", flush=True)
             computer.review(new)
         return last - first
 

@@ -98,21 +98,20 @@ class Ranks(Place):
         """
         if self.world_size == 1:
             return work()
-        # The result of ``work``, or the message and the exit code of its error.
-        outcome: list[Any] = [None, None, 0]
+        # The result of ``work``, and the error that the other ranks raise.
+        outcome: list[Any] = [None, None]
         problem: Exception | None = None
         if self.is_first:
             try:
                 outcome[0] = work()
             except Exception as error:
                 problem = error
-                outcome = [None, str(error), exit_code(error)]
+                outcome[1] = RankError(f"rank 0 could not continue: {error}", exit_code(error))
         dist.broadcast_object_list(outcome, src=0, group=self.control)
-        if problem is not None:
-            raise problem
-        if outcome[1] is not None:
-            raise RankError(f"rank 0 could not continue: {outcome[1]}", outcome[2])
-        return cast(T, outcome[0])
+        result, failure = outcome
+        if failure is not None:
+            raise problem or failure
+        return cast(T, result)
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of tensors of one shape over the ranks, float64, on the CPU."""

@@ -164,9 +164,11 @@ class Imported(Event):
         """Where the checkpoint is from."""
         if self.source_step is None:
             return f"imported from {self.source}"
+        started = f"started from {self.source} at step {self.source_step:,}"
         count = len(self.fresh)
-        afresh = f", {count} tensor{'' if count == 1 else 's'} afresh" if count else ""
-        return f"started from {self.source} at step {self.source_step:,}{afresh}"
+        if count == 0:
+            return started
+        return f"{started}, {count} tensor{'' if count == 1 else 's'} afresh"
 
 
 @dataclass(frozen=True, kw_only=True)

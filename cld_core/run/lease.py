@@ -245,9 +245,9 @@ def _taken(folder: Path, owner: dict[str, Any], gone: Collection[str]) -> int:
     folder.mkdir(exist_ok=True)
     while True:
         number, holder = newest(folder)
-        if holder is not None and holder.get("token") == owner["token"]:
-            return number
         if holder is not None:
+            if holder.get("token") == owner["token"]:
+                return number
             is_gone = holder["job_id"] in gone and _is_alive(holder) is None
             if not (is_gone or _may_take_over(folder, number, holder, owner)):
                 raise LeaseHeldError(held_message(folder.parent, holder))

@@ -98,10 +98,9 @@ class Ledger:
         except FileNotFoundError:
             return History()
         version = (file.st_ino, file.st_size, file.st_mtime_ns)
-        if self.path in _histories:
-            cached_version, history = _histories[self.path]
-            if cached_version == version:
-                return history
+        cached = _histories.get(self.path)
+        if cached is not None and cached[0] == version:
+            return cached[1]
         if len(_histories) >= _MOST_CACHED:
             _histories.clear()
         history = History.of(self.events())

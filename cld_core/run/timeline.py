@@ -173,7 +173,7 @@ def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[
     natural = lowest
     for attempt in reversed(attempts):
         first = attempt.first_step
-        reached = max(first, first if attempt.last_step is None else attempt.last_step)
+        reached = max(first, attempt.last_step or first)
         saved_until = int(min(max(natural, first), reached))
         kept_until = int(min(max(lowest, first), saved_until))
         found.append(
