@@ -25,7 +25,7 @@ PATIENCE_S = 120.0
 
 
 def patiently(work: Callable[[], T], stop: StopFlag) -> T:
-    """As `retried`, for `PATIENCE_S`.
+    """The result of ``work``, which is retried for `PATIENCE_S` (`files.retried`).
 
     Raises:
         Stopped: ``work`` raised an `OSError`, and this process has to stop.

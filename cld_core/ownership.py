@@ -60,8 +60,10 @@ def problem_of(status: os.stat_result) -> str | None:
 
 
 def shared_with(status: os.stat_result) -> str | None:
-    """As `problem_of`, but a group that is this user's alone, as many systems give to every user,
-    may write."""
+    """As `problem_of`, but write access of a group with no other member is allowed.
+
+    Many systems give every user such a group.
+    """
     is_group_only = status.st_mode & _OTHERS_WRITE == stat.S_IWGRP
     if status.st_uid == os.geteuid() and is_group_only and _is_own_group(status.st_gid):
         return None
@@ -69,7 +71,7 @@ def shared_with(status: os.stat_result) -> str | None:
 
 
 def _is_own_group(group: int) -> bool:
-    """Whether a group has this user's name and no other members."""
+    """Whether a group has this user's name and no other member."""
     import grp
 
     try:

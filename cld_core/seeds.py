@@ -32,7 +32,7 @@ def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Ge
 
 
 def blocks_of(first: int, last: int) -> tuple[range, slice]:
-    """The blocks of the samples ``first <= i < last``, and the place of these in the blocks."""
+    """The blocks that hold the samples ``first <= i < last``, and the slice of these samples."""
     blocks = range(first // SAMPLE_BLOCK, (last - 1) // SAMPLE_BLOCK + 1)
     start = first - blocks[0] * SAMPLE_BLOCK
     return blocks, slice(start, start + last - first)

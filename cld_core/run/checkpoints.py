@@ -170,7 +170,7 @@ def is_replaced(folder: RunFolder, step: int, digest: str | None) -> bool:
 
 
 def required_digest(folder: RunFolder, step: int, fix: str, length: float | None = None) -> str:
-    """As `weights_digest`.
+    """`weights_digest` of a checkpoint that is needed.
 
     Args:
         fix: the last sentence of the message.
@@ -380,11 +380,11 @@ class Stored:
 
 
 def usable(folder: RunFolder, step: int) -> list[Stored]:
-    """The stored averages for reconstruction at the checkpoint of a step.
+    """The stored averages that an average at the checkpoint of a step is made of.
 
-    They are earlier snapshots, and last its own; empty if it has none. Left out are snapshots of
-    averages that began at another step or belong to another recipe, and those whose file is missing
-    or has another size.
+    These are earlier snapshots, and then the checkpoint's own averages; empty if it has none.
+    Snapshots are left out if their averages began at another step, if they belong to another
+    recipe, or if their file is missing or has another size.
 
     Raises:
         OSError: a sidecar cannot be read, or they cannot be listed.

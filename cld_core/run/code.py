@@ -215,7 +215,8 @@ def with_copies(plugins: Sequence[str], folder: Path | None) -> tuple[str, ...]:
 
 def problem_of(folder: Path, manifest: Manifest) -> str | None:
     """How the files in a folder of code differ from its manifest; None if they do not."""
-    for name, sha256 in manifest.checksums.items():
+    checksums = manifest.checksums
+    for name, sha256 in checksums.items():
         try:
             status = os.lstat(folder / name)
             # A hard link in another run may have been opened to a group.
@@ -226,7 +227,7 @@ def problem_of(folder: Path, manifest: Manifest) -> str | None:
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     for name in _importable(folder):
-        if name not in manifest.checksums:
+        if name not in checksums:
             return f"{name} was added"
     return None
 

@@ -1,4 +1,4 @@
-"""The events of a run, or of sharded work: each class is a kind, each event a line of a ledger.
+"""The events of a work: each class is a kind of event, each event a line of a ledger.
 
 Fields that this version does not know are kept (`Event.extra`, `JobRef.details`).
 """
@@ -63,7 +63,7 @@ def state_after(cause: str) -> str:
 
 
 def fate_of(cause: Cause | None) -> Literal["preemption", "crashes"] | None:
-    """What costs the steps beyond the last checkpoint after this cause; None if none are lost."""
+    """Why the steps beyond the last checkpoint are lost after this cause; None if they are not."""
     if cause in (None, "finished", "imported"):
         return None
     return "preemption" if cause in _TAKEN else "crashes"
@@ -220,7 +220,7 @@ class Started(Event):
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """Something of a job failed in its start number ``restart``; `Kind` says what.
+    """A part of a job failed in start number ``restart`` of the job; `Kind` says which part.
 
     Attributes:
         rank: the process that failed.

@@ -344,13 +344,13 @@ class RunFolder:
         return _steps_in(self.checkpoints, empty=(OSError,))
 
     def steps_to_continue_from(self) -> list[int]:
-        """As `checkpoint_steps`, without checkpoints that have only averaged weights left."""
+        """The steps of complete checkpoints that still have the state of training, ascending."""
         names = names_in(self.checkpoints, (OSError,))
         steps = self.checkpoint_steps()
         return [step for step in steps if self.checkpoint_file(step).name in names]
 
     def listed_steps(self, *, unfinished: bool = False) -> list[int]:
-        """As `checkpoint_steps`, and with ``unfinished`` those without a sidecar, too.
+        """The steps of complete checkpoints, ascending; with ``unfinished``, of all checkpoints.
 
         Raises:
             OSError: they cannot be listed at this moment.
@@ -415,7 +415,7 @@ def default_root() -> Path:
 
 
 def meant(name: str, root: Path) -> RunFolder:
-    """The run, which may not exist, at a path with a slash, or else of a name in ``root``."""
+    """The run at a path with a slash, or else of a name in ``root``; it may not exist."""
     return RunFolder(name if "/" in name else root / name)
 
 

@@ -63,7 +63,7 @@ def parse(line: str) -> Event | None:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Reads and appends the events of a run, or of sharded work.
+    """Reads and appends the events of a work.
 
     Attributes:
         notify: called after each event that this process has appended. It must not fail.
@@ -108,7 +108,7 @@ class Ledger:
         return history
 
     def note(self, event: Event, *, within_s: float = 0.0) -> bool:
-        """Append an event after those that wait; False if it has to wait, too.
+        """Append an event after those that wait; returns False if this event has to wait, too.
 
         Args:
             within_s: seconds for which to try.
@@ -125,7 +125,7 @@ class Ledger:
         return error is None
 
     def settle(self, within_s: float) -> OSError | None:
-        """Write the events that wait, trying for so many seconds; the error if one is left."""
+        """Try for so many seconds to write the events that wait; returns the error, if any."""
         try:
             with _lock:
                 retried(self._write_waiting, within_s)

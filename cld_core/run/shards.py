@@ -220,7 +220,7 @@ class ShardedWork(RequestedWork):
         return {kind: self.rows(kind).lengths() for kind in self.request.sizes}
 
     def _seen(self) -> Lengths:
-        """As `lengths`, for displays: empty if the rows cannot be listed."""
+        """`lengths` for displays; empty if the rows cannot be listed."""
         try:
             return self.lengths()
         except (OSError, NotFoundError):

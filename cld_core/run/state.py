@@ -16,11 +16,11 @@ from typing import Any, Literal, Protocol
 
 from cld_core.files import opened
 
-from . import events
 from .events import (
     CRASHES,
     RESTARTED_BY_LAUNCHER,
     Cause,
+    GivenUp,
     JobRef,
     Refused,
     Requested,
@@ -394,7 +394,7 @@ def _request(history: History, run: RunFolder, now: float) -> str:
 def _last_news(history: History, job: JobRef, now: float) -> tuple[float, Phase | None]:
     """When the ledger last had news of a job, and the phase that they imply, if they imply one."""
     event = history.last_of.get(job.job_id)
-    if isinstance(event, events.GivenUp) and event.never_began:
+    if isinstance(event, GivenUp) and event.never_began:
         return event.time, "gone"
     if isinstance(event, Refused) and event.what == "requeue":
         return event.time, "ending"

@@ -281,7 +281,7 @@ class Solutions:
         return best
 
     def followed(self, spec: SamplingSpec, network: Network) -> TunedSampler | None:
-        """As `chosen`, when samples are drawn; None for a sampler that needs no solution.
+        """The solution that samples are drawn with (`chosen`); None for a sampler without one.
 
         Warns, once, if the network is not the one that the solution was fitted to (`moved_on`).
         """

@@ -57,8 +57,9 @@ def tuning(run, nfe=3, **keys):
 
 def compute(work, stop_after=math.inf):
     readings = itertools.count(1)
-    stop = StopWhen(lambda: next(readings) > stop_after)
-    return work.compute(ranks.alone(Place(), gpu=False), stop).is_done
+    return work.compute(
+        ranks.alone(Place(), gpu=False), StopWhen(lambda: next(readings) > stop_after)
+    ).is_done
 
 
 def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
