@@ -97,7 +97,8 @@ class History:
             began.
         bug: the error in code or recipe that ended the last attempt, if one did.
         failures: oldest first.
-        requeues: all requested requeues, oldest first.
+        untrained: by start of a job, begin and end of the starts that ended before they trained.
+            Starts are left out if the ledger does not have their begin.
         unfit: machines that failed a health check since the last request or the last start of
             training.
         avoided: by job id, the nodes that the job avoids because of earlier failures there.
@@ -139,7 +140,7 @@ class History:
     died_early: int = 0
     bug: str | None = None
     failures: list[Failed] = field(default_factory=list)
-    requeues: list[Wished] = field(default_factory=list)
+    untrained: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
     unfit: list[Failed] = field(default_factory=list)
     avoided: dict[str, tuple[str, ...]] = field(default_factory=dict)
     attempts_before: int = 0
@@ -409,7 +410,6 @@ class History:
             self.task_failed = None
 
     def _wished(self, event: Wished) -> None:
-        self.requeues.append(event)
         self._queue[event.job_id] = (event.time, event.delay_s)
         self.requeued = event
         if self.newest is None or self.newest.cause != "finished":
@@ -451,6 +451,10 @@ class History:
 
     def _failed(self, event: Failed) -> None:
         self.failures.append(event)
+        if event.began is not None:
+            queued, _ = self._queue.get(event.job_id, (event.began, 0.0))
+            began = min(max(event.began, queued), event.time)
+            self.untrained.setdefault(event.start, (began, event.time))
         if event.kind == "early":
             self.died_early += 1
             self.bug = None

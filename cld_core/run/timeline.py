@@ -143,22 +143,6 @@ def _queued(
     return (before.until, 0.0) if waits_from_end else (queued, delay_s)
 
 
-def untrained(history: History) -> list[tuple[float, float]]:
-    """Begin and end, seconds since 1970, of the starts that ended before they trained.
-
-    Starts whose begin the ledger does not have are left out.
-    """
-    queued = [(event.job.job_id, event.time) for event in history.submitted]
-    queued += [(event.job_id, event.time) for event in history.requeues]
-    starts: dict[tuple[str, int], tuple[float, float]] = {}
-    for failed in history.failures:
-        if failed.kind in ("unfit", "early") and failed.began is not None:
-            end = failed.time
-            earlier = [at for job_id, at in queued if job_id == failed.job_id and at <= end]
-            starts.setdefault(failed.start, (min(max([failed.began, *earlier]), end), end))
-    return list(starts.values())
-
-
 def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[dict[str, int]]:
     """The fields of each attempt's `Stretch` that count its steps."""
     found = []

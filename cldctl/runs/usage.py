@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cld_core.run import RunFolder, timeline
+from cld_core.run import RunFolder
 from cld_core.run.events import fate_of
 from cld_core.run.history import Attempt, History
 from cld_core.run.timeline import Stretch, stretches
@@ -93,7 +93,7 @@ def used_by(
         attempts: of the run, oldest first.
         alive: whether the newest attempt is training.
     """
-    untrained = timeline.untrained(history)
+    untrained = history.untrained
     needs_recipe = any(stretch.attempt.ranks is None for stretch in attempts)
     needs_recipe |= bool(untrained and not attempts)
     requested = size_of(run) if needs_recipe else None
@@ -103,7 +103,9 @@ def used_by(
     unit = GPU if any(size[GPU] for size in sizes or [usual]) else CORE
     if needs_recipe and requested is None:
         unit = JOB
-    seconds = sum((until - began) * _share_after(since, began, until) for began, until in untrained)
+    seconds = sum(
+        (until - began) * _share_after(since, began, until) for began, until in untrained.values()
+    )
     hours = usual[unit] * seconds / 3600
     total = Usage(unit=unit, used=hours, lost_to_crashes=hours)
     before: Attempt | None = None

@@ -16,7 +16,7 @@ from cld_core.run.events import (
     fate_of,
 )
 from cld_core.run.history import History
-from cld_core.run.timeline import stretches, untrained
+from cld_core.run.timeline import stretches
 from tests.support.made_up import job
 
 
@@ -129,7 +129,7 @@ def test_an_end_is_not_later_than_now():
 def test_an_untrained_start_began_after_its_job_was_put_into_the_queue():
     began = 1000.0 - 28 * HOUR
     early = Failed("early", time=1000.0, job_id="7", restart=1, reason="x", began=began)
-    assert untrained(History.of([QUEUED, early])) == [(100.0, 1000.0)]
+    assert History.of([QUEUED, early]).untrained == {early.start: (100.0, 1000.0)}
 
 
 def test_failures_are_those_of_the_start_in_the_order_of_their_times():
