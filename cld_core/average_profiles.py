@@ -159,7 +159,7 @@ def mixture(run: RunFolder, step: int, length: float, without: Collection[int] =
     )
     updates = stored[-1].averages.updates
     weights, error = basis.fit(Profile(length, updates))
-    made_of = f"{len(stored)} stored steps" if len(stored) > 1 else "one stored step"
+    made_of = _counted(stored)
     if error > MOST:
         raise UsageError(
             f"{run.name}: ema.length={length:g} cannot be made for step {step} of {made_of}: the "
@@ -176,6 +176,10 @@ def mixture(run: RunFolder, step: int, length: float, without: Collection[int] =
         f"EMA length {length:g}: made of {made_of}, relative error of its profile {error:.2g}"
     )
     return Mixture(tuple(parts), error, described)
+
+
+def _counted(stored: Sequence[Stored]) -> str:
+    return f"{len(stored)} stored steps" if len(stored) > 1 else "one stored step"
 
 
 def _possible(basis: Basis, updates: int) -> str:
