@@ -101,18 +101,25 @@ def _may_be_large(recipe: Recipe) -> bool:
     )
 
 
+def is_ever_due(recipe: Recipe, what: Literal["samples", "elbo", "fid"]) -> bool:
+    """Whether training computes "samples", the "elbo" or the "fid" after any of its steps."""
+    steps = recipe.train.steps
+    every: int | None = getattr(recipe.periodic, f"{what}_every")
+    if every is None or steps < every:
+        return False
+    return recipe.periodic.wants(what, steps - steps % every)
+
+
 def periodic_request(recipe: Recipe, metric: Literal["fid", "elbo"]) -> EvalRequest | None:
-    """The request for what training computes at times; None if it never does before its last step.
+    """The request for what training computes after some of its steps; None if it never does.
 
     Raises:
         DataError: there is no test set.
         UsageError: it is smaller, or weights or statistics are missing or do not fit.
     """
-    spec = recipe.periodic
-    steps = recipe.train.steps
-    every: int | None = getattr(spec, f"{metric}_every")
-    if every is None or steps < every or not spec.wants(metric, steps - steps % every):
+    if not is_ever_due(recipe, metric):
         return None
+    spec = recipe.periodic
     settings = replace(recipe.eval, samples=spec.fid_samples, points=spec.elbo_points)
     recipe = replace(recipe, eval=settings, ema=EmaSpec())
     return request_of(recipe, (metric,), 0, points_key="periodic.elbo_points")

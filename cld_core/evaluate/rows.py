@@ -21,7 +21,6 @@ from cld_core.computation import Computation, Computer, joined
 from cld_core.config.eval import PUBLISHED_SHA256
 from cld_core.errors import RecipeError, UnusableSamplesError, UsageError
 from cld_core.files import write_json
-from cld_core.guidance import Conditional
 from cld_core.metrics import Number
 from cld_core.model import Model
 from cld_core.plugins import is_shipped, resolve, trial
@@ -31,7 +30,7 @@ from cld_core.run.shards import Columns
 from cld_core.run.tunings import moved_on
 from cld_core.run.work import use_plugins
 from cld_core.samplers import Samples
-from cld_core.score import Score
+from cld_core.score import Conditional, Score
 
 from . import stats_file
 

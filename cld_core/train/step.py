@@ -21,13 +21,12 @@ from cld_core.config.train import TrainSpec
 from cld_core.data.format import DataFormat
 from cld_core.data.source import Source, classes_of, form_of, source, use_form
 from cld_core.errors import CheckpointError, NonFiniteError
-from cld_core.guidance import Conditional
 from cld_core.nets import execution
 from cld_core.plugins import is_shipped
 from cld_core.ranks import Ranks
 from cld_core.records import from_plain, to_plain
 from cld_core.sanitize import one_line
-from cld_core.score import Score
+from cld_core.score import Conditional, Score
 
 from .health import Interval
 
