@@ -151,11 +151,11 @@ def density_field(
     size = shape.numel()
 
     def field(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        now = y[:, :size].to(dtype).view(-1, *shape)
-        own = None if probes is None else probes[rows]
-        s, trace = _trace(for_rows(score, rows), sde, now, t, own)
+        u = y[:, :size].to(dtype).view(-1, *shape)
+        of_rows = None if probes is None else probes[rows]
+        s, trace = _trace(for_rows(score, rows), sde, u, t, of_rows)
         out = torch.empty_like(y)
-        out[:, :size] = sde.flow(now, s, t).flatten(1)
+        out[:, :size] = sde.flow(u, s, t).flatten(1)
         out[:, size] = sde.flow_divergence(trace, t, size // sde.n)
         return out
 
@@ -236,15 +236,11 @@ def likelihood(
         if not exact_trace:
             probes.append(_probes(noise, sde, spec, shape).to(x))
     rows = torch.arange(batch, device=x.device).repeat(count)
-    log_joint, _, nfe = log_density(
-        for_rows(score, rows),
-        sde,
-        torch.cat(starts),
-        None if exact_trace else torch.cat(probes),
-        eps=spec.eps,
-        rtol=spec.rtol,
-        atol=spec.atol,
-    )
+    of_rows = for_rows(score, rows)
+    u = torch.cat(starts)
+    directions = None if exact_trace else torch.cat(probes)
+    settings = {"eps": spec.eps, "rtol": spec.rtol, "atol": spec.atol}
+    log_joint, _, nfe = log_density(of_rows, sde, u, directions, **settings)
     per_number = (sde.n - 1) * math.log(2.0 * math.pi * math.e) + _log_det(law)
     entropy = 0.5 * x[0].numel() * per_number
     return Likelihood(log_joint.view(count, batch).T, log_q, entropy, nfe.view(count, batch).T)

@@ -368,7 +368,9 @@ class Model:
         except UsageError as error:
             # The message names options of `cldctl tune`.
             options = str(error).replace("--budget ", "--budget_min ")
-            raise UsageError(re.sub(r"^--(\w+) (\S+):", rf"{caller}: \1=\2:", options)) from error
+            raise UsageError(
+                re.sub(r"^--(\w+) (\S+):", r"Model.fit_sampler: \1=\2:", options)
+            ) from error
         self.solutions = replace(before, read=lambda: [*before.read(), solution])
 
     def sample(
@@ -504,13 +506,13 @@ class Model:
         if progress is not None:
             reporting = network.net.register_forward_hook(report)
         with execution.using(tf32=spec.precision == "tf32"), reporting:
-            for rows, place, given in self._batches(caller, n, first, batch_size, labels):
+            for rows, span, given in self._batches(caller, n, first, batch_size, labels):
                 complete = rows.start
                 evaluations = 0
-                noise = SampleNoise(seed, "sample", **place)
+                noise = SampleNoise(seed, "sample", **span)
                 score = of_labels = labelled(network, spec, given, none=len(self.classes or ()))
                 if conditioned is not None:
-                    other_noise = SampleNoise(seed, "observation", **place)
+                    other_noise = SampleNoise(seed, "observation", **span)
                     score = conditioned(of_labels, self.sde, noise=other_noise)
                 drawn = samplers.sample(
                     score, self.sde, spec, noise, self.data_shape, watcher, solution
@@ -522,7 +524,7 @@ class Model:
     def _batches(
         self, caller: str, n: int, first: int, size: int | None, labels: Tensor | None
     ) -> Iterator[tuple[slice, dict[str, Any], Tensor | None]]:
-        """Batches of n examples: their rows, the place of their noise, and their labels.
+        """Batches of n examples: their rows, the keys of their noise, and their labels.
 
         Args:
             first: number of the first example.
@@ -531,8 +533,8 @@ class Model:
         size = n if size is None else whole_number(size, "batch_size", 1, caller)
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
-            place = {"first": first + rows.start, "last": first + rows.stop, "device": self.device}
-            yield rows, place, None if labels is None else labels[rows].to(self.device)
+            span = {"first": first + rows.start, "last": first + rows.stop, "device": self.device}
+            yield rows, span, None if labels is None else labels[rows].to(self.device)
 
     def labels(
         self, label: Label, n: int, first: int = 0, caller: str = "Model.labels"
@@ -704,8 +706,8 @@ class Model:
         if not x.isfinite().all():
             raise DataError(f"{caller}: x has numbers that are not finite. Remove those rows.")
         parts = []
-        for rows, place, given in self._batches(caller, len(x), first, batch_size, labels):
-            noise = SampleNoise(seed, "elbo", **place)
+        for rows, span, given in self._batches(caller, len(x), first, batch_size, labels):
+            noise = SampleNoise(seed, "elbo", **span)
             bound = score if given is None else Conditional(score, given)
             z = self.form.to_model(x[rows])
             found = likelihood.likelihood(bound, self.sde, spec, noise, z, exact_trace=exact_trace)

@@ -88,7 +88,7 @@ def coefficients(sde: Diffusion, objective: ObjectiveSpec, t: Any) -> Coefficien
         return preconditioning(sde, t, objective.data_std)
     if not objective.mixed_score:
         return Coefficients(-sde.target(t, objective.kernel))
-    target, precision, _ = sde.mixed(t, objective.kernel)
+    target, precision, *_ = sde.mixed(t, objective.kernel)
     return Coefficients(-target, precision)
 
 

@@ -99,10 +99,9 @@ def blocks(linear: Linear) -> Iterator[Tensor]:
 
     It has the columns of the newest alphas and, in the last step, only the row of x.
     """
-    n, first = linear.matrices[0].shape
     for number, matrix in enumerate(linear.matrices, start=1):
-        rows = 1 if number == len(linear.matrices) else n
-        yield matrix[:rows, : n + (first - n) * MOST_MEMORY]
+        rows = 1 if number == len(linear.matrices) else linear.n
+        yield matrix[:rows, : linear.n + linear.m * MOST_MEMORY]
 
 
 def packed(linear: Linear, denoise: bool) -> Tensor:
@@ -296,8 +295,8 @@ class Problem:
 
     def row(self, stage: str, rows: Rows) -> StageRow:
         """The next row of a stage, from the rows of this stage and of those before it."""
-        ways = {"untuned": self._untuned, "grid": self._grid, "coefficients": self._coefficients}
-        which, sampler, damping, errors = ways[stage](rows)
+        compute = {"untuned": self._untuned, "grid": self._grid, "coefficients": self._coefficients}
+        which, sampler, damping, errors = compute[stage](rows)
         is_decreasing = bool((sampler.times.diff() < 0).all())
         # A sampler whose times do not decrease cannot be a solution.
         held = _rms(self._errors(self.held, sampler)) if is_decreasing else tunings.FAR

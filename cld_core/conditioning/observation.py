@@ -274,9 +274,9 @@ class Observation:
         factor = form.to_data(torch.ones(1, *self.shape, dtype=torch.float64)) - shift
         y = self.y - self.apply(shift)[0]
         factors = factor[0] if self.mask is None else factor[0][self.mask]
-        one = factors.flatten()[0]
-        if bool((factors == one).all()):
-            return replace(self, y=y / one, sigma=self.sigma / float(one))
+        scale = factors.flatten()[0]
+        if bool((factors == scale).all()):
+            return replace(self, y=y / scale, sigma=self.sigma / float(scale))
         if self.mask is not None and self.sigma == 0:
             return replace(self, y=y / factors)
         if self.count > MOST_VALUES:

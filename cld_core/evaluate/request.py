@@ -143,10 +143,10 @@ def _points(recipe: Recipe, key: str) -> int:
         return points or recipe.eval.samples
     available = store.of(recipe.data).split("validation").count
     if points is not None and points > available:
-        or_null = ", or null for all of them" if key == "eval.points" else ""
         raise UsageError(
             f"'{key}' is {points}, but {recipe.data.path} has {available} test examples. "
-            f"Set {key}={available}{or_null}."
+            f"Set {key}={available}"
+            f"{', or null for all of them' if key == 'eval.points' else ''}."
         )
     return points or available
 
@@ -277,13 +277,12 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
     spec = recipe.eval.fid
     plugin: str | None = None
     layer = "2048" if spec.layer is None else str(spec.layer)
-    weights = _given_weights(spec)
     if spec.extractor == INCEPTION:
         if layer not in LAYERS:
             raise UsageError(
-                f"'eval.fid.layer' cannot be {layer!r}; {INCEPTION} has {', '.join(LAYERS)}."
+                f"'eval.fid.layer' cannot be {str(spec.layer)!r}; {INCEPTION} has "
+                f"{', '.join(LAYERS)}."
             )
-        weights = weights or _published_weights(spec)
     else:
         # Other extractors are code, which needs torch.
         from . import features
@@ -292,6 +291,7 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         plugin = fingerprint_of([("extractors", spec.extractor)])
         if spec.layer is None:
             layer = kind.get_default_feature_layer_for_metric("fid")
+    weights = _weights(spec)
     extraction = Extraction(
         extractor=spec.extractor,
         layer=layer,
@@ -308,20 +308,21 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
     return extraction, dimensions, files
 
 
-def _given_weights(spec: FidSpec) -> Path | None:
-    if spec.weights is None:
+def _weights(spec: FidSpec) -> Path | None:
+    """The file of weights that the recipe names, or else Inception's, where torch keeps it.
+
+    None if another extractor has no file.
+    """
+    if spec.weights is not None:
+        path = Path(spec.weights)
+        if not path.is_file():
+            raise UsageError(
+                f"'eval.fid.weights' names {path}, but there is no such file. Correct the path."
+                f"{f' Download {WEIGHTS_URL} to there.' if spec.extractor == INCEPTION else ''}"
+            )
+        return path
+    if spec.extractor != INCEPTION:
         return None
-    path = Path(spec.weights)
-    if not path.is_file():
-        hint = f" Download {WEIGHTS_URL} to there." if spec.extractor == INCEPTION else ""
-        raise UsageError(
-            f"'eval.fid.weights' names {path}, but there is no such file. Correct the path.{hint}"
-        )
-    return path
-
-
-def _published_weights(spec: FidSpec) -> Path:
-    """The published weights of Inception, where torch keeps them."""
     path = weights_path()
     if not path.is_file():
         if not spec.download:

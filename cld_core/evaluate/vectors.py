@@ -22,7 +22,7 @@ from cld_core.model import Model
 from cld_core.pictures import Plane
 from cld_core.run.shards import Columns
 
-from .rows import SampleRows, Table, standard_error
+from .rows import SampleRows, Table, means_of, standard_error
 
 DIRECTIONS = 64
 # Distances between points that are computed at once.
@@ -177,9 +177,7 @@ def class_law(table: Table) -> dict[str, Any]:
             section["density_stderr"] = standard_error(values)
             densities.append(values)
         by_class[classes.names[number]] = section
-    report: dict[str, Any] = {}
-    for key in ("w2", "floor", "accuracy"):
-        report[key] = float(np.mean([section[key] for section in by_class.values()]))
+    report = means_of(by_class.values(), ("w2", "floor", "accuracy"))
     if toy.log_density is not None:
         values = np.concatenate(densities)
         report["density"] = _mean_density(values)

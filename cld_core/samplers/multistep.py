@@ -253,29 +253,24 @@ def noise_factor(sde: Diffusion, segment: Segment, eta: float) -> Tensor:
     return torch.linalg.cholesky(covariance)
 
 
-def strengths(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
-    """Factors (K, m, 1) of -s in du/dt of the scored halves, (1 + eta^2)/2 g^2 at times t (K,)."""
-    return 0.5 * (1.0 + eta * eta) * sde.diffusion2(t)[:, :, None]
-
-
 def pulling(sde: Diffusion, eta: float, t: Tensor, scored: Tensor) -> Tensor:
-    """The term in du/dt of -s = ``scored`` (K, m, k), (K, n, k): 0 in the halves that are not
-    scored."""
-    return torch.nn.functional.pad(strengths(sde, eta, t) * scored, (0, 0, sde.n - sde.m, 0))
+    """The term in du/dt of -s = ``scored`` (K, m, k) at times t (K,), (K, n, k).
+
+    It is (1 + eta^2)/2 g^2 times that in the scored halves, and 0 in the others.
+    """
+    strengths = 0.5 * (1.0 + eta * eta) * sde.diffusion2(t)[:, :, None]
+    return torch.nn.functional.pad(strengths * scored, (0, 0, sde.n - sde.m, 0))
 
 
 def known_part(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     """The linear part that is solved exactly: the drift and what K adds to it, (K, n, n),
     float64."""
-    first = sde.n - sde.m
-    out = drift(sde, t)
-    out[:, first:, first:] += strengths(sde, eta, t) * sde.known_precision(t)
-    return out
+    of_scored = torch.nn.functional.pad(sde.known_precision(t), (sde.n - sde.m, 0))
+    return drift(sde, t) + pulling(sde, eta, t, of_scored)
 
 
 def alpha_fields(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
-    """The factors of alpha in du/dt, (K, n, m), float64: E times the strengths, in the scored
-    halves."""
+    """The factors of alpha in du/dt, (K, n, m), float64."""
     return pulling(sde, eta, t, sde.target(t))
 
 

@@ -124,14 +124,12 @@ def _updates(sde: Diffusion, spec: Spec, part: Parts, big_d: float) -> Iterator[
         linear, weight = part.pieces[portion]
         at = int(is_central or portion == "second")
         frame = part.frames[at]
+        back = None if torch.equal(frame, into) else torch.linalg.inv(frame) @ into
         changes = [group in ("all", group_of(sde, half)) for half in range(sde.n)]
         changed = torch.tensor(changes)[:, None]
-        yield Update(
-            matrix=(eye + changed * linear) @ into,
-            weight=changed * weight,
-            time=part.times[at] if evaluates else None,
-            back=None if torch.equal(frame, into) else torch.linalg.inv(frame) @ into,
-        )
+        matrix = (eye + changed * linear) @ into
+        time = part.times[at] if evaluates else None
+        yield Update(matrix=matrix, weight=changed * weight, time=time, back=back)
         into = eye
 
 
@@ -195,19 +193,18 @@ def _parts(
     (K,)."""
     halved = with_middles(times)
     found = segments(halved, exact)
-    for i, (one, two) in enumerate(zip(found[::2], found[1::2], strict=True)):
+    for i, (first, second) in enumerate(zip(found[::2], found[1::2], strict=True)):
         t, middle, t_next = halved[2 * i : 2 * i + 3]
-        frames = (two.whole @ one.whole, two.whole)
+        frames = (second.whole @ first.whole, second.whole)
         rate, middle_rate = (frame @ shift @ torch.linalg.inv(frame) for frame in frames)
         first_d = sde.schedule.between(middle, t)
         second_d = sde.schedule.between(t_next, middle)
-        first = two.whole @ one.integral(fields(one.times))
-        second = two.integral(fields(two.times))
-        pieces: dict[Part, tuple[Tensor, Tensor]] = {
-            "first": (-first_d * rate, first),
-            "second": (-second_d * middle_rate, second),
-            "whole": (-(first_d + second_d) * rate, first + second),
-        }
+        of_first = second.whole @ first.integral(fields(first.times))
+        of_second = second.integral(fields(second.times))
+        pieces: dict[Part, tuple[Tensor, Tensor]] = {}
+        pieces["first"] = (-first_d * rate, of_first)
+        pieces["second"] = (-second_d * middle_rate, of_second)
+        pieces["whole"] = (-(first_d + second_d) * rate, of_first + of_second)
         yield Parts((t, middle), frames, pieces)
 
 

@@ -110,9 +110,9 @@ def _second_order(sde: Diffusion, times: tuple[float, ...]) -> Kicks:
         with_middles(times), lambda t: rates(t) * (sde.known_precision(t) - _prior(sde))
     )
     kicks = []
-    for one, two in zip(found[::2], found[1::2], strict=True):
-        half = torch.cat([one.whole, weight(one)], dim=1)
-        whole = two.whole @ half
-        whole[:, sde.m :] += weight(two)
+    for first, second in zip(found[::2], found[1::2], strict=True):
+        half = torch.cat([first.whole, weight(first)], dim=1)
+        whole = second.whole @ half
+        whole[:, sde.m :] += weight(second)
         kicks.append((half, whole))
     return kicks

@@ -66,11 +66,6 @@ _BUGS = (
     AssertionError,
     NotImplementedError,  # by torch, for an operation that a device does not have
 )
-_CAUSE_OF_CODE: dict[StopCode, Cause] = {
-    StopCode.NONE: "finished",
-    StopCode.USR2: "terminated",
-    StopCode.TERM: "terminated",
-}
 _MAX_DETAIL = 500  # characters
 # Its first line: "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release ..."
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -144,12 +139,16 @@ class Session:
 
     def _open_writers(self, lease: Lease) -> None:
         spec = self.recipe.train
-        # An imported checkpoint cannot be computed again: it is kept like a milestone.
         imported = self.folder.ledger.full_history().imported_step
+
+        def is_milestone(step: int) -> bool:
+            # An imported checkpoint cannot be computed again.
+            return spec.is_milestone(step) or step == imported
+
         self._writers["checkpoint"] = checkpoints(
             self.folder,
             keep=spec.keep,
-            milestone=lambda step: spec.is_milestone(step) or step == imported,
+            milestone=is_milestone,
             regular=spec.is_regular,
             check_owner=lease.check,
         )
@@ -401,9 +400,12 @@ def compute(
 
 def _trained(session: Session, start: Start) -> tuple[int, Outcome]:
     """The last step of a session, and how it ended; rank 0 records its start and its end."""
+    cause: Cause = "finished"
     if session.lease is None:
         step, code = session.run()
-        return step, Outcome(_CAUSE_OF_CODE[code], code)
+        if code is not StopCode.NONE:
+            cause = "terminated"
+        return step, Outcome(cause, code)
     ledger = session.folder.ledger
     _warn_of_edits(session.folder)
     _note_started(session, start)
@@ -414,10 +416,9 @@ def _trained(session: Session, start: Start) -> tuple[int, Outcome]:
     except BaseException as error:
         ledger.note(_failure(session, error), within_s=_NOTE_WITHIN_S)
         raise
-    cause = _CAUSE_OF_CODE[code]
     detail = None
     if code is not StopCode.NONE:
-        cause = start.cause_of(code) or cause
+        cause = start.cause_of(code) or "terminated"
         detail = f"SIG{code.name}"
     ended = events.Ended(attempt=session.attempt, cause=cause, step=step, detail=detail)
     ledger.note(ended, within_s=_NOTE_WITHIN_S)
@@ -503,7 +504,7 @@ def _started(
 
     The lease is held during the block.
     """
-    held: list[Lease] = []
+    leases: list[Lease] = []  # on rank 0, its lease
 
     def begin() -> tuple[int, int | None]:
         try:
@@ -513,7 +514,7 @@ def _started(
                 restart=start.restart,
                 within_s=_START_WITHIN_S,
             )
-            held.append(lease)
+            leases.append(lease)
             recipe.monitor.require_installed()
             return retried(lambda: choose(folder, recipe), _START_WITHIN_S)
         except LeaseHeldError as error:
@@ -529,9 +530,9 @@ def _started(
 
     try:
         number, checkpoint = ranks.on_first(begin)
-        yield number, checkpoint, held[0] if held else None
+        yield number, checkpoint, leases[0] if leases else None
     finally:
-        for lease in held:
+        for lease in leases:
             lease.release()
 
 
