@@ -56,7 +56,7 @@ def estimates(made: Trainer, times: str) -> Iterator[tuple[float, Tensor]]:
         loss = matching.losses(made.score, x, draws).weighted.mean()
         gradients = torch.autograd.grad(loss, parameters)
         yield (
-            float(loss.detach()),
+            loss.item(),
             torch.cat([gradient.flatten() for gradient in gradients]).double(),
         )
 

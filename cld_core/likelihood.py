@@ -37,7 +37,7 @@ class Likelihood:
     nfe_each: Tensor
 
     def rescaled(self, log_det: float) -> "Likelihood":
-        """Those of x = S z + shift, if these are of z; ``log_det`` is log |S|, in nats."""
+        """The log-densities of x = S z + shift, if these are of z; ``log_det`` is log |S|, nats."""
         return replace(self, log_joint=self.log_joint - log_det)
 
     @property
@@ -260,7 +260,7 @@ def _probes(noise: SampleNoise, sde: Diffusion, spec: ElboSpec, shape: tuple[int
     return (halves * (math.sqrt(halves.shape[3]) / lengths)).view_as(drawn)
 
 
-def _with_others(law: tuple[Tensor, Tensor], x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+def _with_others(law: tuple[Tensor, ...], x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """u (B, nC, ...), whose halves other than x are drawn from ``law`` with the noise e, and their
     log-density (B,).
 
@@ -273,6 +273,6 @@ def _with_others(law: tuple[Tensor, Tensor], x: Tensor, e: Tensor) -> tuple[Tens
     return torch.cat([x, drawn], dim=1), -0.5 * (square + log_volume)
 
 
-def _log_det(law: tuple[Tensor, Tensor]) -> float:
+def _log_det(law: tuple[Tensor, ...]) -> float:
     """The logarithm of the determinant of the covariance of `Diffusion.auxiliary`."""
     return 2.0 * float(law[1].diag().log().sum())

@@ -48,7 +48,7 @@ class Coefficients:
     whiten: Tensor | None = None  # (n, n)
 
     def each(self, count: int, dtype: torch.dtype) -> list["Coefficients"]:
-        """Those at each of ``count`` times, from ones at times (count, B), in another type."""
+        """The coefficients at each of ``count`` times, in another type; these are at (count, B)."""
         matrices = (self.output, self.precision, self.whiten)
         columns = [
             [None] * count if matrix is None else matrix.to(dtype).unbind(0) for matrix in matrices
@@ -83,12 +83,12 @@ def preconditioning(sde: Diffusion, t: float | Tensor, data_std: float) -> Coeff
 
 
 def coefficients(sde: Diffusion, objective: ObjectiveSpec, t: Any) -> Coefficients:
-    """Those of a network that was trained with an objective, at t: a float or float64 times."""
+    """The coefficients at t, a float or float64 times, for a network trained with an objective."""
     if objective.precondition == "data":
         return preconditioning(sde, t, objective.data_std)
     if not objective.mixed_score:
         return Coefficients(-sde.target(t, objective.kernel))
-    target, precision, *_ = sde.mixed(t, objective.kernel)
+    target, precision, _ = sde.mixed(t, objective.kernel)
     return Coefficients(-target, precision)
 
 
@@ -225,7 +225,7 @@ class Conditional:
         return self._score.predicted_noise(u, t, self._label, augmented=augmented)
 
     def for_rows(self, rows: Tensor) -> "Conditional":
-        """As the function `for_rows`."""
+        """The score of some examples of the batch, see the function `for_rows`."""
         return Conditional(self._score, self._label[rows])
 
 
@@ -270,7 +270,7 @@ class Guided:
         return 2 if acts and self._spec.guidance != 0 else 1
 
     def for_rows(self, rows: Tensor) -> "Guided":
-        """As the function `for_rows`; evaluations are counted in `extra` of this one."""
+        """The score of some examples of the batch; it counts in this score's `extra`."""
         part = Guided(self._score, self._label[rows], self._none, self._spec)
         part._rows = self._rows[rows]
         part.extra = self.extra

@@ -111,7 +111,7 @@ def elbo(table: Table) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=16)
 def raised_by_tolerance(sde: Diffusion, spec: ElboSpec, dimensions: int) -> float | None:
-    """By how much the solver's tolerance raises the bound of an example, in nats.
+    """The amount in nats by which the solver's tolerance raises the bound of an example.
 
     It is measured on Gaussian data, against a hundredth of the tolerance, in up to 64 dimensions
     (docs/math.md section 8), where one probe is exact. None if the solver fails, and for tolerances

@@ -29,6 +29,10 @@ from cld_core.sanitize import one_line
 # The layers of Inception and their numbers of features.
 LAYERS = {"64": 64, "192": 192, "768": 768, "2048": 2048}
 
+Periodic = Literal["samples", "elbo", "fid"]
+# What training computes at intervals, in this order.
+PERIODIC: tuple[Periodic, ...] = ("samples", "elbo", "fid")
+
 
 def request_of(
     recipe: Recipe,
@@ -101,8 +105,8 @@ def _may_be_large(recipe: Recipe) -> bool:
     )
 
 
-def is_ever_due(recipe: Recipe, what: Literal["samples", "elbo", "fid"]) -> bool:
-    """Whether training computes "samples", the "elbo" or the "fid" after any of its steps."""
+def is_ever_due(recipe: Recipe, what: Periodic) -> bool:
+    """Whether training computes the samples, the bound or the FID after any of its steps."""
     steps = recipe.train.steps
     every: int | None = getattr(recipe.periodic, f"{what}_every")
     if every is None or steps < every:
@@ -157,7 +161,9 @@ def plugin_files(recipe: Recipe) -> Files:
 
 
 def feature_inputs(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Files]:
-    """What the metrics of features need, None if there are none, and where its files lie.
+    """The inputs of metrics that read features, and where their files lie.
+
+    Without such metrics, the inputs are None.
 
     Raises:
         UsageError: a metric is not for such data, weights or statistics are missing or do not fit,
@@ -194,7 +200,7 @@ def feature_inputs(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInput
 
 
 def kinds_of(data: DataSpec) -> tuple[registry.Kind, ...]:
-    """What the examples of a recipe's data are to metrics.
+    """The kinds of examples that metrics find in a recipe's data.
 
     Raises:
         DataError: arrays are missing.

@@ -357,7 +357,7 @@ def to_tensorboard(run: RunFolder, request: EvalRequest, report: Mapping[str, An
 
 
 def _how(request: EvalRequest, metric: registry.Metric, number: Number) -> str:
-    """In brackets, how the samples were drawn, and the number of examples."""
+    """How the samples were drawn, and the number of examples, in brackets; empty if neither."""
     parts = [request.ema.words] if request.ema.words else []
     if registry.ROWS[metric.rows].over == "samples":
         sampling = request.sampling

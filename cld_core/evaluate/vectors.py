@@ -191,7 +191,7 @@ def class_law(table: Table) -> dict[str, Any]:
 def _true_points(
     source: Any, seed: int, sizes: Mapping[int, int], samples: int
 ) -> dict[int, Tensor]:
-    """By class, the first points (n, 2) of a seed's test data with this label.
+    """The first points (n, 2) of each class in a seed's test data.
 
     Args:
         sizes: by class, the number of points.
@@ -309,7 +309,7 @@ def _across(pairs: npt.NDArray[np.float64]) -> dict[str, float | None]:
 
 
 def _mean_distance(a: Tensor, b: Tensor) -> float:
-    """E|x - y| of points of two sets (k, d); of a set and itself, of two different points of it."""
+    """E|x - y| for x and y from two sets (k, d); within one set, for two different points."""
     blocks = torch.split(a, max(1, _BLOCK // len(b)))
     total = sum(float(torch.cdist(block, b).sum()) for block in blocks)
     others = len(b) - 1 if a is b else len(b)

@@ -218,10 +218,9 @@ def interpolating(
         weights = _weights(sde, part, field, known[: order + 1])
         correct = None
         if corrector:
-            points = [times[i + 1], *known]
-            correct = _correction(
-                weights, _weights(sde, part, field, points[: max(order, 1) + 1]), field.shape[2]
-            )
+            points = [times[i + 1], *known][: max(order, 1) + 1]
+            corrected = _weights(sde, part, field, points)
+            correct = _correction(weights, corrected, field.shape[2])
         noise = noise_factor(sde, part, eta) if eta else None
         steps.append(StepCoefficients(torch.cat([part.whole, weights], dim=1), correct, noise))
     return tuple(steps)
@@ -234,8 +233,10 @@ def _weights(sde: Diffusion, part: Segment, field: Tensor, points: Sequence[floa
 
 
 def _correction(predicted: Tensor, corrected: Tensor, k: int) -> Tensor:
-    """The matrix that turns a step with the weights ``predicted`` into one with ``corrected``,
-    whose first k are those of one more field."""
+    """The matrix that turns a step with the weights ``predicted`` into a corrected step.
+
+    The first k of the weights ``corrected`` belong to one more field.
+    """
     n = len(predicted)
     change = predicted.new_zeros(n, max(corrected.shape[1], k + predicted.shape[1]))
     change[:, : corrected.shape[1]] += corrected

@@ -150,7 +150,10 @@ def _relaxation(sde: Diffusion, big_d: float, noise_scale: float) -> Update:
 
 
 def _plain_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator[Parts]:
-    """In u itself: the flow or, if there is noise, what relaxation leaves of the reverse SDE."""
+    """Parts without a change of variables, y = u.
+
+    They are those of the flow or, if there is noise, of the reverse SDE without its relaxation.
+    """
     is_noisy = None in SCHEMES[spec.scheme]
     first = sde.n - sde.m
     a = torch.tensor(sde.A, dtype=torch.float64)
@@ -169,7 +172,7 @@ def _plain_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator
 
 
 def _conjugate_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator[Parts]:
-    """In y = T u, T the transport of A + G K / 2 - B to the end of the step, where T = 1."""
+    """Parts in y = T u, with the transport T of A + G K / 2 - B to the end of the step (T = 1)."""
     matrix = torch.eye(sde.n, dtype=torch.float64)
     if spec.conjugate_matrix == "ones":
         matrix = torch.ones_like(matrix)

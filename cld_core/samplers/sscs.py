@@ -93,7 +93,7 @@ def _first_order(sde: Diffusion, times: Sequence[float]) -> Kicks:
 
 @functools.lru_cache(maxsize=64)
 def _second_order(sde: Diffusion, times: tuple[float, ...]) -> Kicks:
-    """With an error that falls with the square of the number of steps.
+    """Kicks whose error falls with the square of the number of steps.
 
     They are exact in u_S for their linear part, and take alpha, that of `samplers.rest`, at the
     middle of the step, in t and in u_S: the score part is G (K - P) u_S + G E alpha. The u_S there

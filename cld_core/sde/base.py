@@ -190,8 +190,11 @@ class Diffusion(ABC):
         return self._at(t, lambda moments: [self._target(self._lower(moments, objective))])[0]
 
     def mixed(self, t: float | Tensor, objective: str = "hsm") -> tuple[Tensor, ...]:
-        """E, P, E^-1 and E^-1 P, each (..., m, m), of a mixed score s = -E alpha - P u_S."""
-        return self._at(t, lambda moments: self._split(moments, objective, self._mixed))
+        """E, P and E^-1 P, each (..., m, m), of a mixed score s = -E alpha - P u_S."""
+        target, precision, _, shift = self._at(
+            t, lambda moments: self._split(moments, objective, self._mixed)
+        )
+        return target, precision, shift
 
     def known(self, t: float | Tensor) -> tuple[Tensor, ...]:
         """E of HSM, K, E^-1 and E^-1 K, each (..., m, m).

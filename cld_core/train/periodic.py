@@ -15,7 +15,7 @@ from cld_core import metrics as registry
 from cld_core import pictures
 from cld_core.computation import joined
 from cld_core.errors import CldError
-from cld_core.evaluate.request import periodic_request
+from cld_core.evaluate.request import PERIODIC, periodic_request
 from cld_core.evaluate.rows import Table, remark_on
 from cld_core.model import Model
 from cld_core.nets import execution
@@ -62,13 +62,8 @@ class Periodic:
         self._fid_request = periodic_request(trainer.recipe, "fid")
 
     def __call__(self, step: int) -> None:
-        due: list[tuple[str, Callable[[Model], None]]] = []
-        if self._spec.wants("samples", step):
-            due.append(("drawing samples", self._sample))
-        if self._spec.wants("elbo", step):
-            due.append(("evaluating", self._bound))
-        if self._spec.wants("fid", step):
-            due.append(("evaluating", self._fid))
+        computations = {"samples": self._sample, "elbo": self._bound, "fid": self._fid}
+        due = [what for what in PERIODIC if self._spec.wants(what, step)]
         if not due:
             return
         trainer = self._trainer
@@ -80,9 +75,10 @@ class Periodic:
         try:
             # Without fixed shapes: batch sizes vary here, and kernels would be timed for each.
             with trainer.ema.in_place(), execution.using(tf32=trainer.recipe.train.tf32):
-                for phase, compute in due:
+                for what in due:
+                    phase = "drawing samples" if what == "samples" else "evaluating"
                     self._monitor.enter(phase, step)
-                    compute(model)
+                    computations[what](model)
         finally:
             trainer.net.train()
         self._monitor.resume_clock(step)

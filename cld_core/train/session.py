@@ -35,7 +35,7 @@ from cld_core.errors import (
     SaveError,
     UsageError,
 )
-from cld_core.evaluate.request import is_ever_due
+from cld_core.evaluate.request import PERIODIC, is_ever_due
 from cld_core.files import passes, retried
 from cld_core.nets import execution
 from cld_core.plugins import resolve
@@ -195,7 +195,7 @@ class Session:
             stack.push(monitor.close)
             monitor.write(first_step)
             periodic: Callable[[int], None] | None = None
-            if any(is_ever_due(self.recipe, what) for what in ("samples", "elbo", "fid")):
+            if any(is_ever_due(self.recipe, what) for what in PERIODIC):
                 made = resolve("cld_core.train.periodic:Periodic")
                 periodic = made(trainer, self.folder, monitor, stop, watchdog.reset)
             stack.callback(watchdog.close)
@@ -344,15 +344,12 @@ class Session:
 
     def _settle(self, code: StopCode) -> None:
         """Wait until everything is saved, but leave time for what follows a signal."""
-        if code is StopCode.NONE:
-            patience_s = _AT_THE_END_S
-        elif code is StopCode.TERM:
-            patience_s = _TERM_S
-        elif code is StopCode.USR2:
-            patience_s = (self.recipe.cluster.signal_s or _NOTICE_S) * _SHARE
-        else:
-            patience_s = 0.0
-        deadline = time.monotonic() + patience_s
+        patience_s = {
+            StopCode.NONE: _AT_THE_END_S,
+            StopCode.TERM: _TERM_S,
+            StopCode.USR2: _SHARE * (self.recipe.cluster.signal_s or _NOTICE_S),
+        }
+        deadline = time.monotonic() + patience_s.get(code, 0.0)
         self._end_writes(lambda writer: writer.wait(max(0.0, deadline - time.monotonic())))
         # Each write has checked the lease. If it cannot be read now, the attempt still ends well.
         with suppress(OSError):

@@ -70,7 +70,7 @@ class AlphaOf(torch.nn.Module):
         self.wanted = wanted
 
     def forward(self, u, t):
-        target, *_, shift = self.sde.mixed(t, self.objective.name)
+        target, _, shift = self.sde.mixed(t, self.objective.name)
         noise = -apply(torch.linalg.inv(target), self.wanted(u, t))
         return noise - apply(shift, self.sde.scored(u)) if self.objective.mixed_score else noise
 
