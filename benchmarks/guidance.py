@@ -17,8 +17,8 @@ from torch import Tensor
 
 import cld_core
 from cld_core.config.sampling import ExponentialSpec
-from cld_core.guidance import bound
 from cld_core.samplers import sample
+from cld_core.score import labelled
 from cld_core.seeds import SampleNoise, generator
 
 from .diamond import LAW, sliced_w2
@@ -73,7 +73,7 @@ def table(model: cld_core.Model, each: int, nfe: int) -> None:
 
     def of_exact(spec: ExponentialSpec) -> Tensor:
         noise = SampleNoise(0, "sample", first=0, last=len(label))
-        return sample(bound(exact, spec, label, CLASSES), model.sde, spec, noise, (2,)).x
+        return sample(labelled(exact, spec, label, CLASSES), model.sde, spec, noise, (2,)).x
 
     def of_network(spec: ExponentialSpec) -> Tensor:
         keys = {

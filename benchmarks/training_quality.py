@@ -53,10 +53,10 @@ def estimates(made: Trainer, times: str) -> Iterator[tuple[float, Tensor]]:
     for batch in range(BATCHES):
         x = made.source.batch(1, 0, batch, BATCH, slice(None))
         draws = matching.draw(seeds.generator(1, batch, "noise"), BATCH, made.source.shape)
-        loss = matching.per_sample(made.score, x, draws).mean()
+        loss = matching.losses(made.score, x, draws).weighted.mean()
         gradients = torch.autograd.grad(loss, parameters)
         yield (
-            float(loss.detach()),
+            loss.item(),
             torch.cat([gradient.flatten() for gradient in gradients]).double(),
         )
 

@@ -164,7 +164,8 @@ def fit_steps(
 
 
 def _trained(trainer: Trainer, every: int) -> Generator[Step, None, None]:
-    recipe, device = trainer.recipe, trainer.ranks.device
+    recipe = trainer.recipe
+    device = trainer.ranks.device
     model = Model(
         recipe, device, net=_averaged(trainer), data=trainer.source, classes=trainer.classes
     )
@@ -255,19 +256,15 @@ def _given(section: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping[str, Any]:
     """Keys that suit the examples."""
-    counts: tuple[int | None, int | None] = (None, None)
+    train: int | None = None
+    tests: int | None = None
     if isinstance(examples, StoredSource):
-        counts = (examples.train.n, examples.test.n)
-    train, test = counts
-    keys = suggested(
-        examples.shape,
-        train,
-        size,
-        tests=test,
-        data_std=data_std(examples),
-        sde=_given("sde", given).get("name", "cld"),
-        steps=given["train.steps"],
-    )
+        train = examples.train.n
+        tests = examples.test.n
+    sde = _given("sde", given).get("name", "cld")
+    steps = given["train.steps"]
+    std = data_std(examples)
+    keys = suggested(examples.shape, train, size, tests=tests, data_std=std, sde=sde, steps=steps)
     own = _given("objective", given)
     if own.get("mixed_score") or own.get("precondition") == "none":
         # The recipe has another way to a score of Gaussian data, or none.

@@ -185,7 +185,7 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
     with execution.using(tf32=train.tf32):
         while True:
             net.zero_grad()
-            mean = loss.per_sample(score, x, draws).mean()
+            mean = loss.losses(score, x, draws).weighted.mean()
             (scale * mean).backward()
             gradients = {
                 name: _copied(p.grad) / scale

@@ -37,7 +37,7 @@ class Likelihood:
     nfe_each: Tensor
 
     def rescaled(self, log_det: float) -> "Likelihood":
-        """Those of x = S z + shift, if these are of z; ``log_det`` is log |S|, in nats."""
+        """The log-densities of x = S z + shift, if these are of z; ``log_det`` is log |S|, nats."""
         return replace(self, log_joint=self.log_joint - log_det)
 
     @property
@@ -151,11 +151,11 @@ def density_field(
     size = shape.numel()
 
     def field(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        now = y[:, :size].to(dtype).view(-1, *shape)
-        own = None if probes is None else probes[rows]
-        s, trace = _trace(for_rows(score, rows), sde, now, t, own)
+        u = y[:, :size].to(dtype).view(-1, *shape)
+        of_rows = None if probes is None else probes[rows]
+        s, trace = _trace(for_rows(score, rows), sde, u, t, of_rows)
         out = torch.empty_like(y)
-        out[:, :size] = sde.flow(now, s, t).flatten(1)
+        out[:, :size] = sde.flow(u, s, t).flatten(1)
         out[:, size] = sde.flow_divergence(trace, t, size // sde.n)
         return out
 
@@ -236,15 +236,11 @@ def likelihood(
         if not exact_trace:
             probes.append(_probes(noise, sde, spec, shape).to(x))
     rows = torch.arange(batch, device=x.device).repeat(count)
-    log_joint, _, nfe = log_density(
-        for_rows(score, rows),
-        sde,
-        torch.cat(starts),
-        None if exact_trace else torch.cat(probes),
-        eps=spec.eps,
-        rtol=spec.rtol,
-        atol=spec.atol,
-    )
+    of_rows = for_rows(score, rows)
+    u = torch.cat(starts)
+    directions = None if exact_trace else torch.cat(probes)
+    settings = {"eps": spec.eps, "rtol": spec.rtol, "atol": spec.atol}
+    log_joint, _, nfe = log_density(of_rows, sde, u, directions, **settings)
     per_number = (sde.n - 1) * math.log(2.0 * math.pi * math.e) + _log_det(law)
     entropy = 0.5 * x[0].numel() * per_number
     return Likelihood(log_joint.view(count, batch).T, log_q, entropy, nfe.view(count, batch).T)
@@ -264,7 +260,7 @@ def _probes(noise: SampleNoise, sde: Diffusion, spec: ElboSpec, shape: tuple[int
     return (halves * (math.sqrt(halves.shape[3]) / lengths)).view_as(drawn)
 
 
-def _with_others(law: tuple[Tensor, Tensor], x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+def _with_others(law: tuple[Tensor, ...], x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """u (B, nC, ...), whose halves other than x are drawn from ``law`` with the noise e, and their
     log-density (B,).
 
@@ -277,6 +273,6 @@ def _with_others(law: tuple[Tensor, Tensor], x: Tensor, e: Tensor) -> tuple[Tens
     return torch.cat([x, drawn], dim=1), -0.5 * (square + log_volume)
 
 
-def _log_det(law: tuple[Tensor, Tensor]) -> float:
+def _log_det(law: tuple[Tensor, ...]) -> float:
     """The logarithm of the determinant of the covariance of `Diffusion.auxiliary`."""
     return 2.0 * float(law[1].diag().log().sum())

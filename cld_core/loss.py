@@ -205,12 +205,8 @@ class ScoreMatching:
         # The score's error is E e.
         return roots[..., None] * self.sde.target(t, self.objective.kernel)
 
-    def per_sample(self, score: NoiseModel, x: Tensor, draws: Draws) -> Tensor:
-        """Losses (B,), summed over dimensions, of the data x (B, C, ...)."""
-        return self.losses(score, x, draws).weighted
-
     def losses(self, score: NoiseModel, x: Tensor, draws: Draws) -> Losses:
-        """As `per_sample`, with and without weights."""
+        """Losses of the data x (B, C, ...), with and without weights."""
         predicted = score.predicted_noise(
             self.perturb(x, draws), draws.t, augmented=draws.augmented
         )

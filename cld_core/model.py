@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from cld_core.checkpoint import FORMAT, Weights, exported_weights, write_weights
 from cld_core.run.checkpoints import pick_checkpoint, weights_digest
 
-from . import guidance, likelihood, nets, pictures, samplers, sde
+from . import likelihood, nets, pictures, samplers, sde
 from .averages import averaged
 from .classes import Classes
-from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict, registry
 from .config.loader import elbo_spec, path_of, sampling_spec, whole_number
 from .config.network import ModuleSpec
@@ -41,13 +40,15 @@ from .run.recipe import trusted_recipe
 from .run.tunings import Network, Solutions
 from .samplers import Recorder, Watcher
 from .sanitize import one_line
-from .score import Score, ScoreFunction
+from .score import Conditional, Score, labelled
 from .seeds import SampleNoise
 from .version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from .conditioning import Observation, Way
 
 _log = logging.getLogger(__name__)
 
@@ -253,10 +254,10 @@ class Model:
             ArithmeticError,
             RecipeError,
         ) as error:
-            fix = "Export it again" if network is None else "Pass a module like the trained one"
+            reason = one_line(error, 400).rstrip(".")
             raise CheckpointError(
-                f"{path}: recipe and tensors do not match: {one_line(error, 400).rstrip('.')}. "
-                f"{fix}."
+                f"{path}: recipe and tensors do not match: {reason}. "
+                f"{'Export it again' if network is None else 'Pass a module like the trained one'}."
             ) from error
         model.path = path.absolute()
         model.solutions = Solutions.of_file(weights.about)
@@ -308,18 +309,14 @@ class Model:
         path = path_of(file, "file", "Model.export").absolute()
         if path.suffix != ".safetensors":
             raise UsageError(f"{file}: weights are written as .safetensors. Name such a file.")
-        about = {
-            "format": FORMAT,
-            "version": __version__,
-            "step": str(self.step),
-            "weights": "ema",
-            "recipe": json.dumps(self.recipe.to_share()),
-            "data": json.dumps(to_plain(self.form)),
-        }
+        described = {"recipe": self.recipe.to_share(), "data": to_plain(self.form)}
+        if self.classes is not None:
+            described["classes"] = to_plain(self.classes)
+        about = {name: json.dumps(content) for name, content in described.items()}
+        about |= {"format": FORMAT, "version": __version__, "weights": "ema"}
+        about["step"] = str(self.step)
         if self.ema_length is not None:
             about["ema_length"] = repr(self.ema_length)
-        if self.classes is not None:
-            about["classes"] = json.dumps(to_plain(self.classes))
         about |= self.solutions.carried(self.network)
         try:
             with replacing(path) as out:
@@ -370,8 +367,10 @@ class Model:
             solution = fitted(self, nfe, points, budget_min, seed, progress)
         except UsageError as error:
             # The message names options of `cldctl tune`.
-            message = str(error).replace("--budget ", "--budget_min ")
-            raise UsageError(re.sub(r"^--(\w+) (\S+):", rf"{caller}: \1=\2:", message)) from error
+            options = str(error).replace("--budget ", "--budget_min ")
+            raise UsageError(
+                re.sub(r"^--(\w+) (\S+):", r"Model.fit_sampler: \1=\2:", options)
+            ) from error
         self.solutions = replace(before, read=lambda: [*before.read(), solution])
 
     def sample(
@@ -384,8 +383,8 @@ class Model:
         first: int = 0,
         batch_size: int | None = None,
         label: Label = None,
-        observation: Observation | None = None,
-        by: Way | None = None,
+        observation: "Observation | None" = None,
+        by: "Way | None" = None,
         **settings: Any,
     ) -> Tensor:
         """Draw ``n`` samples, (n, C, ...), float32; images are in [-1, 1].
@@ -418,8 +417,9 @@ class Model:
             SolverError: the adaptive solver cannot reach its tolerance.
         """
         keys = {"method": method, "nfe": nfe, **settings}
-        given: dict[str, Any] = {"label": label, "observation": observation, "by": by}
-        return self._draw(n, keys, seed, first, batch_size, "Model.sample", **given).x
+        return self._draw(
+            "Model.sample", n, keys, seed, first, batch_size, label, observation, by
+        ).x
 
     def draw(
         self,
@@ -432,8 +432,8 @@ class Model:
         batch_size: int | None = None,
         label: Label = None,
         progress: Callable[[int, int], object] | None = None,
-        observation: Observation | None = None,
-        by: Way | None = None,
+        observation: "Observation | None" = None,
+        by: "Way | None" = None,
         **settings: Any,
     ) -> samplers.Samples:
         """Like `sample`, but returns velocities and numbers of network evaluations, too.
@@ -446,25 +446,23 @@ class Model:
                 the number of evaluations so far of those in progress.
         """
         keys = {"method": method, "nfe": nfe, **settings}
-        given: dict[str, Any] = {"label": label, "observation": observation, "by": by}
         return self._draw(
-            n, keys, seed, first, batch_size, "Model.draw", progress=progress, **given
+            "Model.draw", n, keys, seed, first, batch_size, label, observation, by, progress
         )
 
     def _draw(
         self,
+        caller: str,
         n: int,
         keys: Mapping[str, Any],
         seed: int,
         first: int,
         batch_size: int | None,
-        caller: str,
-        watcher: Watcher | None = None,
-        progress: Callable[[int, int], object] | None = None,
-        *,
         label: Label = None,
-        observation: Observation | None = None,
-        by: Way | None = None,
+        observation: "Observation | None" = None,
+        by: "Way | None" = None,
+        progress: Callable[[int, int], object] | None = None,
+        watcher: Watcher | None = None,
     ) -> samplers.Samples:
         """Draw samples.
 
@@ -475,7 +473,6 @@ class Model:
         n = whole_number(n, "n", 1, caller)
         seed = whole_number(seed, "seed", 0, caller)
         first = whole_number(first, "first", 0, caller)
-        size = n if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
         spec = sampling_spec(self.recipe, keys, caller)
         labels = self.labels(label, n, first, caller)
         least = self.recipe.objective.loss_eps
@@ -486,51 +483,58 @@ class Model:
                 spec.eps,
                 least,
             )
-        way = by or GradientGuidance()
-        if not isinstance(observation, Observation | None) or not isinstance(way, Way):
-            raise UsageError(
-                f"{caller}: observation or by is of another type. Pass an Observation, and a "
-                "GradientGuidance or a Replacement, of cld_core.conditioning."
+        conditioned = None
+        if observation is not None or by is not None:
+            from . import conditioning
+
+            conditioned = conditioning.checked(
+                observation, by, spec, self.form, is_image=self.is_image, caller=caller
             )
-        if observation is not None:
-            observation.require_fit(self.data_shape, is_image=self.is_image)
-            observation = observation.of_model(self.form)
-            way = way.of_model(self.form)
-            way.require_usable(observation, spec)
-        score = self.score_of(compiled=spec.compile, precision=spec.precision)
         solution = self.solutions.followed(spec, self.network)
+        network = self.score_of(compiled=spec.compile, precision=spec.precision)
         parts = []
+        complete = 0
         evaluations = 0
 
         def report(*_: object) -> None:
             nonlocal evaluations
             evaluations += 1
             if progress is not None:
-                progress(start - first, evaluations)
+                progress(complete, evaluations)
 
         reporting: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if progress is not None:
-            reporting = score.net.register_forward_hook(report)
+            reporting = network.net.register_forward_hook(report)
         with execution.using(tf32=spec.precision == "tf32"), reporting:
-            for start in range(first, first + n, size):
+            for rows, span, given in self._batches(caller, n, first, batch_size, labels):
+                complete = rows.start
                 evaluations = 0
-                last = min(start + size, first + n)
-                place: dict[str, Any] = {"first": start, "last": last, "device": self.device}
-                noise = SampleNoise(seed, "sample", **place)
-                given = None
-                if labels is not None:
-                    given = labels[start - first : last - first].to(self.device)
-                bound = guidance.bound(score, spec, given, none=len(self.classes or ()))
-                conditioned: ScoreFunction = bound
-                if observation is not None:
-                    other_noise = SampleNoise(seed, "observation", **place)
-                    conditioned = way.conditioned(bound, self.sde, observation, other_noise)
+                noise = SampleNoise(seed, "sample", **span)
+                score = of_labels = labelled(network, spec, given, none=len(self.classes or ()))
+                if conditioned is not None:
+                    other_noise = SampleNoise(seed, "observation", **span)
+                    score = conditioned(of_labels, self.sde, noise=other_noise)
                 drawn = samplers.sample(
-                    conditioned, self.sde, spec, noise, self.data_shape, watcher, solution
+                    score, self.sde, spec, noise, self.data_shape, watcher, solution
                 )
                 drawn = replace(drawn, x=self.form.to_data(drawn.x))
-                parts.append(guidance.counted(drawn, bound))
+                parts.append(samplers.counted(drawn, of_labels))
         return samplers.concatenated(parts)
+
+    def _batches(
+        self, caller: str, n: int, first: int, size: int | None, labels: Tensor | None
+    ) -> Iterator[tuple[slice, dict[str, Any], Tensor | None]]:
+        """Batches of n examples: their rows, the keys of their noise, and their labels.
+
+        Args:
+            first: number of the first example.
+            size: of a batch; None for all examples.
+        """
+        size = n if size is None else whole_number(size, "batch_size", 1, caller)
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
+            span = {"first": first + rows.start, "last": first + rows.stop, "device": self.device}
+            yield rows, span, None if labels is None else labels[rows].to(self.device)
 
     def labels(
         self, label: Label, n: int, first: int = 0, caller: str = "Model.labels"
@@ -590,7 +594,7 @@ class Model:
         points = whole_number(points, "points", 3, caller)
         spec = sampling_spec(self.recipe, keys, caller)
         recorder = Recorder(points - 1 if spec.denoise else points)
-        drawn = self._draw(n, keys, seed, first, None, caller, recorder, label=label)
+        drawn = self._draw(caller, n, keys, seed, first, None, label, watcher=recorder)
         t, u = recorder.path()
         channels = self.data_shape[0]
         z = u[:, :, :channels]
@@ -691,7 +695,6 @@ class Model:
         if tuple(x.shape[1:]) != self.data_shape or not len(x):
             shape = ", ".join(map(str, ("B", *self.data_shape)))
             raise UsageError(f"{caller}: x is {tuple(x.shape)}. Pass ({shape}), with B above 0.")
-        size = len(x) if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
         if label is None and self.classes is not None and self.recipe.objective.label_dropout == 0:
             raise UsageError(
                 f"{caller}: nothing was trained without labels (objective.label_dropout=0). Pass "
@@ -703,13 +706,10 @@ class Model:
         if not x.isfinite().all():
             raise DataError(f"{caller}: x has numbers that are not finite. Remove those rows.")
         parts = []
-        for start in range(0, len(x), size):
-            rows = x[start : start + size]
-            numbers = {"first": first + start, "last": first + start + len(rows)}
-            noise = SampleNoise(seed, "elbo", **numbers, device=self.device)
-            given = None if labels is None else labels[start : start + size].to(self.device)
-            bound = score if given is None else guidance.Conditional(score, given)
-            z = self.form.to_model(rows)
+        for rows, span, given in self._batches(caller, len(x), first, batch_size, labels):
+            noise = SampleNoise(seed, "elbo", **span)
+            bound = score if given is None else Conditional(score, given)
+            z = self.form.to_model(x[rows])
             found = likelihood.likelihood(bound, self.sde, spec, noise, z, exact_trace=exact_trace)
             parts.append(found.rescaled(self.form.log_det))
         return samplers.concatenated(parts)
@@ -771,7 +771,7 @@ class Model:
         keys = {"method": method, "nfe": nfe, **settings}
         count = pictures.default_count(self) if n is None else n
         size = self.recipe.eval.batch_size if batch_size is None else batch_size
-        drawn = self._draw(count, keys, seed, first, size, "Model.plot", label=label)
+        drawn = self._draw("Model.plot", count, keys, seed, first, size, label)
         x = drawn.x.cpu()
         title = f"{method or self.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
         if ax is None:

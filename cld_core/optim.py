@@ -30,16 +30,12 @@ def build(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:
 
 def adam(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:
     """Adam (Kingma and Ba 2015)."""
-    if spec.impl == "apex":
-        return _fused_adam()(parameters, adam_w_mode=False, **_moments(spec))
-    return torch.optim.Adam(parameters, fused=spec.impl != "plain", **_moments(spec))
+    return _adam(torch.optim.Adam, spec, parameters)
 
 
 def adamw(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
-    if spec.impl == "apex":
-        return _fused_adam()(parameters, adam_w_mode=True, **_moments(spec))
-    return torch.optim.AdamW(parameters, fused=spec.impl != "plain", **_moments(spec))
+    return _adam(torch.optim.AdamW, spec, parameters)
 
 
 def adamax(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:
@@ -49,6 +45,15 @@ def adamax(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:
     if spec.impl == "fused":
         raise RecipeError("optim.impl=fused: adamax has no fused kernels. Set optim.impl=auto.")
     return torch.optim.Adamax(parameters, foreach=True, **_moments(spec))
+
+
+def _adam(
+    kind: type[torch.optim.Adam], spec: OptimSpec, parameters: Iterable[Parameter]
+) -> Optimizer:
+    if spec.impl == "apex":
+        is_decoupled = kind is torch.optim.AdamW
+        return _fused_adam()(parameters, adam_w_mode=is_decoupled, **_moments(spec))
+    return kind(parameters, fused=spec.impl != "plain", **_moments(spec))
 
 
 def _moments(spec: OptimSpec) -> dict[str, Any]:

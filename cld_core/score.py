@@ -1,9 +1,12 @@
-"""Network output -> score: the one place where float64 coefficients meet the network's tensors.
+"""The score of a network, also given labels: network output -> score.
+
+This is the one place where float64 coefficients meet the network's tensors.
 
 docs/math.md section 5: s = -E alpha (plain), or s = -E alpha - P u_S (mixed), with the scored
 halves u_S and the coefficients `Diffusion.target` and `Diffusion.mixed`; or s = N f - P z_S with
 the network f of z, the whitened u (`preconditioning`). All are -E times the *predicted noise*
-alpha_hat, which is what the losses compare with the noise that was drawn.
+alpha_hat, which is what the losses compare with the noise that was drawn. Section 13: scores given
+labels, and classifier-free guidance.
 """
 
 import functools
@@ -14,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import ObjectiveSpec
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, as_batch
@@ -44,7 +48,7 @@ class Coefficients:
     whiten: Tensor | None = None  # (n, n)
 
     def each(self, count: int, dtype: torch.dtype) -> list["Coefficients"]:
-        """Those at each of ``count`` times, from ones at times (count, B), in another type."""
+        """The coefficients at each of ``count`` times, in another type; these are at (count, B)."""
         matrices = (self.output, self.precision, self.whiten)
         columns = [
             [None] * count if matrix is None else matrix.to(dtype).unbind(0) for matrix in matrices
@@ -79,7 +83,7 @@ def preconditioning(sde: Diffusion, t: float | Tensor, data_std: float) -> Coeff
 
 
 def coefficients(sde: Diffusion, objective: ObjectiveSpec, t: Any) -> Coefficients:
-    """Those of a network that was trained with an objective, at t: a float or float64 times."""
+    """The coefficients at t, a float or float64 times, for a network trained with an objective."""
     if objective.precondition == "data":
         return preconditioning(sde, t, objective.data_std)
     if not objective.mixed_score:
@@ -183,7 +187,7 @@ def for_rows(score: ScoreFunction, rows: Tensor) -> ScoreFunction:
     """The score for the examples ``rows`` (b,) of a batch, as a function of their u (b, nC, ...).
 
     It is the ``score`` itself, unless that is bound to examples, as
-    `cld_core.guidance.Conditional`.
+    `Conditional`.
     """
     select = getattr(score, "for_rows", None)
     return score if select is None else select(rows)
@@ -197,3 +201,99 @@ def at_each(
     if together is not None:
         return together(times, dtype)
     return [functools.partial(lambda t, u: score(u, t), t) for t in times]
+
+
+class Conditional:
+    """A `ScoreFunction`: the score given a label for each example of a batch.
+
+    Args:
+        score: the score of any labels, such as `Score`.
+        label: (B,), int64.
+    """
+
+    def __init__(self, score: LabelScore, label: Tensor) -> None:
+        self._score = score
+        self._label = label
+        self.single_backward = getattr(score, "single_backward", False)
+
+    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+        return self._score(u, t, self._label)
+
+    def predicted_noise(self, u: Tensor, t: Tensor, *, augmented: Tensor | None = None) -> Tensor:
+        """As `Score.predicted_noise`, of a score that has it."""
+        assert isinstance(self._score, Score), "losses are those of a network, not of any score"
+        return self._score.predicted_noise(u, t, self._label, augmented=augmented)
+
+    def for_rows(self, rows: Tensor) -> "Conditional":
+        """The score of some examples of the batch, see the function `for_rows`."""
+        return Conditional(self._score, self._label[rows])
+
+
+class Guided:
+    """s(none) + w (s(label) - s(none)) at the times of guidance, and s(label) at the others.
+
+    At these times, both scores are computed in one batch of twice the size. The score jumps at the
+    ends of the interval, so the adaptive solver takes short steps there.
+
+    Args:
+        score: the score of any labels.
+        label: (B,), int64.
+        none: the label that stands for none, which gives the unconditional score.
+        spec: its ``guidance`` is w, which acts from ``guidance_from`` to ``guidance_to``.
+
+    Attributes:
+        extra: (B,), int64, evaluations of the network beyond one for each evaluation of this score.
+    """
+
+    def __init__(self, score: LabelScore, label: Tensor, none: int, spec: SamplingSpec) -> None:
+        self._score = score
+        self._label = label
+        self._none = none
+        self._spec = spec
+        self._rows = torch.arange(len(label), device=label.device)
+        self.extra = torch.zeros_like(label)
+
+    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+        rows = self._acting(t)
+        if self._spec.guidance == 0:
+            return self._score(u, t, self._label.index_fill(0, rows, self._none))
+        times = torch.cat([t, t[rows]]) if isinstance(t, Tensor) else t
+        label = torch.cat([self._label, torch.full_like(rows, self._none)])
+        both = self._score(torch.cat([u, u[rows]]), times, label)
+        given, free = both.split([len(u), len(rows)])
+        self.extra[self._rows[rows]] += 1
+        return given.index_copy(0, rows, free + self._spec.guidance * (given[rows] - free))
+
+    def networks(self, t: float) -> int:
+        """The number of evaluations of the network that one of this score takes."""
+        acts = self._spec.guidance_from <= t <= self._spec.guidance_to
+        return 2 if acts and self._spec.guidance != 0 else 1
+
+    def for_rows(self, rows: Tensor) -> "Guided":
+        """The score of some examples of the batch; it counts in this score's `extra`."""
+        part = Guided(self._score, self._label[rows], self._none, self._spec)
+        part._rows = self._rows[rows]
+        part.extra = self.extra
+        return part
+
+    def _acting(self, t: float | Tensor) -> Tensor:
+        """The rows of the batch whose times are in the interval of guidance."""
+        first = self._spec.guidance_from
+        last = self._spec.guidance_to
+        if isinstance(t, Tensor):
+            return ((t >= first) & (t <= last)).nonzero()[:, 0]
+        count = len(self._label) if first <= t <= last else 0
+        return torch.arange(count, device=self._label.device)
+
+
+def labelled(score: Score, spec: SamplingSpec, label: Tensor | None, none: int) -> ScoreFunction:
+    """The score for samples with labels (B,); ``score`` itself if they have none.
+
+    Args:
+        none: the label that stands for none.
+    """
+    if label is None:
+        return score
+    if spec.guidance == 1:
+        return Conditional(score, label)
+    return Guided(score, label, none, spec)

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cld_core import guidance, npz, samplers
+from cld_core import npz, samplers
 from cld_core.computation import joined, patiently
 from cld_core.config.sampling import OdeSpec
 from cld_core.digests import digest
@@ -54,7 +54,7 @@ from cld_core.run.work import Outcome, Start
 from cld_core.samplers import rest, tuned
 from cld_core.samplers.multistep import stepped
 from cld_core.samplers.tuned import Linear, follow
-from cld_core.score import ScoreFunction, for_rows
+from cld_core.score import Guided, ScoreFunction, for_rows, labelled
 from cld_core.sde import Diffusion, Schedule
 from cld_core.seeds import SampleNoise
 from cld_core.stop import StopFlag
@@ -99,10 +99,9 @@ def blocks(linear: Linear) -> Iterator[Tensor]:
 
     It has the columns of the newest alphas and, in the last step, only the row of x.
     """
-    n, first = linear.matrices[0].shape
     for number, matrix in enumerate(linear.matrices, start=1):
-        rows = 1 if number == len(linear.matrices) else n
-        yield matrix[:rows, : n + (first - n) * MOST_MEMORY]
+        rows = 1 if number == len(linear.matrices) else linear.n
+        yield matrix[:rows, : linear.n + linear.m * MOST_MEMORY]
 
 
 def packed(linear: Linear, denoise: bool) -> Tensor:
@@ -163,7 +162,7 @@ class Fitted:
         alphas = []
         for part, which in zip(u.split(self.at_once), rows.split(self.at_once), strict=True):
             score = for_rows(self.score, which)
-            each = score.networks(t) if isinstance(score, guidance.Guided) else 1
+            each = score.networks(t) if isinstance(score, Guided) else 1
             self.count(each * len(part))
             alphas.append(rest(score, self.sde, part, t))
         return torch.cat(alphas)
@@ -296,8 +295,8 @@ class Problem:
 
     def row(self, stage: str, rows: Rows) -> StageRow:
         """The next row of a stage, from the rows of this stage and of those before it."""
-        ways = {"untuned": self._untuned, "grid": self._grid, "coefficients": self._coefficients}
-        which, sampler, damping, errors = ways[stage](rows)
+        compute = {"untuned": self._untuned, "grid": self._grid, "coefficients": self._coefficients}
+        which, sampler, damping, errors = compute[stage](rows)
         is_decreasing = bool((sampler.times.diff() < 0).all())
         # A sampler whose times do not decrease cannot be a solution.
         held = _rms(self._errors(self.held, sampler)) if is_decreasing else tunings.FAR
@@ -605,9 +604,7 @@ class Fitting:
         given = self._labels
         if given is not None:
             given = given[torch.arange(first, last, device=given.device) % len(given)]
-        return guidance.bound(
-            self._model.score, self._spec, given, none=len(self._model.classes or ())
-        )
+        return labelled(self._model.score, self._spec, given, none=len(self._model.classes or ()))
 
     def _batch(self, first: int) -> dict[str, np.ndarray]:
         """The next batch of ends of the flow, from the draw ``first`` on, as `_solved`."""
@@ -617,7 +614,7 @@ class Fitting:
         score = self._score_of(first, last)
         noise = SampleNoise(request.seed, _NOISE, first=first, last=last, device=model.device)
         drawn = samplers.sample(score, model.sde, self._spec, noise, model.data_shape)
-        found = guidance.counted(drawn, score)
+        found = samplers.counted(drawn, score)
         return {"x": found.x.cpu().numpy(), "nfe": found.nfe_each.cpu().numpy()}
 
     @functools.cached_property

@@ -3,7 +3,9 @@
 A `Way` conditions a score on y: `GradientGuidance` or `Replacement` (docs/math.md section 14).
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -313,3 +315,35 @@ class Replaced:
 
 # A way of conditioning samples on an observation.
 Way = GradientGuidance | Replacement
+
+
+def checked(
+    observation: Observation | None,
+    by: Way | None,
+    spec: SamplingSpec,
+    form: DataFormat,
+    *,
+    is_image: bool,
+    caller: str,
+) -> Callable[..., ScoreFunction] | None:
+    """`Way.conditioned` with the observation, for a model that sees data in this form.
+
+    None without an observation.
+
+    Raises:
+        UsageError: an argument is of another type, the observation is of other data, or it cannot
+            be used with ``by`` or the sampler.
+    """
+    way = by or GradientGuidance()
+    if not isinstance(observation, Observation | None) or not isinstance(way, Way):
+        raise UsageError(
+            f"{caller}: observation or by is of another type. Pass an Observation, and a "
+            "GradientGuidance or a Replacement, of cld_core.conditioning."
+        )
+    if observation is None:
+        return None
+    observation.require_fit(form.shape, is_image=is_image)
+    observation = observation.of_model(form)
+    way = way.of_model(form)
+    way.require_usable(observation, spec)
+    return functools.partial(way.conditioned, observation=observation)

@@ -88,7 +88,7 @@ class Observation:
 
     @classmethod
     def masked(cls, x: Tensor, mask: Tensor, sigma: float = 0.0) -> Self:
-        """Some numbers of an example: inpainting.
+        """An observation of some numbers of an example, as for inpainting.
 
         Args:
             x: (C, ...); only its values where the mask is true matter.
@@ -139,7 +139,7 @@ class Observation:
 
     @classmethod
     def downscaled(cls, y: Tensor, factor: int, sigma: float = 0.0) -> Self:
-        """Means over squares of pixels: super-resolution.
+        """An observation of means over squares of pixels, as for super-resolution.
 
         Args:
             y: the small image (C, h, w) in [-1, 1]; samples are (C, factor h, factor w).
@@ -172,7 +172,7 @@ class Observation:
     def linear(
         cls, matrix: Tensor, y: Tensor, sigma: float = 0.0, shape: tuple[int, ...] | None = None
     ) -> Self:
-        """The product of a matrix (k, d) and the d numbers of an example.
+        """An observation of the product of a matrix (k, d) and the d numbers of an example.
 
         Args:
             shape: of one example; None: (d,).
@@ -214,7 +214,7 @@ class Observation:
         shape: tuple[int, ...],
         sigma: float = 0.0,
     ) -> Self:
-        """Functions for H x, (B, k), of x (B, C, ...), and for H^T w of w (B, k).
+        """An observation through functions: H x, (B, k), of x (B, C, ...), and H^T w of w (B, k).
 
         y has at most 4,096 values.
 
@@ -274,9 +274,9 @@ class Observation:
         factor = form.to_data(torch.ones(1, *self.shape, dtype=torch.float64)) - shift
         y = self.y - self.apply(shift)[0]
         factors = factor[0] if self.mask is None else factor[0][self.mask]
-        one = factors.flatten()[0]
-        if bool((factors == one).all()):
-            return replace(self, y=y / one, sigma=self.sigma / float(one))
+        scale = factors.flatten()[0]
+        if bool((factors == scale).all()):
+            return replace(self, y=y / scale, sigma=self.sigma / float(scale))
         if self.mask is not None and self.sigma == 0:
             return replace(self, y=y / factors)
         if self.count > MOST_VALUES:

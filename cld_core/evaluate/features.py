@@ -33,7 +33,7 @@ from cld_core.run.shards import Columns
 from cld_core.sanitize import printable
 
 from . import stats_file
-from .rows import SampleRows, Table
+from .rows import SampleRows, Table, means_of
 
 _REGISTERED = table("extractors", {})
 # With fewer samples of a class, a Fréchet distance says nothing.
@@ -136,8 +136,9 @@ def _network(kind: Any, extraction: Extraction, weights: str | None, layers: lis
         # torch and plug-ins may raise anything for a file of another network. The second line names
         # the first tensors that are missing.
         lines = [line.strip() for line in str(error).strip().splitlines()]
-        reason = f"{type(error).__name__}: {' '.join(lines[:2])[:300]}"
-        raise _not_weights(weights or name, name, reason) from error
+        raise _not_weights(
+            weights or name, name, f"{type(error).__name__}: {' '.join(lines[:2])[:300]}"
+        ) from error
 
 
 def _loadable(path: Path, extraction: Extraction, kind: Any) -> Any:
@@ -163,7 +164,12 @@ def _loadable(path: Path, extraction: Extraction, kind: Any) -> Any:
         raise UsageError(f"{path}: changed since the evaluation was asked for. Re-run the command.")
     if issubclass(kind, FeatureExtractorInceptionV3 | FeatureExtractorVGG16):
         tensors = io.BytesIO()
-        torch.save(tensors_of(path, name), tensors)
+        try:
+            torch.save(torch.load(path, map_location="cpu", weights_only=True), tensors)
+        except Exception as error:  # torch may raise anything for a damaged file
+            raise _not_weights(
+                path, name, "it is damaged, or there is more in it than tensors"
+            ) from error
         tensors.seek(0)
         return tensors
     # The weights of CLIP are TorchScript, which is a program.
@@ -176,19 +182,6 @@ def _loadable(path: Path, extraction: Extraction, kind: Any) -> Any:
         )
     # A plug-in is the user's own code, and reads its own kind of file.
     return str(path)
-
-
-def tensors_of(path: Path, name: str) -> Any:
-    """The tensors in a file of `torch.save`, the weights of the extractor ``name``.
-
-    Raises:
-        UsageError: the file is damaged, or there is more in it than tensors.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch may raise anything for a damaged file
-        reason = "it is damaged, or there is more in it than tensors"
-        raise _not_weights(path, name, reason) from error
 
 
 def _not_weights(path: str | Path, name: str, reason: str) -> UsageError:
@@ -288,7 +281,7 @@ class ImageRows(Computer):
 def fid(table: Table) -> dict[str, Any]:
     """Fréchet distance between the features of samples and of training images, in float64."""
     value = frechet(table.arrays["features"], table.reference.mu, table.reference.sigma)
-    return {"value": value, **table.about_samples(), **table.about_reference()}
+    return {"value": value, **table.about_compared()}
 
 
 def frechet(ours: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> float:
@@ -316,8 +309,7 @@ def kid(table: Table) -> dict[str, Any]:
         "value": result["kernel_inception_distance_mean"],
         "std": result["kernel_inception_distance_std"],
         **asdict(spec),
-        **table.about_samples(),
-        **table.about_reference(),
+        **table.about_compared(),
     }
 
 
@@ -331,7 +323,7 @@ def isc(table: Table) -> dict[str, Any]:
         "value": result["inception_score_mean"],
         "std": result["inception_score_std"],
         **asdict(spec),
-        **table.about_samples(),
+        **table.about_features(),
         "layer": score_layer(table.request.inputs.extractor),
     }
 
@@ -340,26 +332,20 @@ def prc(table: Table) -> dict[str, Any]:
     """Precision and recall of the features of samples against those of training images."""
     spec = table.request.prc
     ours, theirs = _both_features(table)
-    precision, recall, f_score = _precision_and_recall(ours, theirs, spec.neighbours)
     return {
-        "precision": precision,
-        "recall": recall,
-        "f_score": f_score,
+        **_precision_and_recall(ours, theirs, spec.neighbours),
         **asdict(spec),
-        **table.about_samples(),
-        **table.about_reference(),
+        **table.about_compared(),
     }
 
 
-def _precision_and_recall(
-    ours: Tensor, theirs: Tensor, neighbours: int
-) -> tuple[float, float, float]:
+def _precision_and_recall(ours: Tensor, theirs: Tensor, neighbours: int) -> dict[str, float]:
     """Precision, recall and F score of features (n, D) of samples and (m, D) of training images."""
     from torch_fidelity.metric_prc import prc_features_to_metric as to_metric
 
     # Saves memory: all distances at once are 10 GB for 50,000 samples.
     result = to_metric(ours, theirs, prc_neighborhood=neighbours, save_cpu_ram=True, verbose=False)
-    return result["precision"], result["recall"], result["f_score"]
+    return {key: result[key] for key in ("precision", "recall", "f_score")}
 
 
 def classes(table: Table) -> dict[str, Any]:
@@ -388,28 +374,21 @@ def classes(table: Table) -> dict[str, Any]:
             f"--classes: no class has {least} samples and more than {neighbours} images. "
             "Draw more samples."
         )
-    report: dict[str, Any] = {}
-    for key in _MEANS:
-        report[key] = float(np.mean([section[key] for section in by_class.values()]))
     return {
-        **report,
+        **means_of(by_class.values(), _MEANS),
         "classes": by_class,
         "left_out": len(classes) - len(by_class),
         "neighbours": neighbours,
-        **table.about_samples(),
-        **table.about_reference(),
+        **table.about_compared(),
     }
 
 
 def _of_class(ours: np.ndarray, theirs: np.ndarray, neighbours: int) -> dict[str, Any]:
-    precision, recall, _ = _precision_and_recall(
-        torch.from_numpy(ours), torch.from_numpy(theirs), neighbours
-    )
-    mu, sigma = stats_file.moments([theirs])
+    of_both = _precision_and_recall(torch.from_numpy(ours), torch.from_numpy(theirs), neighbours)
     return {
-        "fid": frechet(ours, mu, sigma),
-        "precision": precision,
-        "recall": recall,
+        "fid": frechet(ours, *stats_file.moments([theirs])),
+        "precision": of_both["precision"],
+        "recall": of_both["recall"],
         "samples": len(ours),
         "images": len(theirs),
     }

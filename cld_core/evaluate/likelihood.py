@@ -18,11 +18,12 @@ from cld_core.likelihood import likelihood
 from cld_core.loss import build as objective_of
 from cld_core.nets import execution
 from cld_core.run.shards import Columns
+from cld_core.score import Conditional, Score
 from cld_core.sde import Diffusion
 from cld_core.sde.base import TYPICAL_DATA_STD
 from cld_core.seeds import SampleNoise
 
-from .rows import RowComputer, SampleRows, Table, given_labels, standard_error
+from .rows import RowComputer, SampleRows, Table, standard_error
 
 # Bounds of log p(x) in nats, one value per example.
 _BOUNDS = ("elbo", "paper_elbo", "importance_bound")
@@ -32,7 +33,24 @@ _MOST_BYTES = 256 << 20
 _ENDS: dict[Any, tuple[Tensor, Tensor]] = {}
 
 
-class ElboRows(RowComputer):
+class PointRows(RowComputer):
+    """Computes rows of test points."""
+
+    def noise(self, purpose: str, first: int, last: int) -> SampleNoise:
+        """The noise of the points ``first <= i < last``."""
+        place: dict[str, Any] = {"first": first, "last": last, "device": self.model.device}
+        return SampleNoise(self.request.seed, purpose, **place)
+
+    def given_labels(self, score: Score, first: int, last: int) -> Score | Conditional:
+        """The score given the labels of the points, if there are classes."""
+        model = self.model
+        if model.classes is None:
+            return score
+        labels = model.source.test_labels(self.request.seed, first, last)
+        return Conditional(score, labels.to(model.device))
+
+
+class ElboRows(PointRows):
     """Rows of test points: bounds of log p(x), given their labels if any, and ``nfe``.
 
     Each is of shape (last - first,).
@@ -41,11 +59,10 @@ class ElboRows(RowComputer):
     @execution.using(tf32=False)
     def compute(self, first: int, last: int) -> Columns:
         model = self.model
-        seed = self.request.seed
         spec = self.request.elbo
-        x = model.source.dequantised_test_data(seed, first, last).to(model.device)
-        noise = SampleNoise(seed, "elbo", first=first, last=last, device=model.device)
-        score = given_labels(model.score_of(compiled=spec.compile), model, seed, first, last)
+        x = model.source.dequantised_test_data(self.request.seed, first, last).to(model.device)
+        score = self.given_labels(model.score_of(compiled=spec.compile), first, last)
+        noise = self.noise("elbo", first, last)
         bounds = likelihood(score, model.sde, spec, noise, x).rescaled(model.form.log_det)
         rows = {name: getattr(bounds, name) for name in _BOUNDS}
         rows["nfe"] = bounds.nfe_each.double().mean(1)
@@ -94,7 +111,7 @@ def elbo(table: Table) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=16)
 def raised_by_tolerance(sde: Diffusion, spec: ElboSpec, dimensions: int) -> float | None:
-    """By how much the solver's tolerance raises the bound of an example, in nats.
+    """The amount in nats by which the solver's tolerance raises the bound of an example.
 
     It is measured on Gaussian data, against a hundredth of the tolerance, in up to 64 dimensions
     (docs/math.md section 8), where one probe is exact. None if the solver fails, and for tolerances
@@ -147,19 +164,18 @@ def _against_truth(table: Table) -> dict[str, Any]:
     return section
 
 
-class LossRows(RowComputer):
+class LossRows(PointRows):
     """Rows of test points: ``loss`` (last - first,), the training objective with keyed draws."""
 
     @execution.using(tf32=False)
     @torch.no_grad()
     def compute(self, first: int, last: int) -> Columns:
         model = self.model
-        seed = self.request.seed
         draws = self.request.loss.draws
-        x = model.source.test_data(seed, first, last).to(model.device)
+        x = model.source.test_data(self.request.seed, first, last).to(model.device)
         objective = objective_of(model.sde, self.request.objective)
-        noise = SampleNoise(seed, "loss", first=first, last=last, device=model.device)
-        score = given_labels(model.score, model, seed, first, last)
+        noise = self.noise("loss", first, last)
+        score = self.given_labels(model.score, first, last)
         total = torch.zeros(len(x), dtype=torch.float64, device=model.device)
         for _ in range(draws):
             drawn = objective.draw_each(noise, model.data_shape)

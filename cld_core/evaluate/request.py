@@ -29,6 +29,10 @@ from cld_core.sanitize import one_line
 # The layers of Inception and their numbers of features.
 LAYERS = {"64": 64, "192": 192, "768": 768, "2048": 2048}
 
+Periodic = Literal["samples", "elbo", "fid"]
+# What training computes at intervals, in this order.
+PERIODIC: tuple[Periodic, ...] = ("samples", "elbo", "fid")
+
 
 def request_of(
     recipe: Recipe,
@@ -101,18 +105,25 @@ def _may_be_large(recipe: Recipe) -> bool:
     )
 
 
+def is_ever_due(recipe: Recipe, what: Periodic) -> bool:
+    """Whether training computes the samples, the bound or the FID after any of its steps."""
+    steps = recipe.train.steps
+    every: int | None = getattr(recipe.periodic, f"{what}_every")
+    if every is None or steps < every:
+        return False
+    return recipe.periodic.wants(what, steps - steps % every)
+
+
 def periodic_request(recipe: Recipe, metric: Literal["fid", "elbo"]) -> EvalRequest | None:
-    """The request for what training computes at times; None if it never does before its last step.
+    """The request for what training computes after some of its steps; None if it never does.
 
     Raises:
         DataError: there is no test set.
         UsageError: it is smaller, or weights or statistics are missing or do not fit.
     """
-    spec = recipe.periodic
-    steps = recipe.train.steps
-    every: int | None = getattr(spec, f"{metric}_every")
-    if every is None or steps < every or not spec.wants(metric, steps - steps % every):
+    if not is_ever_due(recipe, metric):
         return None
+    spec = recipe.periodic
     settings = replace(recipe.eval, samples=spec.fid_samples, points=spec.elbo_points)
     recipe = replace(recipe, eval=settings, ema=EmaSpec())
     return request_of(recipe, (metric,), 0, points_key="periodic.elbo_points")
@@ -136,10 +147,10 @@ def _points(recipe: Recipe, key: str) -> int:
         return points or recipe.eval.samples
     available = store.of(recipe.data).split("validation").count
     if points is not None and points > available:
-        or_null = ", or null for all of them" if key == "eval.points" else ""
         raise UsageError(
             f"'{key}' is {points}, but {recipe.data.path} has {available} test examples. "
-            f"Set {key}={available}{or_null}."
+            f"Set {key}={available}"
+            f"{', or null for all of them' if key == 'eval.points' else ''}."
         )
     return points or available
 
@@ -150,7 +161,9 @@ def plugin_files(recipe: Recipe) -> Files:
 
 
 def feature_inputs(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Files]:
-    """What the metrics of features need, None if there are none, and where its files lie.
+    """The inputs of metrics that read features, and where their files lie.
+
+    Without such metrics, the inputs are None.
 
     Raises:
         UsageError: a metric is not for such data, weights or statistics are missing or do not fit,
@@ -187,7 +200,7 @@ def feature_inputs(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInput
 
 
 def kinds_of(data: DataSpec) -> tuple[registry.Kind, ...]:
-    """What the examples of a recipe's data are to metrics.
+    """The kinds of examples that metrics find in a recipe's data.
 
     Raises:
         DataError: arrays are missing.
@@ -270,13 +283,12 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
     spec = recipe.eval.fid
     plugin: str | None = None
     layer = "2048" if spec.layer is None else str(spec.layer)
-    weights = _given_weights(spec)
     if spec.extractor == INCEPTION:
         if layer not in LAYERS:
             raise UsageError(
-                f"'eval.fid.layer' cannot be {layer!r}; {INCEPTION} has {', '.join(LAYERS)}."
+                f"'eval.fid.layer' cannot be {str(spec.layer)!r}; {INCEPTION} has "
+                f"{', '.join(LAYERS)}."
             )
-        weights = weights or _published_weights(spec)
     else:
         # Other extractors are code, which needs torch.
         from . import features
@@ -285,6 +297,7 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         plugin = fingerprint_of([("extractors", spec.extractor)])
         if spec.layer is None:
             layer = kind.get_default_feature_layer_for_metric("fid")
+    weights = _weights(spec)
     extraction = Extraction(
         extractor=spec.extractor,
         layer=layer,
@@ -301,20 +314,21 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
     return extraction, dimensions, files
 
 
-def _given_weights(spec: FidSpec) -> Path | None:
-    if spec.weights is None:
+def _weights(spec: FidSpec) -> Path | None:
+    """The file of weights that the recipe names, or else Inception's, where torch keeps it.
+
+    None if another extractor has no file.
+    """
+    if spec.weights is not None:
+        path = Path(spec.weights)
+        if not path.is_file():
+            raise UsageError(
+                f"'eval.fid.weights' names {path}, but there is no such file. Correct the path."
+                f"{f' Download {WEIGHTS_URL} to there.' if spec.extractor == INCEPTION else ''}"
+            )
+        return path
+    if spec.extractor != INCEPTION:
         return None
-    path = Path(spec.weights)
-    if not path.is_file():
-        hint = f" Download {WEIGHTS_URL} to there." if spec.extractor == INCEPTION else ""
-        raise UsageError(
-            f"'eval.fid.weights' names {path}, but there is no such file. Correct the path.{hint}"
-        )
-    return path
-
-
-def _published_weights(spec: FidSpec) -> Path:
-    """The published weights of Inception, where torch keeps them."""
     path = weights_path()
     if not path.is_file():
         if not spec.download:

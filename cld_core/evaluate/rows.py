@@ -8,9 +8,9 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -21,7 +21,6 @@ from cld_core.computation import Computation, Computer, joined
 from cld_core.config.eval import PUBLISHED_SHA256
 from cld_core.errors import RecipeError, UnusableSamplesError, UsageError
 from cld_core.files import write_json
-from cld_core.guidance import Conditional
 from cld_core.metrics import Number
 from cld_core.model import Model
 from cld_core.plugins import is_shipped, resolve, trial
@@ -31,9 +30,9 @@ from cld_core.run.shards import Columns
 from cld_core.run.tunings import moved_on
 from cld_core.run.work import use_plugins
 from cld_core.samplers import Samples
-from cld_core.score import Score
 
-from . import stats_file
+if TYPE_CHECKING:
+    from . import stats_file
 
 
 def not_finite(x: Tensor) -> Tensor:
@@ -59,9 +58,9 @@ def require_few_lost(count: int, of: int, *, samples: int, allowed: float) -> No
     fraction = count / samples
     if fraction <= allowed:
         return
-    of_all = f" of the {samples:,} asked for" if of < samples else ""
     raise UnusableSamplesError(
-        f"{registry.remark_on_nonfinite(count, of)}, a fraction of {fraction:.3g}{of_all}, but "
+        f"{registry.remark_on_nonfinite(count, of)}, a fraction of {fraction:.3g}"
+        f"{f' of the {samples:,} asked for' if of < samples else ''}, but "
         f"eval.max_nonfinite allows {allowed:g}. Likely causes: sampling settings that diverge, "
         "half precision, or a network that has hardly been trained. Change the sampling settings, "
         "or set eval.max_nonfinite higher, which draws no sample again."
@@ -75,13 +74,10 @@ def standard_error(values: np.ndarray) -> float | None:
     return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
-def given_labels(
-    score: Score, model: Model, seed: int, first: int, last: int
-) -> Score | Conditional:
-    """The score given the labels of the test points ``first <= i < last``, if there are classes."""
-    if model.classes is None:
-        return score
-    return Conditional(score, model.source.test_labels(seed, first, last).to(model.device))
+def means_of(sections: Iterable[Mapping[str, Any]], keys: Iterable[str]) -> dict[str, Any]:
+    """The means of the numbers that sections, such as those of classes, have under these keys."""
+    columns = {key: [section[key] for section in sections] for key in keys}
+    return {key: float(np.mean(column)) for key, column in columns.items()}
 
 
 class RowComputer(Computer):
@@ -155,12 +151,14 @@ class Table:
             require_few_lost(self._nonfinite, samples, samples=samples, allowed=allowed)
 
     @functools.cached_property
-    def reference(self) -> stats_file.Reference:
+    def reference(self) -> "stats_file.Reference":
         """The statistics of the training set, with features if a metric of the request reads them.
 
         Raises:
             UsageError: they are gone or have changed.
         """
+        from . import stats_file
+
         features = any(metric.needs_features for metric in registry.metrics(self.request.metrics))
         return stats_file.read(stats_file.reference_of(self.request), features=features)
 
@@ -178,7 +176,7 @@ class Table:
         nfe = self.arrays["nfe"]
         return {"samples": len(nfe), "nonfinite": self._nonfinite, "nfe_mean": float(nfe.mean())}
 
-    def about_samples(self) -> dict[str, Any]:
+    def about_features(self) -> dict[str, Any]:
         """The entries of a section about samples and their features."""
         inputs = self.request.inputs
         weights = {
@@ -194,8 +192,8 @@ class Table:
             "weights": weights,
         }
 
-    def about_reference(self) -> dict[str, Any]:
-        """The entry of a section about the statistics that samples are compared with."""
+    def about_compared(self) -> dict[str, Any]:
+        """As `about_features`, and about the statistics that the features are compared with."""
         outline = self.reference.outline
         stats = {
             "file": self.request.files["stats"],
@@ -203,7 +201,7 @@ class Table:
             "layout": outline.layout,
             "identity": self.request.inputs.stats,
         }
-        return {"stats": stats}
+        return {**self.about_features(), "stats": stats}
 
 
 class EvaluationComputation(Computation):
@@ -215,6 +213,8 @@ class EvaluationComputation(Computation):
         request = self.work.request
         if request.fid is not None and request.fid.stats is not None:
             # Statistics are read last. Missing ones are reported before anything is computed.
+            from . import stats_file
+
             stats_file.reference_of(request)
         # The command that started the work has checked that plug-ins may run.
         self.model = Model.from_run(
@@ -357,7 +357,7 @@ def to_tensorboard(run: RunFolder, request: EvalRequest, report: Mapping[str, An
 
 
 def _how(request: EvalRequest, metric: registry.Metric, number: Number) -> str:
-    """In brackets, how the samples were drawn, and the number of examples."""
+    """How the samples were drawn, and the number of examples, in brackets; empty if neither."""
     parts = [request.ema.words] if request.ema.words else []
     if registry.ROWS[metric.rows].over == "samples":
         sampling = request.sampling

@@ -89,7 +89,7 @@ class StatsRequest(ShardedRequest):
 
     @property
     def fingerprint(self) -> str:
-        """Of the statistics; the same in every file of them."""
+        """Identifies the statistics: all files that hold them have the same one."""
         return self.extraction.fingerprint_of_stats(self.data_fingerprint)
 
     @property

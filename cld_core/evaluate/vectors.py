@@ -22,7 +22,7 @@ from cld_core.model import Model
 from cld_core.pictures import Plane
 from cld_core.run.shards import Columns
 
-from .rows import SampleRows, Table, standard_error
+from .rows import SampleRows, Table, means_of, standard_error
 
 DIRECTIONS = 64
 # Distances between points that are computed at once.
@@ -177,9 +177,7 @@ def class_law(table: Table) -> dict[str, Any]:
             section["density_stderr"] = standard_error(values)
             densities.append(values)
         by_class[classes.names[number]] = section
-    report: dict[str, Any] = {}
-    for key in ("w2", "floor", "accuracy"):
-        report[key] = float(np.mean([section[key] for section in by_class.values()]))
+    report = means_of(by_class.values(), ("w2", "floor", "accuracy"))
     if toy.log_density is not None:
         values = np.concatenate(densities)
         report["density"] = _mean_density(values)
@@ -193,7 +191,7 @@ def class_law(table: Table) -> dict[str, Any]:
 def _true_points(
     source: Any, seed: int, sizes: Mapping[int, int], samples: int
 ) -> dict[int, Tensor]:
-    """By class, the first points (n, 2) of a seed's test data with this label.
+    """The first points (n, 2) of each class in a seed's test data.
 
     Args:
         sizes: by class, the number of points.
@@ -311,7 +309,7 @@ def _across(pairs: npt.NDArray[np.float64]) -> dict[str, float | None]:
 
 
 def _mean_distance(a: Tensor, b: Tensor) -> float:
-    """E|x - y| of points of two sets (k, d); of a set and itself, of two different points of it."""
+    """E|x - y| for x and y from two sets (k, d); within one set, for two different points."""
     blocks = torch.split(a, max(1, _BLOCK // len(b)))
     total = sum(float(torch.cdist(block, b).sum()) for block in blocks)
     others = len(b) - 1 if a is b else len(b)

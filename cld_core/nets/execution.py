@@ -60,18 +60,16 @@ def using(*, tf32: bool, fixed_shapes: bool = False) -> Iterator[None]:
             each new shape is timed.
     """
 
-    def use(matmul_tf32: bool, cudnn_tf32: bool, benchmark: bool) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = matmul_tf32
-        torch.backends.cudnn.allow_tf32 = cudnn_tf32
-        torch.backends.cudnn.benchmark = benchmark
-
+    matmul = torch.backends.cuda.matmul
     cudnn = torch.backends.cudnn
-    before = (torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
+    before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
     try:
-        use(tf32, tf32, fixed_shapes)
+        matmul.allow_tf32 = tf32
+        cudnn.allow_tf32 = tf32
+        cudnn.benchmark = fixed_shapes
         yield
     finally:
-        use(*before)
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
 class Autocast(nn.Module):

@@ -127,6 +127,17 @@ def concatenated(parts: Sequence[T]) -> T:
     return replace(parts[0], **tensors)
 
 
+def counted(samples: Samples, score: ScoreFunction) -> Samples:
+    """The samples with evaluations of the network, not of ``score``, as their `nfe_each`."""
+    extra = getattr(score, "extra", None)
+    if extra is None:
+        return samples
+    # In the adaptive flow, finished samples stay in the batch for a while: evaluations for them do
+    # not count.
+    nfe_each = samples.nfe_each + torch.minimum(extra, samples.nfe_each)
+    return replace(samples, nfe_each=nfe_each)
+
+
 @torch.no_grad()
 def sample(
     score: ScoreFunction,

@@ -50,8 +50,10 @@ def method(
 def _method(
     score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws
 ) -> FixedSteps:
-    """Groups of `spec.jump` steps. A group is made `spec.repeats` times; in between, the forward
-    process leads from its end to its start. A watcher sees the last of these.
+    """The steps, in groups of `spec.jump`.
+
+    Each group is made `spec.repeats` times; in between, the forward process leads from its end to
+    its start. A watcher sees the last repetition.
 
     If the number of steps is not a multiple of `spec.jump`, the first group is shorter, because
     steps near the data matter most.

@@ -100,14 +100,17 @@ def _closed(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
 
 
 def _noise(sde: Diffusion, t: float, root: Tensor) -> NoiseConversion:
-    """Of all halves."""
+    """The conversion for the noise of all halves."""
     covariance = kernel(sde, t)
     forth = -torch.linalg.solve(root, covariance) @ whole_score(sde, t)
     return NoiseConversion(forth, -torch.linalg.solve(covariance, root)[sde.n - sde.m :])
 
 
 def _scored_noise(sde: Diffusion, t: float) -> NoiseConversion:
-    """Of the scored halves. E^-1 is the transpose of the scored block of L."""
+    """The conversion for the noise of the scored halves.
+
+    E^-1 is the transpose of the scored block of L.
+    """
     first = sde.n - sde.m
     inverse = sde.factor(t)[first:, first:].T
     return NoiseConversion(torch.nn.functional.pad(-inverse, (sde.n, 0)), -sde.target(t))
@@ -116,8 +119,10 @@ def _scored_noise(sde: Diffusion, t: float) -> NoiseConversion:
 def _stochastic(
     sde: Diffusion, plain: Segment, closed: Segment, root: Tensor, eta: float
 ) -> StepCoefficients:
-    """The mean of x moves with the drift, and deviations from it as they would around a single data
-    point."""
+    """A step with noise.
+
+    The mean of x moves with the drift, and deviations from it move as around a single data point.
+    """
     predictor = torch.cat([plain.whole, (closed.whole - plain.whole) @ root], dim=1)
     return StepCoefficients(predictor, noise=noise_factor(sde, closed, eta))
 

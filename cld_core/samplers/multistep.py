@@ -218,10 +218,9 @@ def interpolating(
         weights = _weights(sde, part, field, known[: order + 1])
         correct = None
         if corrector:
-            points = [times[i + 1], *known]
-            correct = _correction(
-                weights, _weights(sde, part, field, points[: max(order, 1) + 1]), field.shape[2]
-            )
+            points = [times[i + 1], *known][: max(order, 1) + 1]
+            corrected = _weights(sde, part, field, points)
+            correct = _correction(weights, corrected, field.shape[2])
         noise = noise_factor(sde, part, eta) if eta else None
         steps.append(StepCoefficients(torch.cat([part.whole, weights], dim=1), correct, noise))
     return tuple(steps)
@@ -234,8 +233,10 @@ def _weights(sde: Diffusion, part: Segment, field: Tensor, points: Sequence[floa
 
 
 def _correction(predicted: Tensor, corrected: Tensor, k: int) -> Tensor:
-    """The matrix that turns a step with the weights ``predicted`` into one with ``corrected``,
-    whose first k are those of one more field."""
+    """The matrix that turns a step with the weights ``predicted`` into a corrected step.
+
+    The first k of the weights ``corrected`` belong to one more field.
+    """
     n = len(predicted)
     change = predicted.new_zeros(n, max(corrected.shape[1], k + predicted.shape[1]))
     change[:, : corrected.shape[1]] += corrected
@@ -253,29 +254,24 @@ def noise_factor(sde: Diffusion, segment: Segment, eta: float) -> Tensor:
     return torch.linalg.cholesky(covariance)
 
 
-def strengths(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
-    """Factors (K, m, 1) of -s in du/dt of the scored halves, (1 + eta^2)/2 g^2 at times t (K,)."""
-    return 0.5 * (1.0 + eta * eta) * sde.diffusion2(t)[:, :, None]
-
-
 def pulling(sde: Diffusion, eta: float, t: Tensor, scored: Tensor) -> Tensor:
-    """The term in du/dt of -s = ``scored`` (K, m, k), (K, n, k): 0 in the halves that are not
-    scored."""
-    return torch.nn.functional.pad(strengths(sde, eta, t) * scored, (0, 0, sde.n - sde.m, 0))
+    """The term in du/dt of -s = ``scored`` (K, m, k) at times t (K,), (K, n, k).
+
+    It is (1 + eta^2)/2 g^2 times that in the scored halves, and 0 in the others.
+    """
+    strengths = 0.5 * (1.0 + eta * eta) * sde.diffusion2(t)[:, :, None]
+    return torch.nn.functional.pad(strengths * scored, (0, 0, sde.n - sde.m, 0))
 
 
 def known_part(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     """The linear part that is solved exactly: the drift and what K adds to it, (K, n, n),
     float64."""
-    first = sde.n - sde.m
-    out = drift(sde, t)
-    out[:, first:, first:] += strengths(sde, eta, t) * sde.known_precision(t)
-    return out
+    of_scored = torch.nn.functional.pad(sde.known_precision(t), (sde.n - sde.m, 0))
+    return drift(sde, t) + pulling(sde, eta, t, of_scored)
 
 
 def alpha_fields(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
-    """The factors of alpha in du/dt, (K, n, m), float64: E times the strengths, in the scored
-    halves."""
+    """The factors of alpha in du/dt, (K, n, m), float64."""
     return pulling(sde, eta, t, sde.target(t))
 
 

@@ -28,11 +28,11 @@ def method(
         return list(zip(times, at_each(score, times, dtype), strict=True))
 
     def field(stage: _Stage, y: Tensor, rows: Tensor) -> Tensor:
-        t, score_then = stage
-        now = y.to(dtype).view(-1, *shape)
-        here = for_rows(score, rows)
-        s = score_then(now) if here is score else here(now, t)
-        return sde.flow(now, s, t).flatten(1)
+        t, score_at_t = stage
+        u = y.to(dtype).view(-1, *shape)
+        score_of_rows = for_rows(score, rows)
+        s = score_at_t(u) if score_of_rows is score else score_of_rows(u, t)
+        return sde.flow(u, s, t).flatten(1)
 
     def solved(observe: Observer | None) -> tuple[Tensor, Tensor]:
         solution = solve(

@@ -124,14 +124,12 @@ def _updates(sde: Diffusion, spec: Spec, part: Parts, big_d: float) -> Iterator[
         linear, weight = part.pieces[portion]
         at = int(is_central or portion == "second")
         frame = part.frames[at]
+        back = None if torch.equal(frame, into) else torch.linalg.inv(frame) @ into
         changes = [group in ("all", group_of(sde, half)) for half in range(sde.n)]
         changed = torch.tensor(changes)[:, None]
-        yield Update(
-            matrix=(eye + changed * linear) @ into,
-            weight=changed * weight,
-            time=part.times[at] if evaluates else None,
-            back=None if torch.equal(frame, into) else torch.linalg.inv(frame) @ into,
-        )
+        matrix = (eye + changed * linear) @ into
+        time = part.times[at] if evaluates else None
+        yield Update(matrix=matrix, weight=changed * weight, time=time, back=back)
         into = eye
 
 
@@ -152,7 +150,10 @@ def _relaxation(sde: Diffusion, big_d: float, noise_scale: float) -> Update:
 
 
 def _plain_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator[Parts]:
-    """In u itself: the flow or, if there is noise, what relaxation leaves of the reverse SDE."""
+    """Parts without a change of variables, y = u.
+
+    They are those of the flow or, if there is noise, of the reverse SDE without its relaxation.
+    """
     is_noisy = None in SCHEMES[spec.scheme]
     first = sde.n - sde.m
     a = torch.tensor(sde.A, dtype=torch.float64)
@@ -171,7 +172,7 @@ def _plain_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator
 
 
 def _conjugate_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator[Parts]:
-    """In y = T u, T the transport of A + G K / 2 - B to the end of the step, where T = 1."""
+    """Parts in y = T u, with the transport T of A + G K / 2 - B to the end of the step (T = 1)."""
     matrix = torch.eye(sde.n, dtype=torch.float64)
     if spec.conjugate_matrix == "ones":
         matrix = torch.ones_like(matrix)
@@ -195,19 +196,18 @@ def _parts(
     (K,)."""
     halved = with_middles(times)
     found = segments(halved, exact)
-    for i, (one, two) in enumerate(zip(found[::2], found[1::2], strict=True)):
+    for i, (first, second) in enumerate(zip(found[::2], found[1::2], strict=True)):
         t, middle, t_next = halved[2 * i : 2 * i + 3]
-        frames = (two.whole @ one.whole, two.whole)
+        frames = (second.whole @ first.whole, second.whole)
         rate, middle_rate = (frame @ shift @ torch.linalg.inv(frame) for frame in frames)
         first_d = sde.schedule.between(middle, t)
         second_d = sde.schedule.between(t_next, middle)
-        first = two.whole @ one.integral(fields(one.times))
-        second = two.integral(fields(two.times))
-        pieces: dict[Part, tuple[Tensor, Tensor]] = {
-            "first": (-first_d * rate, first),
-            "second": (-second_d * middle_rate, second),
-            "whole": (-(first_d + second_d) * rate, first + second),
-        }
+        of_first = second.whole @ first.integral(fields(first.times))
+        of_second = second.integral(fields(second.times))
+        pieces: dict[Part, tuple[Tensor, Tensor]] = {}
+        pieces["first"] = (-first_d * rate, of_first)
+        pieces["second"] = (-second_d * middle_rate, of_second)
+        pieces["whole"] = (-(first_d + second_d) * rate, of_first + of_second)
         yield Parts((t, middle), frames, pieces)
 
 

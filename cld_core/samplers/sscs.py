@@ -93,7 +93,7 @@ def _first_order(sde: Diffusion, times: Sequence[float]) -> Kicks:
 
 @functools.lru_cache(maxsize=64)
 def _second_order(sde: Diffusion, times: tuple[float, ...]) -> Kicks:
-    """With an error that falls with the square of the number of steps.
+    """Kicks whose error falls with the square of the number of steps.
 
     They are exact in u_S for their linear part, and take alpha, that of `samplers.rest`, at the
     middle of the step, in t and in u_S: the score part is G (K - P) u_S + G E alpha. The u_S there
@@ -110,9 +110,9 @@ def _second_order(sde: Diffusion, times: tuple[float, ...]) -> Kicks:
         with_middles(times), lambda t: rates(t) * (sde.known_precision(t) - _prior(sde))
     )
     kicks = []
-    for one, two in zip(found[::2], found[1::2], strict=True):
-        half = torch.cat([one.whole, weight(one)], dim=1)
-        whole = two.whole @ half
-        whole[:, sde.m :] += weight(two)
+    for first, second in zip(found[::2], found[1::2], strict=True):
+        half = torch.cat([first.whole, weight(first)], dim=1)
+        whole = second.whole @ half
+        whole[:, sde.m :] += weight(second)
         kicks.append((half, whole))
     return kicks

@@ -36,10 +36,19 @@ class Linear:
         return cls(torch.tensor(coefficients.times, dtype=torch.float64), tuple(matrices))
 
     @property
+    def n(self) -> int:
+        """The halves of u."""
+        return len(self.matrices[0])
+
+    @property
+    def m(self) -> int:
+        """The scored halves: the first step has columns for u and for a single alpha."""
+        return self.matrices[0].shape[1] - self.n
+
+    @property
     def memory(self) -> int:
         """How many of the newest alphas a step uses at most."""
-        n, first = self.matrices[0].shape
-        return max((matrix.shape[1] - n) // (first - n) for matrix in self.matrices)
+        return max(matrix.shape[1] - self.n for matrix in self.matrices) // self.m
 
     def plain(self) -> SamplerCoefficients:
         """The coefficients as plain numbers."""
@@ -67,10 +76,9 @@ def method(
             f"given. Load the model of a run, after `cldctl tune RUN --nfe {spec.nfe}`."
         )
     linear = Linear.of(solution.coefficients)
-    n, columns = linear.matrices[0].shape
-    if (n, columns - n) != (sde.n, sde.m):
+    if (linear.n, linear.m) != (sde.n, sde.m):
         raise UsageError(
-            f"the solution is for {n} halves, {columns - n} of them scored; the diffusion has "
+            f"the solution is for {linear.n} halves, {linear.m} of them scored; the diffusion has "
             f"{sde.n}, {sde.m}. Tune to this network."
         )
     times = linear.times.tolist()
@@ -146,10 +154,9 @@ def _denoising(sde: Diffusion, eps: float) -> Tensor:
 
 def with_memory(linear: Linear) -> Linear:
     """The same sampler with weights for all alphas that every fit uses."""
-    n, first = linear.matrices[0].shape
     padded = []
     for number, matrix in enumerate(linear.matrices, start=1):
-        columns = n + (first - n) * min(number, MEMORY)
+        columns = linear.n + linear.m * min(number, MEMORY)
         more = max(0, columns - matrix.shape[1])
         padded.append(torch.nn.functional.pad(matrix, (0, more)))
     return Linear(linear.times, tuple(padded))

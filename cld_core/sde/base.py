@@ -27,6 +27,8 @@ from .matrices import (
 # The standard deviation of images that are scaled to [-1, 1]. It only decides which part of the
 # score samplers solve exactly, and which they interpolate.
 TYPICAL_DATA_STD = 0.5
+# What `Diffusion.moments` returns: Psi and the covariance of the noise, (n, n, N) each.
+Moments = tuple[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +152,7 @@ class Diffusion(ABC):
 
     def mean(self, t: float | Tensor) -> Tensor:
         """Psi(B(t)), (..., n, n): the mean of u at t is Psi times u at time 0."""
-        return self._at(t, lambda big_b: self.moments(big_b)[:1])[0]
+        return self._at(t, lambda moments: moments[:1])[0]
 
     def factor(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
         """L, (..., n, n): Sigma_t = L L^T is the covariance of u at t given the data, numerical_eps
@@ -159,7 +161,7 @@ class Diffusion(ABC):
         The halves that are not scored come first, in a lower triangle. Among the scored halves, L
         may be lower or upper triangular (`order`).
         """
-        return self._at(t, lambda big_b: [self._factor_in_place(self.moments(big_b), objective)])[0]
+        return self._at(t, lambda moments: [self._factor_in_place(moments, objective)])[0]
 
     def perturbation(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
         """The matrix (..., n, 1 + n) that gives u at t from x at time 0 and the noise of n halves.
@@ -167,9 +169,9 @@ class Diffusion(ABC):
         That of DSM has more columns, for the other halves at time 0: (..., n, 2n).
         """
 
-        def formula(big_b: Any) -> list[Any]:
-            psi, noise = self.moments(big_b)
-            parts = [psi[:, :1], self._factor_in_place((psi, noise), objective)]
+        def formula(moments: Moments) -> list[Any]:
+            psi = moments[0]
+            parts = [psi[:, :1], self._factor_in_place(moments, objective)]
             if objective == "dsm":
                 parts.append(psi[:, 1:])
             return [module_of(psi).concatenate(parts, 1)]
@@ -185,26 +187,22 @@ class Diffusion(ABC):
         inverse transpose of that of L.
         """
 
-        def formula(big_b: Any) -> list[Any]:
-            return [self._target(self._lower(self.moments(big_b), objective))]
+        return self._at(t, lambda moments: [self._target(self._lower(moments, objective))])[0]
 
-        return self._at(t, formula)[0]
-
-    def mixed(self, t: float | Tensor, objective: str = "hsm") -> tuple[Tensor, Tensor, Tensor]:
+    def mixed(self, t: float | Tensor, objective: str = "hsm") -> tuple[Tensor, ...]:
         """E, P and E^-1 P, each (..., m, m), of a mixed score s = -E alpha - P u_S."""
-        found = self._at(t, lambda big_b: self._split(big_b, objective, self._mixed))
-        target, known, _, shift = found
-        return target, known, shift
+        target, precision, _, shift = self._at(
+            t, lambda moments: self._split(moments, objective, self._mixed)
+        )
+        return target, precision, shift
 
-    def known(self, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def known(self, t: float | Tensor) -> tuple[Tensor, ...]:
         """E of HSM, K, E^-1 and E^-1 K, each (..., m, m).
 
         -K u_S is the part of the score that samplers solve exactly. The rest of the score is -E
         alpha with alpha = -E^-1 s - (E^-1 K) u_S.
         """
-        found = self._at(t, lambda big_b: self._split(big_b, "hsm", self._known))
-        target, known, inverse, shift = found
-        return target, known, inverse, shift
+        return self._at(t, lambda moments: self._split(moments, "hsm", self._known))
 
     def known_precision(self, t: float | Tensor) -> Tensor:
         """K, (..., m, m)."""
@@ -214,27 +212,23 @@ class Diffusion(ABC):
         """Lower triangular factor (..., n, n) of the covariance of u at t, for data of this
         standard deviation."""
 
-        def formula(big_b: Any) -> list[Any]:
-            stds = (data_std, *self.initial_std)
-            return [self._factor(self.moments(big_b), stds, range(self.n), numerical_eps)]
+        stds = (data_std, *self.initial_std)
+        halves = range(self.n)
+        return self._at(t, lambda moments: [self._factor(moments, stds, halves, numerical_eps)])[0]
 
-        return self._at(t, formula)[0]
-
-    def information(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
+    def information(self, t: float | Tensor) -> tuple[Tensor, ...]:
         """L^-1 (..., n, n), and L^-1 Psi_0 (..., n, 1).
 
         The latter are the factors of x_0 in L^-1 u, whose noise has variance 1.
         """
 
-        def formula(big_b: Any) -> list[Any]:
-            moments = self.moments(big_b)
+        def formula(moments: Moments) -> list[Any]:
             whiten = _permuted(inverse_of_lower(self._lower(moments, "hsm")), self.order)
             return [whiten, product(whiten, moments[0][:, :1])]
 
-        whiten, q = self._at(t, formula)
-        return whiten, q
+        return self._at(t, formula)
 
-    def auxiliary(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
+    def auxiliary(self, t: float | Tensor) -> tuple[Tensor, ...]:
         """The Gaussian law of the halves other than x at t > 0, given x at time 0, without
         numerical_eps.
 
@@ -243,13 +237,11 @@ class Diffusion(ABC):
             their covariance, (..., n - 1, n - 1).
         """
 
-        def formula(big_b: Any) -> list[Any]:
-            moments = self.moments(big_b)
+        def formula(moments: Moments) -> list[Any]:
             factor = self._factor(moments, (0.0, *self.initial_std), range(1, self.n))
             return [moments[0][1:, :1], factor]
 
-        mean, factor = self._at(t, formula)
-        return mean, factor
+        return self._at(t, formula)
 
     def reverse(self, big_d: float) -> tuple[Tensor, Tensor]:
         """Mean map (n, n) and lower triangular noise factor of the reverse process whose score is
@@ -266,35 +258,37 @@ class Diffusion(ABC):
         psi, noise = self._series(tuple(map(tuple, back.tolist())))(np.array([big_d]))
         return torch.from_numpy(psi[..., 0]), torch.from_numpy(cholesky(noise)[..., 0])
 
-    def moments(self, big_b: Any) -> tuple[Any, Any]:
+    def moments(self, big_b: Any) -> Moments:
         """Psi and the covariance of the noise (Sigma_t for Sigma_0 = 0), (n, n, N) each, at B
         (N,)."""
         return self._series(self.A)(big_b)
 
-    def _series(self, a: Entries) -> Callable[[Any], tuple[Any, Any]]:
+    def _series(self, a: Entries) -> Callable[[Any], Moments]:
         noise = (0.0,) * (self.n - self.m) + tuple(self.D)
         return series(a, noise, tuple(self.prior_std), self.schedule.integral(1.0))
 
-    def _at(self, t: float | Tensor, formula: Callable[[Any], Sequence[Any]]) -> list[Tensor]:
-        """The matrices (k, j, N) that ``formula`` computes at B (N,), each as (..., k, j).
+    def _at(
+        self, t: float | Tensor, formula: Callable[[Moments], Sequence[Any]]
+    ) -> tuple[Tensor, ...]:
+        """The matrices (k, j, N) that ``formula`` makes of `moments` at t, each as (..., k, j).
 
         A formula is dozens of operations on a few hundred numbers. On the CPU, numpy takes half the
         time of torch for them.
         """
         if isinstance(t, Tensor) and (t.device.type != "cpu" or t.requires_grad):
-            found = formula(self.schedule.integral(t.double()).flatten())
-            return [matrix.movedim(-1, 0).unflatten(0, t.shape) for matrix in found]
+            found = formula(self.moments(self.schedule.integral(t.double()).flatten()))
+            return tuple(matrix.movedim(-1, 0).unflatten(0, t.shape) for matrix in found)
         times = t.double().numpy() if isinstance(t, Tensor) else np.asarray(t, dtype=np.float64)
         with np.errstate(all="ignore"):  # as torch does
-            found = formula(self.schedule.integral(times.reshape(-1)))
-        tensors = [torch.from_numpy(matrix.transpose(2, 0, 1)) for matrix in found]
+            found = formula(self.moments(self.schedule.integral(times.reshape(-1))))
+        tensors = tuple(torch.from_numpy(matrix.transpose(2, 0, 1)) for matrix in found)
         if times.ndim == 1:
             return tensors
-        return [matrix.reshape(*times.shape, *matrix.shape[1:]) for matrix in tensors]
+        return tuple(matrix.reshape(*times.shape, *matrix.shape[1:]) for matrix in tensors)
 
     def _factor(
         self,
-        moments: tuple[Any, Any],
+        moments: Moments,
         stds: Sequence[float],
         halves: Sequence[int],
         eps: float = 0.0,
@@ -313,12 +307,12 @@ class Diffusion(ABC):
                 add_column(lower, psi[:, column] * std)
         return lower
 
-    def _lower(self, moments: tuple[Any, Any], objective: str) -> Any:
+    def _lower(self, moments: Moments, objective: str) -> Any:
         """L with rows and columns in the order in which it is lower triangular."""
         others = self.initial_std if objective == "hsm" else (0.0,) * (self.n - 1)
         return self._factor(moments, (0.0, *others), self.order, self.numerical_eps)
 
-    def _factor_in_place(self, moments: tuple[Any, Any], objective: str) -> Any:
+    def _factor_in_place(self, moments: Moments, objective: str) -> Any:
         """L."""
         return _permuted(self._lower(moments, objective), self.order)
 
@@ -333,9 +327,10 @@ class Diffusion(ABC):
         first = self.n - self.m
         return _permuted(scored, [half - first for half in self.order[first:]])
 
-    def _split(self, big_b: Any, objective: str, precision: Callable[[Any, Any], Any]) -> list[Any]:
+    def _split(
+        self, moments: Moments, objective: str, precision: Callable[[Any, Any], Any]
+    ) -> list[Any]:
         """E, a ``precision`` of the scored halves, E^-1 and the product of these."""
-        moments = self.moments(big_b)
         hsm = self._lower(moments, "hsm")
         lower = hsm if objective == "hsm" else self._lower(moments, objective)
         first = self.n - self.m

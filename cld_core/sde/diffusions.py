@@ -63,8 +63,11 @@ class CLD(CldSpec, Diffusion):
         return (math.sqrt(self.gamma * self.mass),)
 
     def moments(self, big_b: Any) -> tuple[Any, Any]:
-        """In the variables b = 2B/Gamma and y = v / sqrt(M), in which every entry is a sum of terms
-        of one sign."""
+        """Psi and the covariance of the noise, by closed forms.
+
+        In the variables b = 2B/Gamma and y = v / sqrt(M), every entry is a sum of terms of one
+        sign.
+        """
         b = self.omega * big_b
         decay = module_of(b).exp(-b)
         mixing = decay * b

@@ -138,7 +138,8 @@ def inverse_of_lower(lower: Any) -> Any:
     for i in range(len(lower)):
         out[i, i] = 1.0 / lower[i, i]
         if i:
-            out[i, :i] = product(-lower[i : i + 1, :i], out[:i, :i])[0] * out[i, i]
+            row = product(-lower[i : i + 1, :i], out[:i, :i])[0]
+            out[i, :i] = row * out[i, i]
     return out
 
 

@@ -112,8 +112,8 @@ def together(ranks: Ranks, *, node: str) -> list[str]:
         raise UnfitError(f"{where}: all-reduce: {problem}", "all-reduce", blamed)
     if not ranks.is_first:
         return []
-    usual = statistics.median_low(at for _, _, at in answers)
-    off = {host: at - usual for host, _, at in answers if abs(at - usual) > CLOCKS_S}
+    median = statistics.median_low(clock for _, _, clock in answers)
+    off = {host: clock - median for host, _, clock in answers if abs(clock - median) > CLOCKS_S}
     return [f"the clock of {host} is wrong by {seconds:+.0f} s" for host, seconds in off.items()]
 
 
@@ -253,17 +253,17 @@ class Stragglers:
 
     def judge(self, seconds: Sequence[float]) -> tuple[str, str | None] | None:
         """The line and the warning for these times of the ranks."""
-        # The lower one of two, so that of two ranks the slow one is not the measure.
-        usual = statistics.median_low(seconds)
-        if usual <= 0:
+        # The lower of two middle times: of two ranks, the slow one must not be the measure.
+        median = statistics.median_low(seconds)
+        if median <= 0:
             return None
         slowest = max(range(len(seconds)), key=seconds.__getitem__)
         for rank, own in enumerate(seconds):
-            is_slow = own > SLOWER * usual and own - usual > BY_S
+            is_slow = own > SLOWER * median and own - median > BY_S
             self.in_a_row[rank] = self.in_a_row.get(rank, 0) + 1 if is_slow else 0
         line = (
-            f"own step time: median {_ms(usual)}, slowest {self._named(slowest)} "
-            f"{_ms(seconds[slowest])} ({seconds[slowest] / usual:.1f}x), "
+            f"own step time: median {_ms(median)}, slowest {self._named(slowest)} "
+            f"{_ms(seconds[slowest])} ({seconds[slowest] / median:.1f}x), "
             f"fastest {_ms(min(seconds))}"
         )
         slow = [rank for rank, count in self.in_a_row.items() if count >= IN_A_ROW]
@@ -272,7 +272,7 @@ class Stragglers:
         worst = max(slow, key=seconds.__getitem__)
         others = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
         warning = (
-            f"{self._named(worst)} is slow: {seconds[worst] / usual:.1f} times the median{others}"
+            f"{self._named(worst)} is slow: {seconds[worst] / median:.1f} times the median{others}"
         )
         return line, warning
 

@@ -1,7 +1,6 @@
 """One attempt of a run: take the lease, choose where to start, train, and record how it ended.
 
-At the steps that the recipe names, all ranks together compute samples, likelihood bounds and FIDs
-of the averaged weights.
+`periodic` computes samples, likelihood bounds and FIDs at the steps that the recipe names.
 
 The train loop (`Session`) never submits, requeues or polls: it gets a stop flag and returns why it
 ended. When a loss or gradient explodes, it continues from the last good checkpoint with fresh
@@ -9,8 +8,6 @@ noise. The number of rollbacks to each checkpoint is bounded. The ledger counts 
 attempt does not start from zero, and a run that reaches a later checkpoint may roll back again.
 """
 
-import dataclasses
-import math
 import os
 import re
 import socket
@@ -21,14 +18,12 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from cld_core import cpu, pictures
-from cld_core import metrics as registry
+from cld_core import cpu
 from cld_core.checkpoint import Writer, checkpoints, load, snapshots
-from cld_core.computation import joined
 from cld_core.config import Recipe
 from cld_core.data.source import identity_or_nothing
 from cld_core.errors import (
@@ -40,30 +35,22 @@ from cld_core.errors import (
     SaveError,
     UsageError,
 )
-from cld_core.evaluate.request import periodic_request
-from cld_core.evaluate.rows import Table, remark_on
+from cld_core.evaluate.request import PERIODIC, is_ever_due
 from cld_core.files import passes, retried
-from cld_core.model import Model
 from cld_core.nets import execution
 from cld_core.plugins import resolve
 from cld_core.ranks import Consensus, Ranks
 from cld_core.run import Lease, RunFolder, code, events
 from cld_core.run import recipe as frozen
 from cld_core.run.checkpoints import clear_unfinished, newest_good, set_aside, verify
-from cld_core.run.evaluations import EvalRequest
 from cld_core.run.events import Cause
 from cld_core.run.identity import are_other_data, versions
-from cld_core.run.shards import Columns, share
 from cld_core.run.work import Outcome, Start, Training
-from cld_core.samplers import Samples, concatenated
 from cld_core.stop import StopCode, StopFlag
 
 from .health import EVERY, Stragglers, Watchdog
 from .loggers import LoggedAttempt, Monitor
 from .step import Trainer
-
-T = TypeVar("T")
-
 
 # Errors that come from the code or the recipe: every further attempt would fail in the same way.
 _BUGS = (
@@ -79,11 +66,6 @@ _BUGS = (
     AssertionError,
     NotImplementedError,  # by torch, for an operation that a device does not have
 )
-_CAUSE_OF_CODE: dict[StopCode, Cause] = {
-    StopCode.NONE: "finished",
-    StopCode.USR2: "terminated",
-    StopCode.TERM: "terminated",
-}
 _MAX_DETAIL = 500  # characters
 # Its first line: "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release ..."
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -105,182 +87,6 @@ _FROM_ELSEWHERE = {"imported", "started_from"}
 # The noise key of a segment: the attempt, plus this for each rollback. Runs have far fewer
 # attempts.
 _ROLLBACK_KEY = 1_000_000
-
-
-class Periodic:
-    """Computes what the recipe's `periodic` section names; called after every step.
-
-    The results depend on the weights and on `eval.seed`, not on the number of ranks. A failure,
-    such as a solver that does not converge, is reported and training continues. A request to stop
-    ends the computation between two batches.
-
-    Args:
-        heartbeat: called after each batch.
-    """
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        folder: RunFolder,
-        monitor: Monitor,
-        stop: StopFlag,
-        heartbeat: Callable[[], None],
-    ) -> None:
-        self._trainer = trainer
-        self._folder = folder
-        self._monitor = monitor
-        self._stop = stop
-        self._heartbeat = heartbeat
-        self._spec = trainer.recipe.periodic
-        # Finds what FID needs now, not at the step where it is due.
-        self._fid_request = periodic_request(trainer.recipe, "fid")
-
-    def __call__(self, step: int) -> None:
-        due: list[tuple[str, Callable[[Model], None]]] = []
-        if self._spec.wants("samples", step):
-            due.append(("drawing samples", self._sample))
-        if self._spec.wants("elbo", step):
-            due.append(("evaluating", self._bound))
-        if self._spec.wants("fid", step):
-            due.append(("evaluating", self._fid))
-        if not due:
-            return
-        trainer = self._trainer
-        model = Model(
-            trainer.recipe, trainer.ranks.device, net=trainer.net, data=trainer.source, step=step
-        )
-        model.path = self._folder.path
-        trainer.net.eval()
-        try:
-            # Without fixed shapes: batch sizes vary here, and kernels would be timed for each.
-            with trainer.ema.in_place(), execution.using(tf32=trainer.recipe.train.tf32):
-                for phase, compute in due:
-                    self._monitor.enter(phase, step)
-                    compute(model)
-        finally:
-            trainer.net.train()
-        self._monitor.resume_clock(step)
-        self._monitor.enter("training", step)
-
-    def _sample(self, model: Model) -> None:
-        monitor = self._monitor
-        labels = pictures.in_rows(model, self._spec.samples)
-
-        def draw(first: int, last: int) -> Samples:
-            rows = None if labels is None else labels[first:last]
-            drawn = model.draw(last - first, seed=model.recipe.eval.seed, first=first, label=rows)
-            return Samples(drawn.x.cpu(), None, drawn.nfe_each.cpu())
-
-        parts = self._shared("samples", self._spec.samples, draw)
-        if parts is None:
-            return
-        drawn = concatenated(parts)
-        if (remark := remark_on(drawn.x)) is not None:
-            monitor.say(f"step {model.step}: {remark}")
-        how = pictures.how(model, drawn)
-        file = self._folder.samples / pictures.periodic_name(model.step)
-
-        def show() -> None:
-            # Drawing opens fonts, which fails on a broken disk as writing does.
-            pixels = pictures.pixels(drawn.x, model, labels)
-            monitor.tell(lambda logger: logger.picture("periodic/samples", pixels, model.step))
-            pictures.write(file, pixels, pictures.title(drawn.x, model, how))
-
-        monitor.pictures.attempt(show)
-        monitor.plot("periodic", {"nfe": drawn.nfe}, model.step)
-
-    def _bound(self, model: Model) -> None:
-        try:
-            request = periodic_request(model.recipe, "elbo")
-        except (CldError, OSError) as error:  # The same on all ranks, which see the same data.
-            self._monitor.say(f"no likelihood bound this time: {error}")
-            return
-        assert request is not None, "a recipe that wants the bound has a request for it"
-        section = self._section("elbo", model, request, "likelihood bound")
-        if section is None:
-            return
-        numbers = {
-            name: section[name]
-            for name in ("bpd", "nll", "stderr")
-            if section.get(name) is not None
-        }
-        self._monitor.plot("periodic", numbers, model.step)
-        words = " ".join(f"{name} {number:.4f}" for name, number in numbers.items())
-        self._monitor.say(
-            f"step {model.step}: likelihood bound of {request.points} test points: {words}"
-        )
-
-    def _fid(self, model: Model) -> None:
-        assert self._fid_request is not None, "a recipe that wants FID has a request for it"
-        request = dataclasses.replace(self._fid_request, checkpoint_step=model.step)
-        section = self._section("fid", model, request, "FID")
-        if section is None:
-            return
-        numbers = {"fid": section["value"], "fid_nfe": section["nfe_mean"]}
-        self._monitor.plot("periodic", numbers, model.step)
-        self._monitor.say(
-            f"step {model.step}: FID {section['value']:.4f} of {section['samples']} samples"
-        )
-
-    def _section(
-        self, name: str, model: Model, request: EvalRequest, what: str
-    ) -> dict[str, Any] | None:
-        """A metric's section of a report, on rank 0, made of rows that all ranks compute.
-
-        None on the other ranks, and everywhere if a rank stops or fails.
-        """
-        metric = registry.metric(name)
-        computer_of = resolve(registry.ROWS[metric.rows].implementation)
-
-        def compute(first: int, last: int) -> Columns:
-            # Made here, because making it fails if what it needs is gone.
-            rows: Columns = computer_of(model, request).compute(first, last)
-            return rows
-
-        parts = self._shared(what, request.sizes[metric.rows], compute)
-        if parts is None:
-            return None
-        try:
-            section: dict[str, Any] = resolve(metric.section)(Table(model, request, joined(parts)))
-        except (CldError, OSError) as error:
-            self._monitor.say(f"no {what} this time: {error}")
-            return None
-        if (remark := metric.remark(section)) is not None:
-            self._monitor.say(f"step {model.step}: {remark}")
-        return section
-
-    def _shared(self, what: str, n: int, compute: Callable[[int, int], T]) -> list[T] | None:
-        """All parts of 0..n, in order, on rank 0; each rank computes a contiguous share in batches.
-
-        None on the other ranks, and everywhere if a rank stops or fails.
-        """
-        ranks = self._trainer.ranks
-        size = self._spec.batch_size
-        first, last = share(n, ranks.rank, ranks.world_size)
-        largest = math.ceil(n / ranks.world_size)
-        # The same on all ranks, so that they exchange their stop flags equally often.
-        rounds = math.ceil(largest / size)
-        consensus = Consensus(ranks)
-        own: list[T] = []
-        problem: str | None = None
-        for start in range(first, first + rounds * size, size):
-            consensus.begin(self._stop.code)
-            try:
-                if start < last and problem is None:
-                    own.append(compute(start, min(start + size, last)))
-            except (CldError, OSError, torch.OutOfMemoryError) as error:
-                problem = str(error)
-            self._heartbeat()
-            if consensus.result() is not StopCode.NONE:
-                return None
-        gathered: list[Any] | None = ranks.gather((own, problem))
-        if gathered is None:
-            return None
-        for _, failure in gathered:
-            if failure is not None:
-                self._monitor.say(f"no {what} this time: {failure}")
-                return None
-        return [part for parts, _ in gathered for part in parts]
 
 
 @dataclass(frozen=True)
@@ -333,12 +139,16 @@ class Session:
 
     def _open_writers(self, lease: Lease) -> None:
         spec = self.recipe.train
-        # An imported checkpoint cannot be computed again: it is kept like a milestone.
         imported = self.folder.ledger.full_history().imported_step
+
+        def is_milestone(step: int) -> bool:
+            # An imported checkpoint cannot be computed again.
+            return spec.is_milestone(step) or step == imported
+
         self._writers["checkpoint"] = checkpoints(
             self.folder,
             keep=spec.keep,
-            milestone=lambda step: spec.is_milestone(step) or step == imported,
+            milestone=is_milestone,
             regular=spec.is_regular,
             check_owner=lease.check,
         )
@@ -384,7 +194,10 @@ class Session:
             monitor = Monitor(about, may_write=None if self.lease is None else self.lease.owned)
             stack.push(monitor.close)
             monitor.write(first_step)
-            periodic = Periodic(trainer, self.folder, monitor, stop, watchdog.reset)
+            periodic: Callable[[int], None] | None = None
+            if any(is_ever_due(self.recipe, what) for what in PERIODIC):
+                made = resolve("cld_core.train.periodic:Periodic")
+                periodic = made(trainer, self.folder, monitor, stop, watchdog.reset)
             stack.callback(watchdog.close)
             watchdog.reset()
             done = first_step
@@ -418,7 +231,8 @@ class Session:
                     break
                 if done == first_step + 1:
                     monitor.started(done, self._now() - began)
-                periodic(done)
+                if periodic is not None:
+                    periodic(done)
                 if done % (spec.log_every * EVERY) == 0:
                     compared = stragglers.compare(trainer.interval.take_own_time())
                     if compared is not None:
@@ -530,15 +344,12 @@ class Session:
 
     def _settle(self, code: StopCode) -> None:
         """Wait until everything is saved, but leave time for what follows a signal."""
-        if code is StopCode.NONE:
-            patience_s = _AT_THE_END_S
-        elif code is StopCode.TERM:
-            patience_s = _TERM_S
-        elif code is StopCode.USR2:
-            patience_s = (self.recipe.cluster.signal_s or _NOTICE_S) * _SHARE
-        else:
-            patience_s = 0.0
-        deadline = time.monotonic() + patience_s
+        patience_s = {
+            StopCode.NONE: _AT_THE_END_S,
+            StopCode.TERM: _TERM_S,
+            StopCode.USR2: _SHARE * (self.recipe.cluster.signal_s or _NOTICE_S),
+        }
+        deadline = time.monotonic() + patience_s.get(code, 0.0)
         self._end_writes(lambda writer: writer.wait(max(0.0, deadline - time.monotonic())))
         # Each write has checked the lease. If it cannot be read now, the attempt still ends well.
         with suppress(OSError):
@@ -586,9 +397,12 @@ def compute(
 
 def _trained(session: Session, start: Start) -> tuple[int, Outcome]:
     """The last step of a session, and how it ended; rank 0 records its start and its end."""
+    cause: Cause = "finished"
     if session.lease is None:
         step, code = session.run()
-        return step, Outcome(_CAUSE_OF_CODE[code], code)
+        if code is not StopCode.NONE:
+            cause = "terminated"
+        return step, Outcome(cause, code)
     ledger = session.folder.ledger
     _warn_of_edits(session.folder)
     _note_started(session, start)
@@ -599,10 +413,9 @@ def _trained(session: Session, start: Start) -> tuple[int, Outcome]:
     except BaseException as error:
         ledger.note(_failure(session, error), within_s=_NOTE_WITHIN_S)
         raise
-    cause = _CAUSE_OF_CODE[code]
     detail = None
     if code is not StopCode.NONE:
-        cause = start.cause_of(code) or cause
+        cause = start.cause_of(code) or "terminated"
         detail = f"SIG{code.name}"
     ended = events.Ended(attempt=session.attempt, cause=cause, step=step, detail=detail)
     ledger.note(ended, within_s=_NOTE_WITHIN_S)
@@ -688,7 +501,7 @@ def _started(
 
     The lease is held during the block.
     """
-    held: list[Lease] = []
+    leases: list[Lease] = []  # on rank 0, its lease
 
     def begin() -> tuple[int, int | None]:
         try:
@@ -698,7 +511,7 @@ def _started(
                 restart=start.restart,
                 within_s=_START_WITHIN_S,
             )
-            held.append(lease)
+            leases.append(lease)
             recipe.monitor.require_installed()
             return retried(lambda: choose(folder, recipe), _START_WITHIN_S)
         except LeaseHeldError as error:
@@ -714,9 +527,9 @@ def _started(
 
     try:
         number, checkpoint = ranks.on_first(begin)
-        yield number, checkpoint, held[0] if held else None
+        yield number, checkpoint, leases[0] if leases else None
     finally:
-        for lease in held:
+        for lease in leases:
             lease.release()
 
 

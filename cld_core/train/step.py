@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,13 +21,12 @@ from cld_core.config.train import TrainSpec
 from cld_core.data.format import DataFormat
 from cld_core.data.source import Source, classes_of, form_of, source, use_form
 from cld_core.errors import CheckpointError, NonFiniteError
-from cld_core.guidance import Conditional
 from cld_core.nets import execution
 from cld_core.plugins import is_shipped
 from cld_core.ranks import Ranks
 from cld_core.records import from_plain, to_plain
 from cld_core.sanitize import one_line
-from cld_core.score import Score
+from cld_core.score import Conditional, Score
 
 from .health import Interval
 
@@ -177,17 +176,16 @@ class Trainer:
             NonFiniteError: some were not good; on all ranks. Weights and optimiser are as if those
                 steps had not happened.
         """
-        bad = self.gradients.bad()
-        what = f"the gradient's norm is {float(self.grad_norm):.4g}"
-        if self.scaler.is_enabled() and self.scaler.get_scale() < _SMALLEST_SCALE:
-            bad += 1
-            what = "the gradient overflows at any scale"
+        problems = []
         if loss is not None and not math.isfinite(loss):
-            bad += 1
-            what = f"the loss is {loss}"
-        if bad:
+            problems.append(f"the loss is {loss}")
+        if self.scaler.is_enabled() and self.scaler.get_scale() < _SMALLEST_SCALE:
+            problems.append("the gradient overflows at any scale")
+        if self.gradients.bad():
+            problems.append(f"the gradient's norm is {float(self.grad_norm):.4g}")
+        if problems:
             raise NonFiniteError(
-                f"step {step}: not finite or exploding: {what}; nothing was changed by it. "
+                f"step {step}: not finite or exploding: {problems[0]}; nothing was changed by it. "
                 "Lower optim.lr, or set optim.grad_clip."
             )
 
@@ -219,11 +217,10 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "gradients": self.gradients.state_dict(),
             "form": to_plain(form_of(self.source)),
-            **self.averages_dict(),
         }
         if self.classes is not None:
             state["classes"] = to_plain(self.classes)
-        return state
+        return state | self.averages_dict()
 
     def averages_dict(self) -> dict[str, Any]:
         """The content of a snapshot: the model's digest, and the power-function averages if any."""
@@ -331,9 +328,9 @@ class Trainer:
         names = None if self.classes is None else list(self.classes.names)
         before = state.get("classes", {}).get("names")
         if before != names:
-            shown = one_line(", ".join(map(str, before or ["none"])))
             raise CheckpointError(
-                f"the classes of the data are others than when the run began: {shown}. "
+                "the classes of the data are others than when the run began: "
+                f"{one_line(', '.join(map(str, before or ['none'])))}. "
                 "Prepare the data as they were, or start a new run."
             )
 
@@ -428,12 +425,11 @@ class Changes:
 
     def rows(self, rows: slice) -> "Changes":
         """The transformations of the images ``rows`` of the batch."""
-        return Changes(*(getattr(self, entry.name)[rows] for entry in fields(self)))
+        return Changes(*(part[rows] for part in vars(self).values()))
 
     def on(self, device: torch.device) -> "Changes":
         """The same transformations on a device, without waiting for it."""
-        parts = (getattr(self, entry.name) for entry in fields(self))
-        return Changes(*(seeds.delivered(part, device) for part in parts))
+        return Changes(*(seeds.delivered(part, device) for part in vars(self).values()))
 
     def apply(self, x: Tensor) -> Tensor:
         """The transformed images x (B, C, S, S), padded by reflection.

@@ -33,7 +33,9 @@ def test_losses_and_gradients_agree(both):
     x = torch.randn(64, 2)
     t = torch.rand(64, dtype=torch.float64) * 0.99 + 0.01
     noise = torch.randn(64, 4)
-    ours = ScoreMatching(score.sde, score.objective).per_sample(score, x, Draws(t, noise, None))
+    ours = (
+        ScoreMatching(score.sde, score.objective).losses(score, x, Draws(t, noise, None)).weighted
+    )
     theirs = plain.loss(x, t, noise)
     assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
     ours.sum().backward()

@@ -7,9 +7,9 @@ from torch.testing import assert_close
 from cld_core.analytic import diamond
 from cld_core.config.eval import ElboSpec
 from cld_core.config.sampling import ExponentialSpec
-from cld_core.guidance import Conditional, Guided, bound, counted
 from cld_core.likelihood import likelihood
-from cld_core.samplers import grid_of, sample
+from cld_core.samplers import counted, grid_of, sample
+from cld_core.score import Conditional, Guided, labelled
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise, generator
 from tests.support.affine import spec_of
@@ -63,10 +63,10 @@ def test_a_guided_score_is_the_formula_and_outside_its_interval_the_conditional_
 def test_every_evaluation_of_the_network_counts():
     sde, label = CLD(), torch.arange(9)
     spec = ExponentialSpec(nfe=20, guidance=2.0)
-    score = bound(exact(sde), spec, label, NONE)
+    score = labelled(exact(sde), spec, label, NONE)
     assert counted(drawn(score, sde, spec, 9), score).nfe_each.tolist() == [40] * 9
     part = ExponentialSpec(nfe=20, guidance=2.0, guidance_from=0.2, guidance_to=0.9)
-    score = bound(exact(sde), part, label, NONE)
+    score = labelled(exact(sde), part, label, NONE)
     inside = sum(0.2 <= t <= 0.9 for t in grid_of(part, sde.schedule))
     assert counted(drawn(score, sde, part, 9), score).nfe_each.tolist() == [20 + inside] * 9
     assert 0 < inside < 20

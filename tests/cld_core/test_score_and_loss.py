@@ -43,7 +43,7 @@ def test_losses_agree_with_the_published_ones(name):
         _, objective, weighting = case.split("_")
         matching = ScoreMatching(toy.sde, ObjectiveSpec(name=objective, weighting=weighting))
         draws = Draws(toy.data[f"{case}/t"], toy.data[f"{case}/eps"], toy.data[f"{case}/v0"])
-        loss = matching.per_sample(toy.score(name=objective), toy.data["x"], draws)
+        loss = matching.losses(toy.score(name=objective), toy.data["x"], draws).weighted
         # The error of a mixed score is a difference of numbers 100 times its size: atol is their
         # float32 rounding.
         assert_close(loss, toy.data[f"{case}/loss"], rtol=1e-5, atol=2e-6)
@@ -139,8 +139,8 @@ def test_the_loss_and_its_gradient_never_wait_for_the_device(sde, name, weightin
         Score(sde, objective, copy.deepcopy(net).to("meta")),
     )
     with Waits() as waits:
-        matching.per_sample(score, x, can)
-        matching.per_sample(bare_score, x.to("meta"), bare).sum().backward()
+        matching.losses(score, x, can)
+        matching.losses(bare_score, x.to("meta"), bare).weighted.sum().backward()
     assert waits.names == []
 
 
@@ -214,9 +214,9 @@ def test_the_likelihood_weighted_loss_keeps_its_mean_and_loses_variance(sde, gai
         draws = matching.draw_each(SampleNoise(0, "test", first=0, last=n), (d,))
     else:
         draws = matching.draw(torch.Generator().manual_seed(0), n, (d,))
-    losses = matching.per_sample(
+    losses = matching.losses(
         Score(sde, objective, NoNoise(sde)), torch.zeros(n, d), draws
-    ).double()
+    ).weighted.double()
     assert float(losses.mean()) == pytest.approx(mean, rel=4 * float(losses.std()) / mean / n**0.5)
     assert uniform / float(losses.var()) > gain
     if sde.m == 1:
@@ -298,7 +298,7 @@ def test_predicted_noise_and_losses_are_those_of_the_score(sde, name):
     squares = sum(
         g * part.square().sum(1) for g, part in zip(rates, sde.scored_halves(error), strict=True)
     )
-    assert_close(matching.per_sample(score, x, draws), squares, rtol=1e-8, atol=1e-8)
+    assert_close(matching.losses(score, x, draws).weighted, squares, rtol=1e-8, atol=1e-8)
 
 
 def test_training_learns_what_is_not_gaussian():

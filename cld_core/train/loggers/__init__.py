@@ -385,16 +385,13 @@ def texts_about(about: LoggedAttempt) -> dict[str, str]:
         return texts  # Training goes on while the ledger cannot be read.
     for attempt in attempts:
         if attempt.attempt == about.attempt:
-            facts |= {
-                "began": local_time(attempt.started, "%Y-%m-%d %H:%M:%S"),
-                "job": attempt.job_id,
-                "machines": ", ".join(dict.fromkeys(attempt.hosts)) or attempt.host,
-                "GPU": attempt.gpu,
-                "code": attempt.code,
-                "versions": ", ".join(
-                    f"{name} {version}" for name, version in attempt.versions.items()
-                ),
-            }
+            versions = [f"{name} {version}" for name, version in attempt.versions.items()]
+            facts["began"] = local_time(attempt.started, "%Y-%m-%d %H:%M:%S")
+            facts["job"] = attempt.job_id
+            facts["machines"] = ", ".join(dict.fromkeys(attempt.hosts)) or attempt.host
+            facts["GPU"] = attempt.gpu
+            facts["code"] = attempt.code
+            facts["versions"] = ", ".join(versions)
         if attempt.attempt == about.attempt - 1:
             where = "" if attempt.last_step is None else f" at step {attempt.last_step}"
             why = f": {attempt.detail}" if attempt.detail else ""

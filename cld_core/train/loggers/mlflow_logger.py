@@ -86,10 +86,10 @@ class MlflowLogger:
         return run_id
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        now = int(time.time() * 1000)
+        time_ms = int(time.time() * 1000)
         named = {**values, "attempt": float(self._about.attempt)}
         metrics = [
-            Metric(_NOT_ALLOWED.sub("_", name), float(value), now, step)
+            Metric(_NOT_ALLOWED.sub("_", name), float(value), time_ms, step)
             for name, value in named.items()
         ]
         self._client.log_batch(self._id, metrics=metrics)

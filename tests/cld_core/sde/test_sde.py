@@ -150,7 +150,7 @@ def test_both_factors_stand_for_the_same_score_and_loss(mixed):
         matching = ScoreMatching(sde, objective)
         states.append(matching.perturb(x, Draws(t, own, None)))
         assert_close(score(states[-1], t), wanted, rtol=1e-9, atol=1e-9)
-        losses.append(matching.per_sample(score, x, Draws(t, own, None)))
+        losses.append(matching.losses(score, x, Draws(t, own, None)).weighted)
     assert_close(*states, rtol=1e-9, atol=1e-9)
     assert_close(*losses, rtol=1e-8, atol=1e-8)
 
@@ -166,7 +166,7 @@ def test_network_score_and_loss_are_the_published_ones(name):
     draws = Draws(data["loss/t"], data["loss/eps"], None)
     perturbed = matching.perturb(data["x"], draws)
     assert_close(perturbed.double(), data["loss/u"], rtol=1e-5, atol=1e-5)
-    losses = matching.per_sample(toy.score(), data["x"], draws)
+    losses = matching.losses(toy.score(), data["x"], draws).weighted
     assert_close(losses, data["loss/hsm_per_sample"], rtol=1e-4, atol=1e-5)
 
 

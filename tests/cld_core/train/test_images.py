@@ -154,7 +154,7 @@ def measured(made):
     draws = made.loss.draw(seeds.generator(3), len(x), model.data_shape)
     with made.ema.in_place():
         with torch.no_grad():
-            loss = float(made.loss.per_sample(model.score, x, draws).mean())
+            loss = float(made.loss.losses(model.score, x, draws).weighted.mean())
         rows = ElboRows(model, request).compute(0, 16)
         bits = likelihood.elbo(Table(model, request, rows))["bpd"]
     made.net.train()
