@@ -10,7 +10,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -212,6 +212,12 @@ def _literals(hint: Any) -> list[str]:
     if typing.get_origin(hint) is Literal:
         return [_YAML_WORDS.get(str(value), str(value)) for value in typing.get_args(hint)]
     return [literal for option in typing.get_args(hint) for literal in _literals(option)]
+
+
+def listed(words: Sequence[str], most: int = 6, separator: str = ", ") -> str:
+    """Words in messages; of more than ``most``, only how many others there are."""
+    others = f" and {len(words) - most} more" if len(words) > most else ""
+    return separator.join(words[:most]) + others
 
 
 def shown(value: Any) -> str:

@@ -9,7 +9,7 @@ recipes have no references.
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from cld_core.sanitize import one_line, printable
 
 from . import shipped
 from .eval import ElboSpec
-from .keys import MAX_INT, WRONG, Entry, absolute, convert, entries, is_text, shown
+from .keys import WRONG, Entry, absolute, convert, entries, is_text, shown
 from .registry import SECTIONS, SELECTORS, default_specs, known, refusal, spec_of, specs_of
 from .sampling import SamplingSpec
 from .schema import Recipe, leaves, problems, walk

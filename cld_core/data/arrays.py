@@ -200,36 +200,35 @@ class Arrays:
     def _measure(self, split: Split) -> tuple[np.ndarray, ...]:
         """Mean, standard deviation, minimum and maximum of each feature of vectors, or channel."""
         part = self.splits[split]
-        channels = self.shape[0]
-        n = 0
-        origin = np.zeros((channels, 1))
-        total = np.zeros(channels)
-        squares = np.zeros(channels)
-        low = np.full(channels, np.inf)
-        high = np.full(channels, -np.inf)
+        measured = []
         for first, block in part.blocks():
-            values = block.astype(np.float64).reshape(len(block), channels, -1)
+            values = block.astype(np.float64).reshape(len(block), self.shape[0], -1)
             fits = (np.abs(values) <= _LARGEST).all((1, 2))
             if not fits.all():
-                place = first + int(fits.argmin())
-                row = place if part.rows is None else part.rows[place]
+                number = first + int(fits.argmin())
+                row = number if part.rows is None else part.rows[number]
                 raise DataError(
                     f"{self.where}: row {row} ({_WORDS[split]}) has numbers that are not finite, "
                     "or beyond float32. Remove or correct all such rows: "
                     "x[numpy.isfinite(x.astype('f4')).reshape(len(x), -1).all(1)]."
                 )
-            low = np.minimum(low, values.min((0, 2)))
-            high = np.maximum(high, values.max((0, 2)))
-            # Sums are of differences from the first mean, so numbers far from 0 keep their digits.
-            if n == 0:
-                origin = values.mean((0, 2))[:, None]
-            values -= origin
-            total = total + values.sum((0, 2))
-            squares = squares + np.square(values).sum((0, 2))
-            n += values[:, 0].size
-        mean = total / n
-        std = np.sqrt(np.maximum(squares / n - np.square(mean), 0.0))
-        return origin[:, 0] + mean, std, low, high
+            axes = (0, 2)
+            measured.append(
+                (
+                    len(values),
+                    values.mean(axes),
+                    values.var(axes),
+                    values.min(axes),
+                    values.max(axes),
+                )
+            )
+        counts, means, variances, lows, highs = map(np.array, zip(*measured, strict=True))
+        low = lows.min(0)
+        high = highs.max(0)
+        mean = np.average(means, 0, counts)
+        # The law of total variance. Constant numbers have a variance of their rounding.
+        variance = np.average(variances + np.square(means - mean), 0, counts)
+        return mean, np.sqrt(np.where(low < high, variance, 0.0)), low, high
 
     def _warnings(self) -> Iterator[str]:
         shape = self.shape

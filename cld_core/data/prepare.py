@@ -22,7 +22,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -197,9 +197,9 @@ def _already_there(plan: Plan, out: Path) -> DatasetInfo | None:
                 f"{out} already holds {about.words} ({about.name}), made from {about.source}. "
                 "Remove that folder or choose another --out."
             )
-        store.find(out, plan.name)
+        images = store.find(out, plan.name)
         if about.classes:
-            store.read_labels(out, about, "train")
+            images.labels("train")
         return about
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WrongSourceError(
@@ -458,7 +458,9 @@ def prepare(
             raise UsageError(f"{name} has its own validation split. Omit --split.")
         if channels is not None:
             raise UsageError(f"{name} has its own channels. Omit --channels.")
-        plan = plan_of(source, expect=expect)
+        plan = plan_of(source)
+        if expect is not None:
+            plan = replace(plan, expect=expect)
     return build(plan, Path(out).expanduser(), progress)
 
 
@@ -476,16 +478,16 @@ def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: N
     about = store.read_about(root)
     if about is None:
         raise WrongSourceError(f"{root} has no {store.ABOUT}: {store.prepare_hint('NAME', root)}")
-    store.find(root, about.name)
+    found = store.find(root, about.name)
     images = np.load(root / store.IMAGES, mmap_mode="r", allow_pickle=False)
     for split, info in about.splits.items():
         if _hash(images, about.rows(split), progress).hexdigest() != info.digest:
             raise DataError(
                 f"The {split} images in {root} are not those that were prepared. "
-                f"Remove {root} and prepare it again: {store.prepare_hint(about.name, root)}"
+                f"Remove {root} and prepare it again: {found.hint}"
             )
         if about.classes:
-            store.read_labels(root, about, split)
+            found.labels(split)
     return about
 
 

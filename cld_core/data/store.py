@@ -150,8 +150,8 @@ def read_about(root: Path) -> DatasetInfo | None:
 
 def find(
     path: str | Path, name: str = "folder", pixels: int | None = None, channels: int | None = None
-) -> DatasetInfo:
-    """The description of the images in a folder; the images are not read.
+) -> "Prepared":
+    """The prepared images in a folder, which are not read.
 
     Args:
         name: the data set of the recipe; "folder" accepts any.
@@ -180,12 +180,11 @@ def find(
             f"To prepare it: {hint}"
         )
     if channels not in (None, about.channels):
-        plural = "channel" if about.channels == 1 else "channels"
         raise DataError(
-            f"{root} has images with {about.channels} {plural}, not {channels}. "
+            f"{root} has images of shape {about.shape[1:]}, and data.channels is {channels}. "
             f"Set data.channels=null, or prepare it again: {hint}"
         )
-    return about
+    return Prepared(root, about, hint)
 
 
 def bytes_of(file: Path) -> int:
@@ -228,15 +227,14 @@ def of(spec: StoredDataSpec) -> "Prepared | Arrays":
 
         return arrays.find(spec)
     assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
-    about = find(spec.path, spec.name, spec.pixels, spec.channels)
-    hint = prepare_hint(spec.name, spec.path, spec.pixels)
-    if spec.labels and not about.classes:
+    images = find(spec.path, spec.name, spec.pixels, spec.channels)
+    if spec.labels and not images.about.classes:
         raise DataError(
-            f"{Path(spec.path).absolute()} has no labels, which data.labels=true needs: it was "
+            f"{images.where.absolute()} has no labels, which data.labels=true needs: it was "
             "prepared from pictures that do not lie in folders of classes. "
-            f"To prepare it: {hint}"
+            f"To prepare it: {images.hint}"
         )
-    return Prepared(Path(spec.path).expanduser(), about, hint)
+    return images
 
 
 def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> tuple[int, ...]:
@@ -320,8 +318,27 @@ class Prepared:
         return self.about.splits[name]
 
     def labels(self, split: Split) -> "np.ndarray":
-        """The labels of a split, (n,), int64, each the index of a class; see `read_labels`."""
-        return read_labels(self.where, self.about, split)
+        """The labels of a split, (n,), int64, each the index of a class.
+
+        Raises:
+            DataError: they are missing, or not those that were written.
+        """
+        import numpy as np
+
+        path = self.where / LABELS
+        try:
+            labels: np.ndarray = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{path} cannot be read ({one_line(error)}). "
+                f"Remove {self.where} and prepare it again."
+            ) from error
+        if blake2b(labels.tobytes()) != self.about.labels:
+            raise DataError(
+                f"{path} does not hold the labels that {ABOUT} describes. "
+                f"Remove {self.where} and prepare it again."
+            )
+        return labels[self.about.rows(split)]
 
     def stored(self, split: Split) -> "tuple[np.ndarray | LmdbReader, None]":
         """The images of a split on disk, uint8 (n, C, H, W), and None: they are all its rows.
@@ -357,29 +374,6 @@ class Prepared:
                 f"the {split} images in {self.where} do not have the digest in {ABOUT}: they "
                 f"were changed. To prepare it: {self.hint}"
             )
-
-
-def read_labels(root: Path, about: DatasetInfo, split: Split) -> "np.ndarray":
-    """The labels of a split, int64 of shape (count,), each an index of ``about.classes``.
-
-    Raises:
-        DataError: they are missing, or not those that were written.
-    """
-    import numpy as np
-
-    path = root / LABELS
-    try:
-        labels: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path} cannot be read ({one_line(error)}). Remove {root} and prepare it again."
-        ) from error
-    if blake2b(labels.tobytes()) != about.labels:
-        raise DataError(
-            f"{path} does not hold the labels that {ABOUT} describes. "
-            f"Remove {root} and prepare it again."
-        )
-    return labels[about.rows(split)]
 
 
 def published(root: Path, split: str) -> "LmdbReader | None":

@@ -2,6 +2,7 @@ import os
 import pickle
 import sys
 import tarfile
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -52,7 +53,7 @@ def whole(source, tmp_path):
 
 
 def plan(source, expect=COUNTS):
-    return plan_celebahq(source, expect)
+    return replace(plan_celebahq(source), expect=expect)
 
 
 def shard(source, index, split="train"):

@@ -9,7 +9,7 @@ import torch
 from cld_core.data import idx as files
 from cld_core.data.idx import FASHION_CLASSES, NAMES
 from cld_core.data.prepare import prepare
-from cld_core.data.store import blake2b, read_labels
+from cld_core.data.store import blake2b, find
 from cld_core.errors import DataError, WrongSourceError
 from tests.support.images import opened
 
@@ -47,7 +47,7 @@ def test_images_and_labels_arrive_in_order(source):
     for split, images, file in (("train", TRAIN, "train"), ("validation", TEST, "t10k")):
         some = opened(source / "out", split, name="idx", size=None)
         assert (some.batch(torch.arange(some.n))[:, 0].numpy() == images).all()
-        assert read_labels(source / "out", about, split).tolist() == LABELS[file]
+        assert find(source / "out").labels(split).tolist() == LABELS[file]
     assert prepare("idx", source, source / "out") == about
 
 
