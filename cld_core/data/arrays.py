@@ -27,6 +27,7 @@ import numpy as np
 from cld_core import npz
 from cld_core.classes import Classes
 from cld_core.config.data import ArraysSpec, StoredDataSpec
+from cld_core.config.keys import listed
 from cld_core.errors import DataError, LabelCountError, WrongSourceError
 from cld_core.sanitize import one_line
 
@@ -44,8 +45,6 @@ _BLOCK = 1 << 20
 _SAMPLE_BYTES = 256 << 20
 # Fewer training examples than this are worth a warning.
 _FEW = 100
-# The most columns or channels that a warning lists.
-_SHOWN = 8
 # With a mean of so many standard deviations, float32 has two digits for the differences.
 _FAR = 1e5
 # The largest number of float32, in which models compute.
@@ -263,10 +262,8 @@ class Arrays:
     def _named(self, numbers: np.ndarray, how: str) -> str:
         """The columns or channels of these numbers, in words, and how they are."""
         what = "column" if len(self.shape) == 1 else "channel"
-        listed = ", ".join(map(str, numbers[:_SHOWN]))
-        if len(numbers) > _SHOWN:
-            listed += ", ..."
-        return f"{len(numbers)} of {self.shape[0]} {what}s are {how} ({what} {listed})"
+        which = listed([str(number) for number in numbers])
+        return f"{len(numbers)} of {self.shape[0]} {what}s are {how} ({what} {which})"
 
 
 def find(spec: ArraysSpec) -> Arrays:
