@@ -34,7 +34,7 @@ _CLASSES = {"metrics": "cld_core.metrics.Metric", "rows": "cld_core.metrics.RowK
 class Variant:
     """A spec (a frozen dataclass) and its implementation: an object, or "module:attribute"."""
 
-    spec: type
+    spec: Any
     implementation: str | Callable[..., Any]
 
 

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 from cld_core.errors import RecipeError
 from cld_core.sanitize import is_control
@@ -36,6 +36,15 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, float], bool]]] = {
     "le": ("<=", operator.le),
 }
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+Spec = TypeVar("Spec")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def spec_class(cls: type[Spec]) -> type[Spec]:
+    """The decorator of specs: frozen dataclasses, which are made with keyword arguments."""
+    return dataclass(frozen=True, kw_only=True)(cls)
 
 
 def key(default: Any, doc: str, *, is_path: bool = False, **bounds: float) -> Any:
@@ -90,11 +99,9 @@ class Entry:
     @property
     def expects(self) -> str:
         """The values that it takes, in words, with their bounds."""
-        options = typing.get_args(self.hint)
-        is_optional = type(None) in options
-        base: Any = self.hint
-        if is_optional:
-            base = next((option for option in options if option is not type(None)), None)
+        types_of_union = typing.get_args(self.hint)
+        is_optional = type(None) in types_of_union
+        base: Any = types_of_union[0] if is_optional else self.hint
         if literals := _literals(self.hint):
             text = f"one of {', '.join(literals)}"
         elif typing.get_origin(base) is tuple:
@@ -165,8 +172,10 @@ def convert(value: Any, hint: Any, keep: str = "") -> Any:
     if hint is Any:
         return tuple(value) if isinstance(value, list) else value
     if origin in (typing.Union, types.UnionType):
-        tries = [convert(value, option, keep) for option in typing.get_args(hint)]
-        return next((converted for converted in tries if converted is not WRONG), WRONG)
+        for option in typing.get_args(hint):
+            if (converted := convert(value, option, keep)) is not WRONG:
+                return converted
+        return WRONG
     if hint is type(None):
         return None if value is None else WRONG
     if origin is Literal:

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, ClassVar, Literal, Self
 
-from .keys import Problem, key, other_default, shown
+from .keys import Problem, key, other_default, shown, spec_class
 
 # A key of a network, and the rest of the sentence that begins with it: why its value does not fit
 # examples of some shape, and the fix.
@@ -19,7 +19,7 @@ CONDITIONS = 9
 ATTENTION = 16
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class NetworkSpec:
     """The base of the specs of networks, also of your own (docs/howto/own-network.md).
 
@@ -42,11 +42,11 @@ class NetworkSpec:
             yield "name", f"cannot be {self.name} for examples of shape {shape}. {fix}."
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ModuleSpec(NetworkSpec):
     """A module that was passed to `cld_core.fit`: only its weights are known."""
 
-    takes_labels: ClassVar[bool] = True
+    takes_labels = True
 
     name: Literal["module"] = key("module", "a module that is passed in Python")
 
@@ -56,12 +56,12 @@ def _typed(value: Any) -> str:
     return shown(list(value) if isinstance(value, tuple) else value).replace(" ", "")
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class HiddenLayersSpec(NetworkSpec):
     """The base of the specs of networks for vectors, with hidden layers of one width."""
 
-    takes_labels: ClassVar[bool] = True
-    axes: ClassVar[int] = 1
+    takes_labels = True
+    axes = 1
 
     width: int
     layers: int
@@ -77,7 +77,7 @@ class HiddenLayersSpec(NetworkSpec):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class MlpSpec(HiddenLayersSpec):
     name: Literal["mlp"] = key("mlp", "fully connected network for vectors")
     width: int = key(128, "units of a hidden layer", ge=1, le=65_536)
@@ -99,7 +99,7 @@ class MlpSpec(HiddenLayersSpec):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ResnetSpec(HiddenLayersSpec):
     name: Literal["resnet"] = key(
         "resnet", "residual network for vectors, with log t at every layer"
@@ -108,13 +108,13 @@ class ResnetSpec(HiddenLayersSpec):
     layers: int = key(20, "residual layers between the first and the last", ge=1, le=1000)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class UnetSpec(NetworkSpec):
     """NCSN++ (Song et al. 2021, appendix H) in one or two dimensions; the defaults are those of CLD
     on CIFAR-10."""
 
-    axes: ClassVar[int] = 3
-    takes_labels: ClassVar[bool] = True
+    axes = 3
+    takes_labels = True
 
     channels: int = key(128, "channels at full resolution", ge=4, le=8192)
     multipliers: tuple[int, ...] = key(
@@ -233,7 +233,7 @@ class UnetSpec(NetworkSpec):
         return tuple(size in chosen for size in sizes)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class NcsnppSpec(UnetSpec):
     """NCSN++ for images."""
 
@@ -253,20 +253,22 @@ class NcsnppSpec(UnetSpec):
     )
 
     def fitting(self, shape: tuple[int, ...]) -> Self:
-        channels, *sides = shape
-        return replace(
-            super().fitting(shape),
-            image_size=None if sides != [self.image_size] * 2 else self.image_size,
-            image_channels=None if channels != self.image_channels else channels,
-            augment=0.0 if sides[0] != sides[1] else self.augment,
-        )
+        fitted = super().fitting(shape)
+        channels, height, width = shape
+        if height != width:
+            fitted = replace(fitted, image_size=None, augment=0.0)
+        elif height != self.image_size:
+            fitted = replace(fitted, image_size=None)
+        if channels != self.image_channels:
+            fitted = replace(fitted, image_channels=None)
+        return fitted
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class Unet1dSpec(UnetSpec):
     """The same network in one dimension."""
 
-    axes: ClassVar[int] = 2
+    axes = 2
 
     name: Literal["unet1d"] = key(
         "unet1d", "the U-Net of ncsnpp in one dimension, for curves and series (C, L)"

@@ -1,13 +1,12 @@
 """The `sde` section: one spec for each diffusion."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .keys import Problem, key, other_default
+from .keys import Problem, key, other_default, spec_class
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class SdeSpec:
     """What every diffusion has.
 
@@ -34,9 +33,9 @@ class SdeSpec:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class CldSpec(SdeSpec):
-    splittable: ClassVar[bool] = True
+    splittable = True
 
     name: Literal["cld"] = key("cld", "critically-damped Langevin diffusion")
     m_inv: float = key(4.0, "inverse mass", gt=0)
@@ -44,9 +43,9 @@ class CldSpec(SdeSpec):
     numerical_eps: float = key(1e-6, "added to the diagonal of the kernel's covariance", ge=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class VpsdeSpec(SdeSpec):
-    objectives: ClassVar[tuple[str, ...]] = ("dsm",)
+    objectives = ("dsm",)
 
     name: Literal["vpsde"] = key("vpsde", "variance-preserving diffusion, the baseline")
     beta0: float = other_default(SdeSpec, "beta0", 0.1)
@@ -54,9 +53,9 @@ class VpsdeSpec(SdeSpec):
     numerical_eps: float = key(0.0, "added to the kernel's variance", ge=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class PsldSpec(SdeSpec):
-    splittable: ClassVar[bool] = True
+    splittable = True
 
     name: Literal["psld"] = key(
         "psld", "phase-space Langevin diffusion, with noise in data and velocity"
@@ -84,9 +83,9 @@ class PsldSpec(SdeSpec):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class HoldSpec(SdeSpec):
-    splittable: ClassVar[bool] = True
+    splittable = True
 
     name: Literal["hold"] = key(
         "hold", "Langevin diffusion of third order: position, velocity and acceleration"

@@ -69,7 +69,7 @@ def suggested(
     if steps is None:
         most = dials["steps"]
         if examples is not None:
-            most = min(most, max(_MOST_PASSES[len(shape)] * examples // batch, 1))
+            most = min(most, _MOST_PASSES[len(shape)] * examples // batch)
         steps = rounded(most)
     every = rounded(steps / 4)
     points = _POINTS[len(shape)]
@@ -101,8 +101,7 @@ def suggested(
 
 def _objective(sde: str, data_std: float) -> dict[str, Any]:
     keys = {"precondition": "data", "data_std": data_std}
-    spec = SECTIONS["sde"].find(sde).spec
-    objectives: tuple[str, ...] = getattr(spec, "objectives", (ObjectiveSpec.name,))
+    objectives: tuple[str, ...] = SECTIONS["sde"].find(sde).spec.objectives
     return keys if ObjectiveSpec.name in objectives else {"name": objectives[0], **keys}
 
 
