@@ -1,7 +1,6 @@
 """The keys of a recipe: their defaults, bounds, types and descriptions.
 
-A spec is a frozen dataclass whose fields are made by `key`, `other_default` and `section`, and read
-by `entries`.
+A spec is a frozen dataclass whose fields are made by `key` and `section`, and read by `entries`.
 """
 
 import dataclasses
@@ -43,7 +42,15 @@ Spec = TypeVar("Spec")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def spec_class(cls: type[Spec]) -> type[Spec]:
-    """The decorator of specs: frozen dataclasses, which are made with keyword arguments."""
+    """The decorator of specs: frozen dataclasses, which are made with keyword arguments.
+
+    A key of a base class may have another default: ``eta: float = 1.0``.
+    """
+    inherited = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    for base in inherited:
+        default = vars(cls).get(base.name, base)
+        if not isinstance(default, dataclasses.Field):
+            setattr(cls, base.name, field(default=default, metadata=base.metadata))
     return dataclass(frozen=True, kw_only=True)(cls)
 
 
@@ -60,11 +67,6 @@ def key(default: Any, doc: str, *, is_path: bool = False, **bounds: float) -> An
         )
     metadata = {"doc": doc, "is_path": is_path, "bounds": tuple(bounds.items())}
     return field(default=default, metadata=metadata)
-
-
-def other_default(spec: Any, name: str, default: Any) -> Any:
-    """A key that ``spec`` has too, with another default."""
-    return field(default=default, metadata=spec.__dataclass_fields__[name].metadata)
 
 
 def section(spec: type, doc: str) -> Any:

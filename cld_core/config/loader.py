@@ -117,25 +117,8 @@ def load(
         RecipeError: the file cannot be read, or a key or value is wrong. Names file, line and the
             nearest key.
     """
-    return load_with_places(path, overrides, profile, with_plugins=with_plugins)[0]
-
-
-def load_with_places(
-    path: str | Path,
-    overrides: Sequence[str] = (),
-    profile: Path | None = None,
-    *,
-    with_plugins: bool = True,
-) -> tuple[Recipe, dict[str, str]]:
-    """As `load`, with the place that set each dotted key: a file and line, or the command line.
-
-    The key "" has the place of the recipe itself.
-    """
-    layers = file_layers(Path(path))
-    if profile is not None:
-        layers.append(_profile(profile))
-    assembly = _Assembly(Path(path), with_plugins=with_plugins)
-    return assembly.recipe(layers, overrides), assembly.where
+    layers = layers_with_profile(file_layers(Path(path)), profile)
+    return Assembly(Path(path), with_plugins=with_plugins).recipe(layers, overrides)
 
 
 def load_frozen(
@@ -151,7 +134,7 @@ def load_frozen(
         RecipeError: the file cannot be read, or a key or value is wrong.
     """
     layer = read(Path(path), follow=False)
-    return _Assembly(Path(path), with_plugins=with_plugins, frozen=True).recipe([layer], overrides)
+    return Assembly(Path(path), with_plugins=with_plugins, frozen=True).recipe([layer], overrides)
 
 
 def with_overrides(
@@ -167,7 +150,7 @@ def with_overrides(
             axes of a sweep.
     """
     with_plugins = any(text.startswith("plugins=") for text in overrides)
-    assembly = _Assembly(Path(source), optional, with_plugins=with_plugins)
+    assembly = Assembly(Path(source), optional, with_plugins=with_plugins)
     return assembly.recipe([Layer(source, literal(recipe.to_dict()))], overrides)
 
 
@@ -182,7 +165,7 @@ def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = Fals
         raise RecipeError(
             f"{source}: a recipe is a mapping of sections, not {shown(content)}. Use another file."
         )
-    assembly = _Assembly(Path(source), with_plugins=with_plugins, frozen=True)
+    assembly = Assembly(Path(source), with_plugins=with_plugins, frozen=True)
     return assembly.recipe([Layer(source, content)], ())
 
 
@@ -202,7 +185,7 @@ def from_arguments(
     in_order = sorted(arguments.items(), key=lambda argument: not _chooses(*argument))
     trees = [keys, *(_nested({key: _plain(value)}) for key, value in in_order)]
     layers = [Layer(caller, literal(tree)) for tree in trees]
-    return _Assembly(Path(name), frozen=True).recipe(layers, ())
+    return Assembly(Path(name), frozen=True).recipe(layers, ())
 
 
 def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> SamplingSpec:
@@ -239,7 +222,7 @@ def _changed(recipe: Recipe, section: str, arguments: Mapping[str, Any], caller:
         Layer("recipe", literal(recipe.to_dict())),
         Layer(caller, _nested({section: literal(values)})),
     ]
-    assembly = _Assembly(Path("recipe"), with_plugins=False, frozen=True)
+    assembly = Assembly(Path("recipe"), with_plugins=False, frozen=True)
     try:
         changed = assembly.recipe(layers, ())
         if section == "sampling":
@@ -646,6 +629,11 @@ def _profile(path: Path) -> Layer:
     return replace(layer, source=f"profile {layer.source}")
 
 
+def layers_with_profile(layers: list[Layer], profile: Path | None) -> list[Layer]:
+    """The layers of a recipe, and that of a profile if there is one."""
+    return layers if profile is None else [*layers, _profile(profile)]
+
+
 def origin(key: str, where: Mapping[str, str]) -> str:
     """The place that set ``key``, or the nearest section above it that was set."""
     while key and key not in where:
@@ -654,7 +642,7 @@ def origin(key: str, where: Mapping[str, str]) -> str:
 
 
 @dataclass
-class _Assembly:
+class Assembly:
     """Merges layers into a recipe.
 
     Attributes:
@@ -662,7 +650,8 @@ class _Assembly:
         optional: keys whose overrides are ignored if the chosen variant lacks them.
         with_plugins: whether plug-ins are imported.
         frozen: whether the layers have no references.
-        where: for each dotted key, the place that set it.
+        where: for each dotted key, the place that set it: a file and line, or the command line;
+            for "", the place of the recipe itself.
         specs: of the sections with variants, as chosen by the layers so far.
         known: the keys that a recipe with these specs can have.
         values: by dotted key, those of the merged layers so far; a choice of another variant drops

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Literal, Self
 
-from .keys import Problem, key, other_default, shown, spec_class
+from .keys import Problem, key, shown, spec_class
 
 # A key of a network, and the rest of the sentence that begins with it: why its value does not fit
 # examples of some shape, and the fix.
@@ -63,7 +63,7 @@ class HiddenLayersSpec(NetworkSpec):
     takes_labels = True
     axes = 1
 
-    width: int
+    width: int = key(128, "units of a hidden layer", ge=1, le=65_536)
     layers: int
 
     def problems(self) -> Iterator[Problem]:
@@ -79,8 +79,7 @@ class HiddenLayersSpec(NetworkSpec):
 
 @spec_class
 class MlpSpec(HiddenLayersSpec):
-    name: Literal["mlp"] = key("mlp", "fully connected network for vectors")
-    width: int = key(128, "units of a hidden layer", ge=1, le=65_536)
+    name: str = key("mlp", "fully connected network for vectors")
     layers: int = key(5, "linear layers, including the output layer", ge=2, le=1000)
     time_input: Literal["raw", "log", "fourier"] = key(
         "raw", "what is appended to the input: t, log t, or waves of log t"
@@ -101,10 +100,8 @@ class MlpSpec(HiddenLayersSpec):
 
 @spec_class
 class ResnetSpec(HiddenLayersSpec):
-    name: Literal["resnet"] = key(
-        "resnet", "residual network for vectors, with log t at every layer"
-    )
-    width: int = other_default(MlpSpec, "width", 64)
+    name: str = key("resnet", "residual network for vectors, with log t at every layer")
+    width: int = 64
     layers: int = key(20, "residual layers between the first and the last", ge=1, le=1000)
 
 
@@ -237,7 +234,7 @@ class UnetSpec(NetworkSpec):
 class NcsnppSpec(UnetSpec):
     """NCSN++ for images."""
 
-    name: Literal["ncsnpp"] = key("ncsnpp", "NCSN++, the U-Net for images and other data (C, H, W)")
+    name: str = key("ncsnpp", "NCSN++, the U-Net for images and other data (C, H, W)")
     image_size: int | None = key(
         None, "height and width in pixels; null: those of the data", ge=1, le=4096
     )
@@ -270,11 +267,9 @@ class Unet1dSpec(UnetSpec):
 
     axes = 2
 
-    name: Literal["unet1d"] = key(
-        "unet1d", "the U-Net of ncsnpp in one dimension, for curves and series (C, L)"
-    )
-    channels: int = other_default(UnetSpec, "channels", 64)
-    multipliers: tuple[int, ...] = other_default(UnetSpec, "multipliers", (1, 2, 2))
-    blocks: int = other_default(UnetSpec, "blocks", 2)
-    dropout: float = other_default(UnetSpec, "dropout", 0.0)
-    fourier_scale: float = other_default(UnetSpec, "fourier_scale", 1.0)
+    name: str = key("unet1d", "the U-Net of ncsnpp in one dimension, for curves and series (C, L)")
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 2
+    dropout: float = 0.0
+    fourier_scale: float = 1.0

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 from cld_core.errors import RecipeError
 
-from .keys import Problem, key, other_default, spec_class
+from .keys import Problem, key, spec_class
 
 
 @spec_class
@@ -93,7 +93,7 @@ class OdeSpec(SamplingSpec):
     compared: ClassVar = {"ode": ""}
     follows_flow = True
 
-    method: Literal["ode"] = key("ode", "adaptive solver of the probability flow")
+    method: str = key("ode", "adaptive solver of the probability flow")
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
     atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
 
@@ -141,7 +141,7 @@ class FixedStepSpec(SamplingSpec):
 class EmSpec(FixedStepSpec):
     compared: ClassVar = {"em-quadratic": "grid=quadratic"}
 
-    method: Literal["em"] = key("em", "Euler-Maruyama")
+    method: str = key("em", "Euler-Maruyama")
 
 
 @spec_class
@@ -153,7 +153,7 @@ class SscsSpec(FixedStepSpec):
         "sscs-2-quadratic": "sscs_order=2,grid=quadratic",
     }
 
-    method: Literal["sscs"] = key("sscs", "symmetric splitting (SSCS)")
+    method: str = key("sscs", "symmetric splitting (SSCS)")
     sscs_order: int = key(1, "order of convergence of SSCS; 1 is the published one", ge=1, le=2)
 
 
@@ -176,7 +176,7 @@ class ExponentialSpec(MultistepSpec):
         "exponential-2-noise": "order=2,corrector=false,eta=1,grid=quadratic",
     }
 
-    method: Literal["exponential"] = key("exponential", "exponential multistep")
+    method: str = key("exponential", "exponential multistep")
     repeats: int = key(
         1,
         "how often each group of sampling.jump steps is made; before each repetition, the forward "
@@ -209,12 +209,12 @@ class GddimSpec(MultistepSpec):
     auto_grid = "power"
     compared: ClassVar = {"gddim": "", "gddim-noise": "order=0,eta=1"}
 
-    method: Literal["gddim"] = key("gddim", "generalised DDIM (gDDIM)")
+    method: str = key("gddim", "generalised DDIM (gDDIM)")
     root: Literal["flow", "cholesky"] = key(
         "flow", "root of the kernel's covariance that defines the noise: R_t (flow) or L_t of gDDIM"
     )
-    order: int = other_default(MultistepSpec, "order", 2)
-    corrector: bool = other_default(MultistepSpec, "corrector", False)
+    order: int = 2
+    corrector: bool = False
 
     @property
     def follows_flow(self) -> bool:
@@ -263,7 +263,7 @@ class ConjugateSpec(ChangeOfVariablesSpec):
     auto_grid = "power"
     compared: ClassVar = {"conjugate": ""}
 
-    method: Literal["conjugate"] = key("conjugate", "conjugate integrator (lambda-DDIM)")
+    method: str = key("conjugate", "conjugate integrator (lambda-DDIM)")
 
 
 @spec_class
@@ -283,9 +283,7 @@ class SplittingSpec(ChangeOfVariablesSpec):
         "splitting-obab": "scheme=obab",
     }
 
-    method: Literal["splitting"] = key(
-        "splitting", "splitting integrator of positions and velocities"
-    )
+    method: str = key("splitting", "splitting integrator of positions and velocities")
     scheme: Literal["symplectic-euler", "velocity-verlet", "oba", "bao", "obab"] = key(
         "velocity-verlet", "order of the updates in a step; oba, bao and obab are stochastic"
     )
@@ -328,9 +326,7 @@ class TunedSpec(SamplingSpec):
     follows_flow = True
     compared: ClassVar = {"tuned": ""}
 
-    method: Literal["tuned"] = key(
-        "tuned", "times and coefficients fitted to the network by `cldctl tune`"
-    )
+    method: str = key("tuned", "times and coefficients fitted to the network by `cldctl tune`")
     nfe: int = key(
         10, "network evaluations of the tuned sampler, denoising included", ge=2, le=1000
     )

@@ -37,6 +37,8 @@ from .format import GREY_LEVELS, MOST_NUMBERS, TEST_NAMES, DataFormat, Split
 # of them is checked and hashed.
 MEMORY_BYTES = 2 << 30
 SUFFIXES = (".npy", ".npz", ".safetensors")
+# Functions that read or map the arrays of a file, by their names.
+_Readers = dict[str, Callable[[], np.ndarray]]
 # Names of arrays in a file, beside the examples.
 _OTHERS = ("labels", "test", "test_labels")
 # Numbers that are read at once.
@@ -469,7 +471,6 @@ def _read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise WrongSourceError(f"{path.absolute()}: there is no such file. Correct the path.")
-    readers: dict[str, Callable[[Path], dict[str, Callable[[], np.ndarray]]]]
     readers = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
     if path.suffix not in readers:
         raise WrongSourceError(
@@ -499,15 +500,15 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _npy(path: Path) -> dict[str, Callable[[], np.ndarray]]:
-    readers: dict[str, Callable[[], np.ndarray]] = {"x": functools.partial(_mapped, path)}
+def _npy(path: Path) -> _Readers:
+    readers: _Readers = {"x": functools.partial(_mapped, path)}
     labels = _labels_beside(path)
     if labels.is_file():
         readers["labels"] = functools.partial(_mapped, labels)
     return readers
 
 
-def _npz(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+def _npz(path: Path) -> _Readers:
     with zipfile.ZipFile(path) as archive:
         return {
             member.filename.removesuffix(".npy"): functools.partial(_of_archive, path, member)
@@ -550,7 +551,7 @@ _TYPES = {
 }
 
 
-def _safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+def _safetensors(path: Path) -> _Readers:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

@@ -37,6 +37,8 @@ _BLOCK = 1 << 24
 # The share of a GPU's free memory that a set may occupy.
 _DEVICE_SHARE = 0.1
 _log = logging.getLogger(__name__)
+# Of a batch: seed, step, size of the global batch, and its first and last row on this rank.
+_BatchKey = tuple[int, int, int, int, int]
 
 
 def to_model(images: Tensor) -> Tensor:
@@ -206,7 +208,7 @@ class StoredSource:
         self._pinned = self._device.type == "cuda"
         self._pool: ThreadPoolExecutor | None = None
         # Batches that are read ahead, by their arguments.
-        self._ahead: dict[tuple[int, int, int, int, int], Future[Tensor]] = {}
+        self._ahead: dict[_BatchKey, Future[Tensor]] = {}
 
     @cached_property
     def examples(self) -> Prepared | Arrays:
@@ -351,7 +353,7 @@ class StoredSource:
         """Examples of an `ImageSet` as the model sees them."""
         return images if self.grey_levels is None else to_model(images)
 
-    def _read_ahead(self, batches: Sequence[tuple[int, int, int, int, int]]) -> Tensor:
+    def _read_ahead(self, batches: Sequence[_BatchKey]) -> Tensor:
         """The first of some batches. The others are read meanwhile; all else is dropped."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._spec.threads, thread_name_prefix="examples")

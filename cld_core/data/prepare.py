@@ -13,14 +13,13 @@ import errno
 import fcntl
 import hashlib
 import io
-import itertools
 import math
 import os
 import tarfile
 import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -340,15 +339,15 @@ class _Job:
 
     def _read(self) -> Generator[tuple[SourcePart, np.ndarray], None, None]:
         """The parts that are left, with their images."""
-        left = iter(self._plan.parts[self.done.parts :])
+        parts = deque(self._plan.parts[self.done.parts :])
+        ahead = deque[tuple[SourcePart, Future[np.ndarray]]]()
         with ThreadPoolExecutor(min(_AHEAD, os.cpu_count() or 1)) as pool:
-            queue = deque((part, pool.submit(part.read)) for part in itertools.islice(left, _AHEAD))
             try:
-                while queue:
-                    part, images = queue.popleft()
+                while parts or ahead:
+                    while parts and len(ahead) < _AHEAD:
+                        ahead.append((parts[0], pool.submit(parts.popleft().read)))
+                    part, images = ahead.popleft()
                     yield part, images.result()
-                    if (following := next(left, None)) is not None:
-                        queue.append((following, pool.submit(following.read)))
             finally:
                 pool.shutdown(cancel_futures=True)
 
