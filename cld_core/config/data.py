@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from cld_core.plugins import is_shipped
 
-from .keys import Problem, key, spec_class
+from .keys import Problem, Shape, key, spec_class
 
 _PATH = "folder of the prepared data; absolute in a run folder"
 # Among the shipped toy densities; a plug-in declares whether its own have labels.
@@ -21,7 +21,7 @@ class ToyDataSpec:
     labels: bool = key(False, _LABELS)
 
     @property
-    def shape(self) -> tuple[int, ...] | None:
+    def shape(self) -> Shape | None:
         """Of one example; None where only the data know it."""
         return (2,) if is_shipped("data", self.name) else None
 
@@ -45,7 +45,7 @@ class StoredDataSpec:
     labels: bool = key(False, _LABELS)
 
     @property
-    def shape(self) -> tuple[int, ...] | None:
+    def shape(self) -> Shape | None:
         """Of one example; None where only the data know it."""
         return None
 
@@ -99,7 +99,7 @@ class ImageDataSpec(StoredDataSpec):
     )
 
     @property
-    def shape(self) -> tuple[int, ...] | None:
+    def shape(self) -> Shape | None:
         """Of one image; None where only the prepared images know it."""
         channels = self.channels or (None if self.own_pixels is None else 3)
         if channels is None or self.pixels is None:

@@ -9,7 +9,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, dataclass_transform
@@ -20,6 +20,11 @@ from cld_core.sanitize import is_control
 # A key, another one that it does not go with (or itself), and the rest of the sentence that begins
 # with the first: the mistake and its fix.
 Problem = tuple[str, str, str]
+
+# Of an example: (d), (C, L) or (C, H, W).
+Shape = tuple[int, ...]
+# Values by name, nested or by dotted key.
+Values = Mapping[str, Any]
 
 WRONG = object()
 # Whole numbers have 64 bits wherever they are used.

@@ -24,7 +24,7 @@ from cld_core.sanitize import one_line, printable
 
 from . import shipped
 from .eval import ElboSpec
-from .keys import WRONG, Entry, absolute, convert, entries, is_text, shown
+from .keys import WRONG, Entry, Values, absolute, convert, entries, is_text, shown
 from .registry import SECTIONS, SELECTORS, default_specs, known, refusal, spec_of, specs_of
 from .sampling import SamplingSpec
 from .schema import Recipe, leaves, problems, walk
@@ -84,7 +84,7 @@ class Layer:
     """
 
     source: str
-    keys: Mapping[str, Any]
+    keys: Values
     lines: Mapping[str, int] = field(default_factory=dict)
     path: Path | None = None
 
@@ -154,7 +154,7 @@ def with_overrides(
     return assembly.recipe([Layer(source, literal(recipe.to_dict()))], overrides)
 
 
-def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = False) -> Recipe:
+def from_dict(tree: Values, source: str, *, with_plugins: bool = False) -> Recipe:
     """The recipe whose `Recipe.to_dict` is ``tree``, checked; ``source`` is its name in messages.
 
     Raises:
@@ -169,9 +169,7 @@ def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = Fals
     return assembly.recipe([Layer(source, content)], ())
 
 
-def from_arguments(
-    name: str, keys: Mapping[str, Any], arguments: Mapping[str, Any], caller: str
-) -> Recipe:
+def from_arguments(name: str, keys: Values, arguments: Values, caller: str) -> Recipe:
     """The recipe of nested keys, overridden by arguments of the function ``caller``.
 
     Plug-ins are imported.
@@ -188,7 +186,7 @@ def from_arguments(
     return Assembly(Path(name), frozen=True).recipe(layers, ())
 
 
-def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> SamplingSpec:
+def sampling_spec(recipe: Recipe, arguments: Values, caller: str) -> SamplingSpec:
     """The `sampling` section of a recipe, changed by the arguments that are not None.
 
     Another method keeps the keys that every method has, and nfe. Errors name the function
@@ -201,7 +199,7 @@ def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> 
     return _changed(recipe, "sampling", arguments, caller).sampling
 
 
-def elbo_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> ElboSpec:
+def elbo_spec(recipe: Recipe, arguments: Values, caller: str) -> ElboSpec:
     """The `eval.elbo` section of a recipe, changed by arguments; as `sampling_spec`.
 
     Its ``eps`` is at least `objective.loss_eps`: the network has seen no smaller t.
@@ -210,7 +208,7 @@ def elbo_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> Elbo
     return replace(spec, eps=max(spec.eps, recipe.objective.loss_eps))
 
 
-def _changed(recipe: Recipe, section: str, arguments: Mapping[str, Any], caller: str) -> Recipe:
+def _changed(recipe: Recipe, section: str, arguments: Values, caller: str) -> Recipe:
     """The recipe with arguments set in a section.
 
     Errors name the function and its arguments: sampling.corrector=true becomes corrector=True.
@@ -724,7 +722,7 @@ class Assembly:
                 self._check_references(path, value)
                 self.values[path] = value
 
-    def _choose(self, section: str, node: Mapping[str, Any]) -> None:
+    def _choose(self, section: str, node: Values) -> None:
         """Drop keys of earlier layers that the chosen variant of a section does not keep."""
         variants = SECTIONS[section]
         name = node[variants.key]
@@ -799,7 +797,7 @@ class Assembly:
                 f"would be a text of more than {MAX_REFERENCE} characters. Write a shorter one.",
             )
 
-    def _build(self, spec: type, prefix: str, values: Mapping[str, Any]) -> Any:
+    def _build(self, spec: type, prefix: str, values: Values) -> Any:
         """The recipe, or the section at ``prefix``, of checked values by dotted key."""
         fields = {}
         for name in entries(spec):
@@ -850,7 +848,7 @@ def _layer_of_override(text: str) -> Layer:
     return Layer(COMMAND_LINE, _anchored(_nested({name: value}), Path.cwd()))
 
 
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(values: Values) -> dict[str, Any]:
     """Mappings with values at dotted keys."""
     tree: dict[str, Any] = {}
     for key, value in values.items():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Literal, Self
 
-from .keys import Problem, key, shown, spec_class
+from .keys import Problem, Shape, key, shown, spec_class
 
 # A key of a network, and the rest of the sentence that begins with it: why its value does not fit
 # examples of some shape, and the fix.
@@ -33,7 +33,7 @@ class NetworkSpec:
 
     name: str
 
-    def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
+    def misfits(self, shape: Shape) -> Iterator[Misfit]:
         """Why it cannot take examples of a shape, (d), (C, L) or (C, H, W); nothing if it can."""
         if self.axes not in (0, len(shape)):
             fix = "Reshape the examples to (d), (C, L) or (C, H, W)"
@@ -189,7 +189,7 @@ class UnetSpec(NetworkSpec):
                 "Change it by one.",
             )
 
-    def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
+    def misfits(self, shape: Shape) -> Iterator[Misfit]:
         yield from super().misfits(shape)
         if len(shape) != self.axes:
             return
@@ -206,7 +206,7 @@ class UnetSpec(NetworkSpec):
                 f"The network takes them at resolutions {sizes}. Set {fix}.",
             )
 
-    def fitting(self, shape: tuple[int, ...]) -> Self:
+    def fitting(self, shape: Shape) -> Self:
         """This spec, changed to fit examples of a shape, for instance with fewer levels."""
         size = math.gcd(*shape[1:])
         patch = next(n for n in range(self.patch, 0, -1) if size % n == 0)
@@ -249,7 +249,7 @@ class NcsnppSpec(UnetSpec):
         le=1,
     )
 
-    def fitting(self, shape: tuple[int, ...]) -> Self:
+    def fitting(self, shape: Shape) -> Self:
         fitted = super().fitting(shape)
         channels, height, width = shape
         if height != width:

@@ -23,7 +23,7 @@ from cld_core.errors import RecipeError, UsageError, nearest
 from cld_core.plugins import Variant, resolve, table
 
 from .data import ArraysSpec, CelebaHq256Spec, Cifar10Spec, IdxSpec, ImageDataSpec, ToyDataSpec
-from .keys import Entry, convert, entries, key
+from .keys import Entry, Values, convert, entries, key
 from .network import MlpSpec, NcsnppSpec, NetworkSpec, ResnetSpec, Unet1dSpec
 from .sampling import (
     ConjugateSpec,
@@ -203,7 +203,7 @@ def specs_of(recipe: Recipe) -> dict[str, type]:
     return {name: type(getattr(recipe, name)) for name in SECTIONS}
 
 
-def spec_of(section: str, keys: Mapping[str, Any]) -> type:
+def spec_of(section: str, keys: Values) -> type:
     """The spec that the keys of a section choose.
 
     The variant may belong to a plug-in that is not imported: commands that only read run no code

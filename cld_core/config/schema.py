@@ -12,7 +12,7 @@ from cld_core.digests import digest
 from .cluster import ClusterSpec
 from .data import ArraysSpec, DataSpec, ToyDataSpec
 from .eval import EvalSpec
-from .keys import Problem, absolute, entries, key, section, spec_class
+from .keys import Problem, Shape, Values, absolute, entries, key, section, spec_class
 from .network import MlpSpec, NetworkSpec
 from .sampling import OdeSpec, SamplingSpec
 from .sde import CldSpec, SdeSpec
@@ -102,7 +102,7 @@ class Recipe:
         return digest(parts)[:16]
 
 
-def walk(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def walk(node: Values, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every dotted key of nested dictionaries, sections included, with its value."""
     for name, value in node.items():
         path = f"{prefix}.{name}" if prefix else str(name)
@@ -111,7 +111,7 @@ def walk(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from walk(value, path)
 
 
-def leaves(node: Mapping[str, Any]) -> dict[str, Any]:
+def leaves(node: Values) -> dict[str, Any]:
     """The values of nested dictionaries by dotted key, without the sections."""
     return {path: value for path, value in walk(node) if not isinstance(value, Mapping)}
 
@@ -188,7 +188,7 @@ def _data(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def problems_of_shape(recipe: Recipe, shape: tuple[int, ...]) -> Iterator[Problem]:
+def problems_of_shape(recipe: Recipe, shape: Shape) -> Iterator[Problem]:
     """Keys that do not fit examples of a shape (C, ...), which may be known from the data alone.
 
     The form is that of `problems`.

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .keys import Shape
 from .registry import SECTIONS
 from .train import ObjectiveSpec
 
@@ -42,7 +43,7 @@ _MOST_POSITIONS = 1024
 
 
 def suggested(
-    shape: tuple[int, ...],
+    shape: Shape,
     examples: int | None = None,
     size: str = "s",
     *,
@@ -112,7 +113,7 @@ def _ema(steps: int) -> float:
     return 0.999 if steps >= 5_000 else 0.99
 
 
-def why_slow(shape: tuple[int, ...], keys: Keys) -> Iterator[str]:
+def why_slow(shape: Shape, keys: Keys) -> Iterator[str]:
     """Why a suggested network is slow for examples of a shape, with the fix; else nothing."""
     if len(shape) > 1:
         divisor = keys["network"]["patch"] * 2 ** (len(keys["network"]["multipliers"]) - 1)
@@ -130,7 +131,7 @@ def rounded(number: float) -> int:
     return max(1, math.ceil(number / scale)) * scale
 
 
-def _network(shape: tuple[int, ...], dials: Mapping[str, Any]) -> dict[str, Any]:
+def _network(shape: Shape, dials: Mapping[str, Any]) -> dict[str, Any]:
     if len(shape) == 1:
         width = min(_WIDEST, max(dials["width"], 2 ** math.ceil(math.log2(2 * shape[0]))))
         return {"name": "mlp", "width": width, "layers": dials["layers"], "time_input": "fourier"}

@@ -27,7 +27,7 @@ import numpy as np
 from cld_core import npz
 from cld_core.classes import Classes
 from cld_core.config.data import ArraysSpec, StoredDataSpec
-from cld_core.config.keys import listed
+from cld_core.config.keys import Shape, listed
 from cld_core.errors import DataError, LabelCountError, WrongSourceError
 from cld_core.sanitize import one_line
 
@@ -120,7 +120,7 @@ class Arrays:
     classes: Classes | None
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """Of one example."""
         return tuple(self.splits["train"].x.shape[1:])
 
@@ -149,13 +149,43 @@ class Arrays:
     def verify(self, split: Split, examples: np.ndarray) -> None:
         """Does nothing: the data set has no digest to compare the loaded examples with."""
 
-    def look(self) -> list[str]:
+    def look(self) -> Iterator[str]:
         """Warnings about the numbers, or about the sample of `SplitRows.blocks`.
 
         Raises:
             DataError: some numbers are not finite, or too large.
         """
-        return [f"{self.where}: {text}." for text in self._warnings()]
+        shape = self.shape
+        train = self.splits["train"]
+        if self._measured:
+            mean, std, low, high = self._measured
+            constant = np.flatnonzero(low == high)
+            if len(constant):
+                yield (
+                    f"{self.where}: {self._named(constant, 'constant')}: a likelihood bound says "
+                    "nothing about such data. Remove them from the array."
+                )
+            far = np.flatnonzero((np.abs(mean) > _FAR * std) & (low < high))
+            if len(far):
+                yield (
+                    f"{self.where}: {self._named(far, 'far from 0')}: samples, in float32, lose "
+                    "digits of what differs. Subtract a number near their mean from the array."
+                )
+        if train.count < _FEW:
+            yield (
+                f"{self.where}: {train.count} training examples are few: the model will repeat "
+                "them."
+            )
+        if len(shape) == 3 and min(shape[:2]) > 4 and shape[2] in (1, 3, 4):
+            yield (
+                f"{self.where}: examples of shape {shape} look like (H, W, C). If they are: "
+                "x.transpose(0, 3, 1, 2)."
+            )
+        if len(shape) == 2 and shape[0] == shape[1] and train.x.dtype == np.uint8:
+            yield (
+                f"{self.where}: examples of shape {shape} are curves (C, L). If they are grey "
+                "pictures: x[:, None]."
+            )
 
     def form(self, spec: StoredDataSpec, warn: Callable[[str], object]) -> DataFormat:
         """The form of the examples; for real numbers, with the recipe's scaling fitted to them.
@@ -231,36 +261,6 @@ class Arrays:
         variance = np.average(variances + np.square(means - mean), 0, counts)
         return mean, np.sqrt(np.where(low < high, variance, 0.0)), low, high
 
-    def _warnings(self) -> Iterator[str]:
-        shape = self.shape
-        train = self.splits["train"]
-        if self._measured:
-            mean, std, low, high = self._measured
-            constant = np.flatnonzero(low == high)
-            if len(constant):
-                yield (
-                    f"{self._named(constant, 'constant')}: a likelihood bound says nothing about "
-                    "such data. Remove them from the array"
-                )
-            far = np.flatnonzero((np.abs(mean) > _FAR * std) & (low < high))
-            if len(far):
-                yield (
-                    f"{self._named(far, 'far from 0')}: samples, in float32, lose digits of what "
-                    "differs. Subtract a number near their mean from the array"
-                )
-        if train.count < _FEW:
-            yield f"{train.count} training examples are few: the model will repeat them"
-        if len(shape) == 3 and min(shape[:2]) > 4 and shape[2] in (1, 3, 4):
-            yield (
-                f"examples of shape {shape} look like (H, W, C). If they are: "
-                "x.transpose(0, 3, 1, 2)"
-            )
-        if len(shape) == 2 and shape[0] == shape[1] and train.x.dtype == np.uint8:
-            yield (
-                f"examples of shape {shape} are curves (C, L). If they are grey pictures: "
-                "x[:, None]"
-            )
-
     def _named(self, numbers: np.ndarray, how: str) -> str:
         """The columns or channels of these numbers, in words, and how they are."""
         what = "column" if len(self.shape) == 1 else "channel"
@@ -307,9 +307,12 @@ def given(
             fit.
     """
     x = array(where, "examples", x)
-    test = None if test is None else array(where, "test examples", test)
-    labels = None if labels is None else array(where, "labels", labels, _LABELS)
-    test_labels = None if test_labels is None else array(where, "test labels", test_labels, _LABELS)
+    if test is not None:
+        test = array(where, "test examples", test)
+    if labels is not None:
+        labels = array(where, "labels", labels, _LABELS)
+    if test_labels is not None:
+        test_labels = array(where, "test labels", test_labels, _LABELS)
     train_rows = None
     test_rows = None
     if test is None:
@@ -537,7 +540,7 @@ def _mapped(path: Path, offset: int = 0) -> np.ndarray:
 
 
 def _map(
-    path: Path, dtype: Any, offset: int, shape: tuple[int, ...], order: Literal["C", "F"] = "C"
+    path: Path, dtype: Any, offset: int, shape: Shape, order: Literal["C", "F"] = "C"
 ) -> np.ndarray:
     if np.dtype(dtype).hasobject:
         raise ValueError("it holds Python objects")

@@ -137,10 +137,8 @@ def _array(member: Member, axes: int, shown: str) -> np.ndarray:
             raise ValueError("it is empty")
         return found
     except Exception as error:  # gzip and zlib may raise anything for a damaged file
-        kind = "images" if axes > 1 else "labels"
         raise DataError(
-            f"{shown} is not a complete idx file of {kind} ({one_line(error).rstrip('.')}). "
-            "Fetch it again."
+            f"{shown} is not a complete idx file ({one_line(error).rstrip('.')}). Fetch it again."
         ) from error
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from cld_core import seeds
 from cld_core.classes import Classes
 from cld_core.config.data import StoredDataSpec
+from cld_core.config.keys import Shape
 from cld_core.errors import DataError
 
 from . import store, toy
@@ -251,7 +252,7 @@ class StoredSource:
             return DataFormat(shape=(store.CHANNELS, size, size), grey_levels=GREY_LEVELS)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """The shape of one example, (C, ...); raises as `form` does."""
         return self._outline.shape
 

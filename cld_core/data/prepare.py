@@ -29,6 +29,7 @@ from typing import IO, Any
 import numpy as np
 
 from cld_core.config.data import ImageDataSpec
+from cld_core.config.keys import Shape
 from cld_core.config.registry import SECTIONS
 from cld_core.errors import DataError, UsageError, WrongSourceError, did_you_mean
 from cld_core.files import replacing, sync_folder, write_json
@@ -379,7 +380,7 @@ def _hash(
     return hasher
 
 
-def _npy_header(count: int, shape: tuple[int, ...]) -> bytes:
+def _npy_header(count: int, shape: Shape) -> bytes:
     """The header of an .npy file of uint8 (count, *shape), of the same length for every count."""
     header = io.BytesIO()
     about = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
@@ -447,11 +448,9 @@ def prepare(
         plan = plan_of(source, size, split, channels)
     else:
         if size not in (None, spec.own_pixels):
-            own = "the size in its files"
-            if spec.own_pixels is not None:
-                own = f"{spec.own_pixels} pixels"
             raise UsageError(
-                f"{name} has {own}, not {size}. Omit --size, or prepare it as a folder."
+                f"Images of {name} have {spec.own_pixels or 'their own number of'} pixels a side, "
+                f"not {size}. Omit --size, or prepare them as a folder."
             )
         if split is not None:
             raise UsageError(f"{name} has its own validation split. Omit --split.")

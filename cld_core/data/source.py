@@ -11,6 +11,7 @@ from cld_core import seeds
 from cld_core.classes import Classes
 from cld_core.config import Recipe
 from cld_core.config.data import DataSpec, StoredDataSpec, ToyDataSpec
+from cld_core.config.keys import Shape
 from cld_core.config.registry import implementation_of
 from cld_core.errors import DataError
 from cld_core.plugins import described, fingerprint, trial
@@ -45,7 +46,7 @@ class Source(Protocol):
     wait_s: float  # seconds spent waiting for the last batch
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """The shape of one example, (C, ...)."""
 
     @property
@@ -104,7 +105,7 @@ def source(
     return made
 
 
-def require_usable(recipe: Recipe) -> tuple[int, ...]:
+def require_usable(recipe: Recipe) -> Shape:
     """The shape of an example of a plug-in's data, after a check of a small batch.
 
     Raises:

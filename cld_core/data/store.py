@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cld_core.classes import Classes
 from cld_core.config.data import ArraysSpec, DataSpec, ImageDataSpec, StoredDataSpec
+from cld_core.config.keys import Shape
 from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
 from cld_core.records import from_plain
@@ -237,7 +238,7 @@ def of(spec: StoredDataSpec) -> "Prepared | Arrays":
     return images
 
 
-def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> tuple[int, ...]:
+def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> Shape:
     """Check stored data: the description of images, and the numbers of arrays (`Arrays.look`).
 
     Args:
@@ -281,7 +282,7 @@ class Prepared:
     grey_levels: ClassVar[int | None] = GREY_LEVELS
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """The shape of an image, (C, H, W)."""
         return self.about.shape[1:]
 
@@ -300,9 +301,9 @@ class Prepared:
         counts = np.bincount(self.labels("train"), minlength=len(names))
         return Classes(names, tuple(map(float, counts)))
 
-    def look(self) -> list[str]:
+    def look(self) -> Sequence[str]:
         """Warnings about the images: none, as their preparation has checked them."""
-        return []
+        return ()
 
     def split(self, name: Split) -> SplitInfo:
         """Number and digest of the images of a split.
@@ -323,22 +324,13 @@ class Prepared:
         Raises:
             DataError: they are missing, or not those that were written.
         """
-        import numpy as np
-
-        path = self.where / LABELS
-        try:
-            labels: np.ndarray = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(
-                f"{path} cannot be read ({one_line(error)}). "
-                f"Remove {self.where} and prepare it again."
-            ) from error
+        labels = self._array(LABELS, "int64", self.about.shape[:1])
         if blake2b(labels.tobytes()) != self.about.labels:
             raise DataError(
-                f"{path} does not hold the labels that {ABOUT} describes. "
-                f"Remove {self.where} and prepare it again."
+                f"{self.where / LABELS} does not hold the labels that {ABOUT} describes. "
+                f"Remove {self.where} and prepare it again: {self.hint}"
             )
-        return labels[self.about.rows(split)]
+        return labels[self.about.rows(split)].copy()
 
     def stored(self, split: Split) -> "tuple[np.ndarray | LmdbReader, None]":
         """The images of a split on disk, uint8 (n, C, H, W), and None: they are all its rows.
@@ -346,26 +338,29 @@ class Prepared:
         Raises:
             DataError: there is no such split, or they are damaged.
         """
-        import numpy as np
-
         self.split(split)
-        path = self.where / IMAGES
         if self.about.format == PUBLISHED and (reader := published(self.where, split)) is not None:
             return reader, None
+        return self._array(IMAGES, "uint8", self.about.shape)[self.about.rows(split)], None
+
+    def _array(self, name: str, dtype: str, shape: Shape) -> "np.ndarray":
+        """The array in a file, which is mapped."""
+        import numpy as np
+
+        path = self.where / name
         try:
-            images = np.load(path, mmap_mode="r", allow_pickle=False)
-            if (images.dtype, images.shape) != (np.dtype(np.uint8), self.about.shape):
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+            if (found.dtype, found.shape) != (dtype, shape):
                 raise ValueError(
-                    f"{images.dtype} of {images.shape}, but {ABOUT} says uint8 of "
-                    f"{self.about.shape}"
+                    f"{found.dtype} of {found.shape}, but {ABOUT} says {dtype} of {shape}"
                 )
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
-                f"{path} cannot be read as an array of images ({one_line(error)}). "
-                f"To prepare it: {self.hint}"
+                f"{path} cannot be read ({one_line(error)}). Remove {self.where} and prepare it "
+                f"again: {self.hint}"
             ) from error
         # A plain array: what is taken from it by index is in memory and not a map.
-        return np.asarray(images)[self.about.rows(split)], None
+        return np.asarray(found)
 
     def verify(self, split: Split, images: "np.ndarray") -> None:
         """Raises DataError: images that were loaded are not those that were prepared."""
@@ -411,8 +406,9 @@ class LmdbReader:
             stat = self._env.stat()
             count = stat["entries"]
             # Reading beyond the end of a mapped file would kill this process without a message.
+            page_size = stat["psize"]
             last_page = self._env.info()["last_pgno"]
-            expected = (last_page + 1 - _UNWRITTEN_PAGES) * stat["psize"]
+            expected = (last_page + 1 - _UNWRITTEN_PAGES) * page_size
             if self.bytes < expected:
                 raise DataError(
                     f"{path} is cut short: {self.bytes} bytes of about {expected}. {_AGAIN}"

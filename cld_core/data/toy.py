@@ -23,6 +23,7 @@ from cld_core import analytic, plugins, seeds
 from cld_core.analytic import GaussianMixture
 from cld_core.classes import Classes, numbered
 from cld_core.config.data import ToyDataSpec
+from cld_core.config.keys import Shape
 from cld_core.errors import DataError, WrongSourceError, did_you_mean
 
 Sampler = Callable[[int, torch.Generator], Tensor]
@@ -53,7 +54,7 @@ class Toy:
     classes: Classes | None = None
     # the log-density given the class, float64, nats
     given: ClassFunction | None = None
-    data_shape: tuple[int, ...] = (2,)
+    data_shape: Shape = (2,)
 
     def log_density_of(self, label: int | None) -> PointFunction | None:
         """The log-density of the points of a class; None if it is not known.
