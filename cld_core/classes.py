@@ -73,7 +73,7 @@ class Classes:
         if not isinstance(label, int | str) or isinstance(label, bool):
             raise UsageError(
                 f"a label is a number or the name of a class, not {one_line(repr(label), 80)}: "
-                f"{self}. Use one of them, and pass a name as a text: 'true', not True."
+                f"{self}. Use one of them, and pass a name as a string: 'true', not True."
             )
         if isinstance(label, str) and label in self.names:
             return self.names.index(label)

@@ -205,16 +205,13 @@ def compared(found: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
         kind: the precision, one of `_BITS`.
     """
     unit = 2.0 ** -_BITS[kind]
-    # A missing gradient counts as zero.
-    gradients = {
-        name: found.gradients.get(name, torch.zeros_like(g))
-        for name, g in expected.gradients.items()
-    }
     floor = _FLOOR * float(_joined(expected.gradients).square().mean().sqrt())
-    each = {
-        name: _error(gradients[name], gradient, floor * math.sqrt(gradient.numel()))
-        for name, gradient in expected.gradients.items()
-    }
+    gradients = {}
+    each = {}
+    for name, gradient in expected.gradients.items():
+        # A missing gradient counts as zero.
+        gradients[name] = found.gradients.get(name, torch.zeros_like(gradient))
+        each[name] = _error(gradients[name], gradient, floor * math.sqrt(gradient.numel()))
     # A NaN is worse than any number.
     worst = max(each, key=lambda name: each[name] if math.isfinite(each[name]) else math.inf)
     of_loss = abs(found.loss - expected.loss) / abs(expected.loss)

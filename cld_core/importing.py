@@ -95,7 +95,7 @@ class StartingWeights:
             weights = exported_weights(path)
             if not is_count(step := weights.about.get("step", "")):
                 raise CheckpointError(
-                    f"{path}: it does not say of which step it is. Export it again."
+                    f"{path}: the file does not name the step of its weights. Export it again."
                 )
             return cls(path=path, step=int(step), tensors=weights.tensors)
         name = text
@@ -370,11 +370,10 @@ def _optimiser(state: Mapping[str, Any], spec: OptimSpec, net: nn.Module) -> dic
             f"{len(parameters)}"
         )
     numbers = {name: number for number, name in enumerate(parameters)}
-    moments = {
-        numbers[name]: _moments(by_index[index], spec, name, parameters[name])
-        for index, name in zip(indices, with_moments, strict=True)
-        if index in by_index
-    }
+    moments = {}
+    for index, name in zip(indices, with_moments, strict=True):
+        if index in by_index:
+            moments[numbers[name]] = _moments(by_index[index], spec, name, parameters[name])
     groups = optim.build(spec, net.parameters()).state_dict()["param_groups"]
     return {"state": moments, "param_groups": groups}
 

@@ -22,7 +22,7 @@ class ToyDataSpec:
 
     @property
     def shape(self) -> Shape | None:
-        """Of one example; None where only the data know it."""
+        """The shape of an example; None if only the data determine it."""
         return (2,) if is_shipped("data", self.name) else None
 
     @property
@@ -46,7 +46,7 @@ class StoredDataSpec:
 
     @property
     def shape(self) -> Shape | None:
-        """Of one example; None where only the data know it."""
+        """The shape of an example; None if only the data determine it."""
         return None
 
 
@@ -100,7 +100,7 @@ class ImageDataSpec(StoredDataSpec):
 
     @property
     def shape(self) -> Shape | None:
-        """Of one image; None where only the prepared images know it."""
+        """The shape of an image; None if only the prepared images determine it."""
         channels = self.channels or (None if self.own_pixels is None else 3)
         if channels is None or self.pixels is None:
             return None

@@ -39,7 +39,7 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, float], bool]]] = {
     "lt": ("<", operator.lt),
     "le": ("<=", operator.le),
 }
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
 
 
 Spec = TypeVar("Spec")

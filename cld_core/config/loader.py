@@ -261,7 +261,7 @@ def path_of(value: Any, name: str, caller: str) -> Path:
         reason = one_line(getattr(error, "strerror", None) or error)
         raise RecipeError(
             f"{caller}: {name}={shown(value)} is not a path ({reason}). "
-            "Pass the path of a file or folder, as a text or a pathlib.Path."
+            "Pass the path of a file or folder, as a string or a pathlib.Path."
         ) from error
     return found
 
@@ -785,7 +785,9 @@ class Assembly:
                 f"has ${{{name}}}, but {name} {reason} in the recipe. Check the ${{...}} in it.",
             )
         if isinstance(target, list) and _REFERENCE.fullmatch(text) is None:
-            self._refuse(key, f"has ${{{name}}}, a list, within a text. Write the reference alone.")
+            self._refuse(
+                key, f"has ${{{name}}}, a list, within a string. Write the reference alone."
+            )
         if any(map(_references, _texts(target))):
             self._refuse(
                 key,
@@ -794,7 +796,7 @@ class Assembly:
         if max(map(len, (text, *_texts(target)))) > MAX_REFERENCE:
             self._refuse(
                 key,
-                f"would be a text of more than {MAX_REFERENCE} characters. Write a shorter one.",
+                f"would be a string of more than {MAX_REFERENCE} characters. Write a shorter one.",
             )
 
     def _build(self, spec: type, prefix: str, values: Values) -> Any:

@@ -87,14 +87,14 @@ class Recipe:
         if network.get("patch") == 1:
             # Checkpoints of versions without patches keep their digest.
             del network["patch"]
-        objective = asdict(self.objective)
         names = ("name", "mixed_score", "precondition", "data_std")
+        objective = {name: getattr(self.objective, name) for name in names}
         parts = {
             "data": self.data.name,
             "labels": self.data.labels,
             "sde": asdict(self.sde),
             "network": network,
-            "objective": {name: objective[name] for name in names},
+            "objective": objective,
             "optim": self.optim.name,
         }
         if isinstance(self.data, ArraysSpec):

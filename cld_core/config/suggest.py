@@ -78,8 +78,8 @@ def suggested(
         points = max(1, min(points, tests))
     keys: Keys = {"network": _network(shape, dials), "objective": _objective(sde, data_std)}
     keys["optim"] = {"lr": dials["lr"], "warmup_steps": min(100, steps // 10), "decay": "cosine"}
-    keys["train"] = {"steps": steps, "batch_size": batch, "ema": _ema(steps)}
-    keys["train"]["checkpoint_every"] = every
+    train = {"steps": steps, "batch_size": batch, "ema": _ema(steps), "checkpoint_every": every}
+    keys["train"] = train
     keys["periodic"] = {"samples_every": every}
     if is_vector:
         # Vectors differ most from normal ones at small t. The coarse structure of curves and
@@ -152,7 +152,7 @@ def _network(shape: Shape, dials: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": "unet1d" if len(shape) == 2 else "ncsnpp",
         "channels": channels,
-        "multipliers": [min(2**level, 2) for level in range(levels[patch])],
+        "multipliers": [1, 2, 2, 2][: levels[patch]],
         "blocks": dials["blocks"],
         "patch": patch,
         # The published values are for long trainings: after a short one, the score is rough in t.

@@ -215,19 +215,17 @@ def identity(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
     if isinstance(spec, StoredDataSpec):
         return {IMAGES: store.of(spec).split("train").digest}
     assert isinstance(spec, ToyDataSpec), f"unknown kind of data: {type(spec).__name__}"
-    about = _drawn(toy.get(spec.name))
+    density = toy.get(spec.name)
+    points = _draw(density, 0)
+    # Points that cannot be drawn again identify nothing.
+    about = points if points == _draw(density, 1) else {}
     if (digest := fingerprint(plugins)) is not None:
         about[PLUGIN] = digest
     return about
 
 
-def _drawn(density: toy.Toy) -> dict[str, str]:
-    """Points of a density, and means of more, as text; empty if they cannot be drawn again."""
-    points = _draw(density, 0)
-    return points if points == _draw(density, 1) else {}
-
-
 def _draw(density: toy.Toy, seed: int) -> dict[str, str]:
+    """Points of a density, and means of more, as text."""
     # A density that ignores its generator must not change global random numbers.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
