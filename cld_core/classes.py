@@ -42,10 +42,7 @@ class Classes:
             raise ValueError("two classes have the same name")
         if any(not 1 <= len(name) <= LONGEST_NAME or has_control(name) for name in self.names):
             raise ValueError("the name of a class is not a short text")
-        if (
-            not all(0 <= weight < math.inf for weight in self.weights)
-            or not 0 < sum(self.weights) < math.inf
-        ):
+        if min(self.weights) < 0 or not 0 < sum(self.weights) < math.inf:
             raise ValueError("the frequencies of classes cannot be those of data")
 
     def __len__(self) -> int:
@@ -74,12 +71,9 @@ class Classes:
             UsageError: there is no such class; says which there are.
         """
         if not isinstance(label, int | str) or isinstance(label, bool):
-            hint = ""
-            if str(label) in self.names:
-                hint = f" For the class {str(label)!r}, pass its name as a text."
             raise UsageError(
                 f"a label is a number or the name of a class, not {one_line(repr(label), 80)}: "
-                f"{self}. Use one of them.{hint}"
+                f"{self}. Use one of them, and pass a name as a string: 'true', not True."
             )
         if isinstance(label, str) and label in self.names:
             return self.names.index(label)

@@ -48,9 +48,9 @@ _PARAMETER = 64
 # To the size of a parameter's gradient, by which its error is divided, this fraction of the average
 # size of all gradients is added.
 _FLOOR = 0.1
-# Loss scales in float16: the first one of GradScaler, and one that makes no gradient overflow.
-_SCALE = 2.0**16
-_SMALLEST_SCALE = 2.0**-8
+# Loss scales that are tried in float16: the first one of GradScaler, down to one that makes no
+# gradient overflow.
+_SCALES = [2.0**power for power in range(16, -10, -1)]
 # float32 has 24 bits, TF32 11. Of 24, sums over 512 or 1,152 products in any order leave 20,
 # Winograd's method fewer.
 _EXACT = 2.0**-15
@@ -181,9 +181,8 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
     noise = seeds.generator("step of a check")
     x = 2 * torch.rand(train.batch_size, *shape, generator=noise).to(device) - 1
     draws = loss.draw(noise, train.batch_size, shape, device)
-    scale = _SCALE if train.precision == "fp16" else 1.0
     with execution.using(tf32=train.tf32):
-        while True:
+        for scale in _SCALES if train.precision == "fp16" else (1.0,):
             net.zero_grad()
             mean = loss.losses(score, x, draws).weighted.mean()
             (scale * mean).backward()
@@ -192,13 +191,8 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
                 for name, p in net.named_parameters()
                 if p.grad is not None
             }
-            if (
-                train.precision != "fp16"
-                or scale < _SMALLEST_SCALE
-                or bool(torch.isfinite(_joined(gradients)).all())
-            ):
+            if torch.isfinite(_joined(gradients)).all():
                 break
-            scale /= 2
         with torch.no_grad():
             output = model(loss.perturb(x, draws), draws.t.to(x.dtype))
     return Numbers(float(mean.detach()), _copied(output), gradients)
@@ -211,16 +205,13 @@ def compared(found: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
         kind: the precision, one of `_BITS`.
     """
     unit = 2.0 ** -_BITS[kind]
-    # A missing gradient counts as zero.
-    gradients = {
-        name: found.gradients.get(name, torch.zeros_like(g))
-        for name, g in expected.gradients.items()
-    }
     floor = _FLOOR * float(_joined(expected.gradients).square().mean().sqrt())
-    each = {
-        name: _error(gradients[name], gradient, floor * math.sqrt(gradient.numel()))
-        for name, gradient in expected.gradients.items()
-    }
+    gradients = {}
+    each = {}
+    for name, gradient in expected.gradients.items():
+        # A missing gradient counts as zero.
+        gradients[name] = found.gradients.get(name, torch.zeros_like(gradient))
+        each[name] = _error(gradients[name], gradient, floor * math.sqrt(gradient.numel()))
     # A NaN is worse than any number.
     worst = max(each, key=lambda name: each[name] if math.isfinite(each[name]) else math.inf)
     of_loss = abs(found.loss - expected.loss) / abs(expected.loss)

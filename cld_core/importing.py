@@ -28,6 +28,7 @@ from cld_core.checkpoint import averaged_weights, exported_weights, write
 
 from . import nets, optim
 from .config import Recipe
+from .config.keys import listed
 from .config.train import OptimSpec
 from .data.source import classes_of, source
 from .errors import CheckpointError, NotFoundError, UsageError, WrongCheckpointError
@@ -48,8 +49,6 @@ _LIVE = "score_fn."
 _AVERAGE = "ema_score_fn."
 # The first bytes of a zip archive, which torch writes, and of a pickle, which it wrote before 1.6.
 _STARTS = (b"PK", b"\x80")
-# The most keys or tensors that a message names.
-_SHOWN = 6
 # The weights of a step: RUN@STEP.
 _AT_STEP = re.compile(r"(.+)@(last|[0-9]{1,18})")
 
@@ -96,7 +95,7 @@ class StartingWeights:
             weights = exported_weights(path)
             if not is_count(step := weights.about.get("step", "")):
                 raise CheckpointError(
-                    f"{path}: it does not say of which step it is. Export it again."
+                    f"{path}: the file does not name the step of its weights. Export it again."
                 )
             return cls(path=path, step=int(step), tensors=weights.tensors)
         name = text
@@ -123,12 +122,10 @@ class StartingWeights:
         if not others:
             return f"starts from {self}"
         shapes = [
-            f"{one_line(name, 80)} {_kind_in(self.tensors, name)}, here {_kind_in(own, name)}"
+            f"{one_line(name, 80)} {_kind(self.tensors.get(name))}, here {_kind(own.get(name))}"
             for name in others
         ]
-        described = "; ".join(shapes[:_SHOWN])
-        if len(shapes) > _SHOWN:
-            described += f" and {len(shapes) - _SHOWN} more"
+        described = listed(shapes, separator="; ")
         if own.keys() <= set(others):
             raise UsageError(
                 f"no tensor of {self} fits the network of the recipe: {described}. Use weights of "
@@ -173,16 +170,17 @@ class StartingWeights:
     def _others(self, own: Mapping[str, Tensor]) -> list[str]:
         """The names of tensors in which these weights and the network ``own`` differ."""
         names = dict.fromkeys((*own, *self.tensors))
-        return [name for name in names if _kind_in(self.tensors, name) != _kind_in(own, name)]
+        return [name for name in names if _kind(self.tensors.get(name)) != _kind(own.get(name))]
 
 
-def _kind_in(tensors: Mapping[str, Tensor], name: str) -> str:
-    """The shape of a tensor, and whether it holds whole numbers; "none" if it is missing."""
-    if name not in tensors:
+def _kind(value: Any) -> str:
+    """The shape of a plain tensor, and whether it holds whole numbers; the type of other values."""
+    if value is None:
         return "none"
-    tensor = tensors[name]
-    kind = "" if tensor.is_floating_point() else " of whole numbers"
-    return f"{tuple(tensor.shape)}{kind}"
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return "not a plain tensor"
+    numbers = "" if value.is_floating_point() else " of whole numbers"
+    return f"{tuple(value.shape)}{numbers}"
 
 
 # --- published checkpoints
@@ -299,9 +297,8 @@ def _load(file: Path) -> dict[str, Any]:
     names = set(content) if isinstance(content, dict) else {f"a {type(content).__name__}"}
     if not (set(_KEYS) <= names or set(_LIGHTNING) <= names):
         keys = sorted(one_line(key, 40) for key in names)
-        more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
         raise WrongCheckpointError(
-            f"{file}: it holds {', '.join(keys[:_SHOWN]) or 'nothing'}{more}; a published "
+            f"{file}: it holds {listed(keys) or 'nothing'}; a published "
             f"checkpoint holds {', '.join(_KEYS)}, or, if it is of PSLD's code, "
             f"{', '.join(_LIGHTNING)}. Import a checkpoint that the published code wrote."
         )
@@ -316,9 +313,7 @@ def _from_lightning(content: Mapping[str, Any], net: nn.Module) -> dict[str, Any
         raise Mismatch(
             f"its tensor '{other}' belongs neither to {_LIVE[:-1]} nor to {_AVERAGE[:-1]}"
         )
-    averages = [
-        _AVERAGE + name for name, parameter in net.named_parameters() if parameter.requires_grad
-    ]
+    averages = [_AVERAGE + name for name in _trainable(net)]
     missing = next((name for name in averages if name not in state), None)
     if missing is not None:
         raise Mismatch(f"it has no tensor '{missing}'")
@@ -326,12 +321,9 @@ def _from_lightning(content: Mapping[str, Any], net: nn.Module) -> dict[str, Any
     if len(optimisers) != 1:
         raise Mismatch(f"it has the states of {len(optimisers)} optimisers, not of one")
     step = content["global_step"]
+    live = [name for name in state if name.startswith(_LIVE)]
     return {
-        "model": {
-            name.removeprefix(_LIVE): tensor
-            for name, tensor in state.items()
-            if name.startswith(_LIVE)
-        },
+        "model": {name.removeprefix(_LIVE): state[name] for name in live},
         "optimizer": optimisers[0],
         "ema": {"shadow_params": [state[name] for name in averages], "num_updates": step},
         "step": step,
@@ -341,24 +333,13 @@ def _from_lightning(content: Mapping[str, Any], net: nn.Module) -> dict[str, Any
 def _model(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     theirs = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
     own = net.state_dict()
-    for name, tensor in own.items():
-        if name not in theirs:
-            raise Mismatch(
-                f"it has no tensor '{name}', which is {_shape(tensor)} in the recipe's network"
-            )
-        _require_alike(f"tensor '{name}'", theirs[name], tensor)
-    unknown = next((name for name in theirs if name not in own), None)
-    if unknown is not None:
-        raise Mismatch(
-            f"its tensor '{unknown}', {_shape(theirs[unknown])}, is not in the recipe's network"
-        )
+    for name in dict.fromkeys((*own, *theirs)):
+        _require_alike(f"tensor '{name}'", theirs.get(name), own.get(name))
     return {name: theirs[name].to(tensor.dtype) for name, tensor in own.items()}
 
 
 def _ema(state: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
-    trainable = {
-        name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad
-    }
+    trainable = _trainable(net)
     averages = list(state["shadow_params"])
     for (name, parameter), average in zip(trainable.items(), averages, strict=False):
         _require_alike(f"the average of '{name}'", average, parameter)
@@ -371,24 +352,28 @@ def _ema(state: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
     return {"updates": updates, "average": dict(zip(trainable, averages, strict=True))}
 
 
+def _trainable(net: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a network that are trained, by name."""
+    return {name: tensor for name, tensor in net.named_parameters() if tensor.requires_grad}
+
+
 def _optimiser(state: Mapping[str, Any], spec: OptimSpec, net: nn.Module) -> dict[str, Any]:
     """The state of our optimiser: moments by the numbers that it gives to parameters."""
-    named = list(net.named_parameters())
+    parameters = dict(net.named_parameters())
     indices = [index for group in state["param_groups"] for index in group["params"]]
     by_index: dict[int, dict[str, Tensor]] = optim.portable(dict(state))["state"]
-    moments: dict[int, dict[str, Tensor]] = {}
     # A file has the moments of all parameters, or of those that are trained.
-    numbers = [number for number, (_, parameter) in enumerate(named) if parameter.requires_grad]
-    if len(indices) == len(named):
-        numbers = list(range(len(named)))
-    if len(indices) != len(numbers):
+    with_moments = parameters if len(indices) == len(parameters) else _trainable(net)
+    if len(indices) != len(with_moments):
         raise Mismatch(
-            f"its optimiser has {len(indices)} parameters, the recipe's network has {len(named)}"
+            f"its optimiser has {len(indices)} parameters, the recipe's network has "
+            f"{len(parameters)}"
         )
-    for index, number in zip(indices, numbers, strict=True):
+    numbers = {name: number for number, name in enumerate(parameters)}
+    moments = {}
+    for index, name in zip(indices, with_moments, strict=True):
         if index in by_index:
-            name, parameter = named[number]
-            moments[number] = _moments(by_index[index], spec, name, parameter)
+            moments[numbers[name]] = _moments(by_index[index], spec, name, parameters[name])
     groups = optim.build(spec, net.parameters()).state_dict()["param_groups"]
     return {"state": moments, "param_groups": groups}
 
@@ -415,16 +400,6 @@ def _count(value: Any, what: str) -> int:
     return count
 
 
-def _require_alike(what: str, theirs: Any, own: Tensor) -> None:
-    if not isinstance(theirs, Tensor) or theirs.layout != torch.strided:
-        raise Mismatch(f"{what} is not a plain tensor")
-    if theirs.is_floating_point() != own.is_floating_point():
-        raise Mismatch(f"{what} holds {theirs.dtype}, not {own.dtype}")
-    if theirs.shape != own.shape:
-        raise Mismatch(f"{what} is {_shape(theirs)}, but {_shape(own)} in the recipe's network")
-
-
-def _shape(tensor: Any) -> str:
-    if not isinstance(tensor, Tensor):
-        return f"a {type(tensor).__name__}"
-    return "x".join(map(str, tensor.shape)) or "a scalar"
+def _require_alike(what: str, theirs: Any, own: Tensor | None) -> None:
+    if _kind(theirs) != _kind(own):
+        raise Mismatch(f"{what} is {_kind(theirs)}, but {_kind(own)} in the recipe's network")

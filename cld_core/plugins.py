@@ -34,7 +34,7 @@ _CLASSES = {"metrics": "cld_core.metrics.Metric", "rows": "cld_core.metrics.RowK
 class Variant:
     """A spec (a frozen dataclass) and its implementation: an object, or "module:attribute"."""
 
-    spec: type
+    spec: Any
     implementation: str | Callable[..., Any]
 
 
@@ -48,9 +48,6 @@ _IMPORTED: dict[str, list[tuple[str, str, Any]]] = {}
 _OWNERS: dict[tuple[str, str], str] = {}
 # The beginning of the names of modules that are made of files.
 _PREFIX = "cld_plugin_"
-_FIX = (
-    "Give the path of a Python file, or a module that is installed; two as 'plugins=[a.py, b.py]'."
-)
 # The pages in docs/howto about entries of a table, if they are not called own-SECTION.
 _PAGES = {
     "data": "own-density",
@@ -178,12 +175,15 @@ def _imported(plugin: str, place: str) -> list[tuple[str, str, Any]]:
             raise RecipeError(f"{place}: plug-in {one_line(plugin)}: {error}") from error
         except (Exception, SystemExit) as error:  # user code may raise anything
             reason = one_line(f"{type(error).__name__}: {error}", 300)
-            where = raised_in(error)
-            if where is None and isinstance(error, SyntaxError):
-                where = f"{error.filename}:{error.lineno}"
-            fix = _FIX if where is None else f"Correct {one_line(where)}."
+            if (where := raised_in(error)) is not None:
+                raise RecipeError(
+                    f"{place}: plug-in {one_line(plugin)!r} cannot be imported: {reason}. "
+                    f"Correct {one_line(where)}."
+                ) from error
             raise RecipeError(
-                f"{place}: plug-in {one_line(plugin)!r} cannot be imported: {reason}. {fix}"
+                f"{place}: plug-in {one_line(plugin)!r} cannot be imported: {reason}. Give the "
+                "path of a Python file, or a module that is installed; two as "
+                "'plugins=[a.py, b.py]'."
             ) from error
     return _IMPORTED.setdefault(name, _REGISTERED[before:])
 
@@ -235,7 +235,7 @@ def trial(key: str, name: str) -> Iterator[None]:
 
 def raised_in(error: BaseException) -> str | None:
     """The innermost FILE:LINE of a plug-in in the traceback of an error; None if there is none."""
-    found = None
+    found = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else None
     for frame, line in traceback.walk_tb(error.__traceback__):
         name = str(frame.f_globals.get("__name__"))
         if name.startswith(_PREFIX) or any(

@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from cld_core.sanitize import has_control
 
-from .keys import Problem, entries, key
+from .keys import Problem, entries, key, spec_class
 
 # sbatch reads a backslash as an escape even between quotes, which would move the end of a text.
 _MISREAD = re.compile(r"""['"\\]""")
@@ -23,7 +22,7 @@ _DIRECTIVE = re.compile(r"\s*#(SBATCH|PBS|BSUB)")
 _TAKES_OVER = re.compile(r"\s*(exec|trap)\b")
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ClusterSpec:
     nodes: int = key(1, "number of machines", ge=1, le=100_000)
     gpus_per_node: int = key(0, "GPUs per machine; 0: CPU only", ge=0, le=1024)
@@ -98,8 +97,7 @@ class ClusterSpec:
         for name in entries(ClusterSpec):
             value = getattr(self, name)
             for text in value if isinstance(value, tuple) else (value,):
-                problem = _problem(name, text) if isinstance(text, str) else None
-                if problem is not None:
+                if isinstance(text, str) and (problem := _problem(name, text)):
                     yield name, name, f"cannot be {text!r}: {problem}."
 
 

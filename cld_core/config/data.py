@@ -1,12 +1,11 @@
 """The `data` section: toy densities, prepared sets of images, and arrays."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from cld_core.plugins import is_shipped
 
-from .keys import Problem, key
+from .keys import Problem, Shape, key, spec_class
 
 _PATH = "folder of the prepared data; absolute in a run folder"
 # Among the shipped toy densities; a plug-in declares whether its own have labels.
@@ -14,7 +13,7 @@ TOYS_WITHOUT_LABELS = ("gaussian",)
 _LABELS = "condition the network on the class of each example; the data say which classes there are"
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ToyDataSpec:
     """A toy density on the plane."""
 
@@ -22,21 +21,17 @@ class ToyDataSpec:
     labels: bool = key(False, _LABELS)
 
     @property
-    def shape(self) -> tuple[int, ...] | None:
-        """Of one example; None where only the data know it."""
+    def shape(self) -> Shape | None:
+        """The shape of an example; None if only the data determine it."""
         return (2,) if is_shipped("data", self.name) else None
 
-    def problems(self) -> Iterator[Problem]:
-        """Pairs of keys of this section that do not go together."""
-        if self.labels and self.name in TOYS_WITHOUT_LABELS:
-            yield (
-                "labels",
-                "name",
-                f"cannot be true with data.name={self.name}, which has none. Set it to false.",
-            )
+    @property
+    def has_labels(self) -> bool:
+        """Whether its examples may have labels."""
+        return self.name not in TOYS_WITHOUT_LABELS
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class StoredDataSpec:
     """Examples in files, each with its number, in a training set and a test set."""
 
@@ -50,12 +45,12 @@ class StoredDataSpec:
     labels: bool = key(False, _LABELS)
 
     @property
-    def shape(self) -> tuple[int, ...] | None:
-        """Of one example; None where only the data know it."""
+    def shape(self) -> Shape | None:
+        """The shape of an example; None if only the data determine it."""
         return None
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ArraysSpec(StoredDataSpec):
     """Arrays of numbers: vectors (d), curves (C, L) or pictures and fields (C, H, W)."""
 
@@ -79,7 +74,7 @@ class ArraysSpec(StoredDataSpec):
     flip: bool = key(False, "mirror training examples (C, H, W) at random, left to right")
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ImageDataSpec(StoredDataSpec):
     """A prepared set of images. A set of fixed size derives from it and sets ``own_pixels``.
 
@@ -104,8 +99,8 @@ class ImageDataSpec(StoredDataSpec):
     )
 
     @property
-    def shape(self) -> tuple[int, ...] | None:
-        """Of one image; None where only the prepared images know it."""
+    def shape(self) -> Shape | None:
+        """The shape of an image; None if only the prepared images determine it."""
         channels = self.channels or (None if self.own_pixels is None else 3)
         if channels is None or self.pixels is None:
             return None
@@ -118,12 +113,6 @@ class ImageDataSpec(StoredDataSpec):
 
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
-        if self.labels and not self.has_labels:
-            yield (
-                "labels",
-                "name",
-                f"cannot be true with data.name={self.name}, which has none. Set it to false.",
-            )
         if self.own_pixels is not None and self.size not in (None, self.own_pixels):
             yield (
                 "size",
@@ -133,28 +122,28 @@ class ImageDataSpec(StoredDataSpec):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class Cifar10Spec(ImageDataSpec):
-    own_pixels: ClassVar[int | None] = 32
-    preparation: ClassVar[str] = "cld_core.data.cifar10:plan_cifar10"
+    own_pixels = 32
+    preparation = "cld_core.data.cifar10:plan_cifar10"
 
     name: str = key("cifar10", "CIFAR-10")
     path: str = key("data/cifar10", _PATH, is_path=True)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class CelebaHq256Spec(ImageDataSpec):
-    own_pixels: ClassVar[int | None] = 256
-    preparation: ClassVar[str] = "cld_core.data.celebahq:plan_celebahq"
-    has_labels: ClassVar[bool] = False
+    own_pixels = 256
+    preparation = "cld_core.data.celebahq:plan_celebahq"
+    has_labels = False
 
     name: str = key("celebahq256", "CelebA-HQ at 256 x 256 pixels")
     path: str = key("data/celebahq256", _PATH, is_path=True)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class IdxSpec(ImageDataSpec):
-    preparation: ClassVar[str] = "cld_core.data.idx:plan_idx"
+    preparation = "cld_core.data.idx:plan_idx"
 
     name: str = key("idx", "MNIST, Fashion-MNIST and others in idx files")
     path: str = key("data/idx", _PATH, is_path=True)

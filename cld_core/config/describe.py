@@ -14,10 +14,11 @@ from cld_core.sanitize import one_line
 from .keys import Entry, entries
 from .loader import (
     COMMAND_LINE,
+    Assembly,
     file_layers,
+    layers_with_profile,
     literal,
     load,
-    load_with_places,
     to_yaml,
     to_yaml_line,
 )
@@ -164,8 +165,11 @@ def from_base(
     Raises:
         RecipeError: as `load`.
     """
-    recipe, where = load_with_places(path, overrides, profile)
-    for layer in file_layers(path):
+    layers = file_layers(path)
+    assembly = Assembly(path)
+    recipe = assembly.recipe(layers_with_profile(layers, profile), overrides)
+    where = assembly.where
+    for layer in layers:
         with suppress(RecipeError):
             base = layer.path or path
             before = leaves(load(base).to_dict())

@@ -1,9 +1,8 @@
 """The `eval` section: the settings of each metric."""
 
-from dataclasses import dataclass
 from typing import Literal
 
-from .keys import key, section
+from .keys import key, section, spec_class
 
 INCEPTION = "inception-v3-compat"
 # Inception of 2015-12-05, the extractor of published FIDs, and the SHA-256 of its weights.
@@ -14,7 +13,7 @@ WEIGHTS_URL = (
 PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ElboSpec:
     velocities: int = key(1, "draws of the initial velocity for each example", ge=1, le=10_000)
     probes: int = key(1, "probes of the trace for each draw", ge=1, le=10_000)
@@ -31,12 +30,12 @@ class ElboSpec:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class LossSpec:
     draws: int = key(1, "draws of time and noise for each test point", ge=1, le=10_000)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class FidSpec:
     """The features of images that FID, KID, Inception Score and precision/recall share."""
 
@@ -56,18 +55,18 @@ class FidSpec:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class KidSpec:
     subsets: int = key(100, "random subsets over which the distance is averaged", ge=1, le=100_000)
     subset_size: int = key(1000, "images in a subset", ge=2, le=100_000)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class IscSpec:
     splits: int = key(10, "parts of the samples over which the score is averaged", ge=1, le=1000)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class PrcSpec:
     neighbours: int = key(
         3,
@@ -77,13 +76,13 @@ class PrcSpec:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class W2Spec:
     directions: int = key(64, "directions that samples are projected on", ge=1, le=10_000)
     sets: int = key(4, "sets of true samples over which the distance is averaged", ge=2, le=100)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class FlowSpec:
     samples: int = key(
         1000, "samples that are compared, at most eval.samples", ge=2, le=100_000_000
@@ -92,7 +91,7 @@ class FlowSpec:
     atol: float = key(1e-6, "absolute tolerance of the solver that follows the flow", gt=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class EvalSpec:
     samples: int = key(2000, "samples to draw", ge=2, le=100_000_000)
     points: int | None = key(

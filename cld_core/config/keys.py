@@ -1,7 +1,6 @@
 """The keys of a recipe: their defaults, bounds, types and descriptions.
 
-A spec is a frozen dataclass whose fields are made by `key`, `other_default` and `section`, and read
-by `entries`.
+A spec is a frozen dataclass whose fields are made by `key` and `section`, and read by `entries`.
 """
 
 import dataclasses
@@ -10,10 +9,10 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 from cld_core.errors import RecipeError
 from cld_core.sanitize import is_control
@@ -21,6 +20,11 @@ from cld_core.sanitize import is_control
 # A key, another one that it does not go with (or itself), and the rest of the sentence that begins
 # with the first: the mistake and its fix.
 Problem = tuple[str, str, str]
+
+# Of an example: (d), (C, L) or (C, H, W).
+Shape = tuple[int, ...]
+# Values by name, nested or by dotted key.
+Values = Mapping[str, Any]
 
 WRONG = object()
 # Whole numbers have 64 bits wherever they are used.
@@ -35,7 +39,24 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, float], bool]]] = {
     "lt": ("<", operator.lt),
     "le": ("<=", operator.le),
 }
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+
+
+Spec = TypeVar("Spec")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def spec_class(cls: type[Spec]) -> type[Spec]:
+    """The decorator of specs: frozen dataclasses, which are made with keyword arguments.
+
+    A key of a base class may have another default: ``eta: float = 1.0``.
+    """
+    inherited = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    for base in inherited:
+        default = vars(cls).get(base.name, base)
+        if not isinstance(default, dataclasses.Field):
+            setattr(cls, base.name, field(default=default, metadata=base.metadata))
+    return dataclass(frozen=True, kw_only=True)(cls)
 
 
 def key(default: Any, doc: str, *, is_path: bool = False, **bounds: float) -> Any:
@@ -51,11 +72,6 @@ def key(default: Any, doc: str, *, is_path: bool = False, **bounds: float) -> An
         )
     metadata = {"doc": doc, "is_path": is_path, "bounds": tuple(bounds.items())}
     return field(default=default, metadata=metadata)
-
-
-def other_default(spec: Any, name: str, default: Any) -> Any:
-    """A key that ``spec`` has too, with another default."""
-    return field(default=default, metadata=spec.__dataclass_fields__[name].metadata)
 
 
 def section(spec: type, doc: str) -> Any:
@@ -90,11 +106,9 @@ class Entry:
     @property
     def expects(self) -> str:
         """The values that it takes, in words, with their bounds."""
-        options = typing.get_args(self.hint)
-        is_optional = type(None) in options
-        base: Any = self.hint
-        if is_optional:
-            base = next((option for option in options if option is not type(None)), None)
+        types_of_union = typing.get_args(self.hint)
+        is_optional = type(None) in types_of_union
+        base: Any = types_of_union[0] if is_optional else self.hint
         if literals := _literals(self.hint):
             text = f"one of {', '.join(literals)}"
         elif typing.get_origin(base) is tuple:
@@ -165,8 +179,10 @@ def convert(value: Any, hint: Any, keep: str = "") -> Any:
     if hint is Any:
         return tuple(value) if isinstance(value, list) else value
     if origin in (typing.Union, types.UnionType):
-        tries = [convert(value, option, keep) for option in typing.get_args(hint)]
-        return next((converted for converted in tries if converted is not WRONG), WRONG)
+        for option in typing.get_args(hint):
+            if (converted := convert(value, option, keep)) is not WRONG:
+                return converted
+        return WRONG
     if hint is type(None):
         return None if value is None else WRONG
     if origin is Literal:
@@ -212,6 +228,12 @@ def _literals(hint: Any) -> list[str]:
     if typing.get_origin(hint) is Literal:
         return [_YAML_WORDS.get(str(value), str(value)) for value in typing.get_args(hint)]
     return [literal for option in typing.get_args(hint) for literal in _literals(option)]
+
+
+def listed(words: Sequence[str], most: int = 6, separator: str = ", ") -> str:
+    """Words in messages; of more than ``most``, only how many others there are."""
+    others = f" and {len(words) - most} more" if len(words) > most else ""
+    return separator.join(words[:most]) + others
 
 
 def shown(value: Any) -> str:

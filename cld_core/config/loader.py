@@ -9,8 +9,8 @@ recipes have no references.
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +24,7 @@ from cld_core.sanitize import one_line, printable
 
 from . import shipped
 from .eval import ElboSpec
-from .keys import MAX_INT, WRONG, Entry, absolute, convert, entries, is_text, shown
+from .keys import WRONG, Entry, Values, absolute, convert, entries, is_text, shown
 from .registry import SECTIONS, SELECTORS, default_specs, known, refusal, spec_of, specs_of
 from .sampling import SamplingSpec
 from .schema import Recipe, leaves, problems, walk
@@ -84,7 +84,7 @@ class Layer:
     """
 
     source: str
-    keys: Mapping[str, Any]
+    keys: Values
     lines: Mapping[str, int] = field(default_factory=dict)
     path: Path | None = None
 
@@ -117,25 +117,8 @@ def load(
         RecipeError: the file cannot be read, or a key or value is wrong. Names file, line and the
             nearest key.
     """
-    return load_with_places(path, overrides, profile, with_plugins=with_plugins)[0]
-
-
-def load_with_places(
-    path: str | Path,
-    overrides: Sequence[str] = (),
-    profile: Path | None = None,
-    *,
-    with_plugins: bool = True,
-) -> tuple[Recipe, dict[str, str]]:
-    """As `load`, with the place that set each dotted key: a file and line, or the command line.
-
-    The key "" has the place of the recipe itself.
-    """
-    layers = file_layers(Path(path))
-    if profile is not None:
-        layers.append(_profile(profile))
-    assembly = _Assembly(Path(path), with_plugins=with_plugins)
-    return assembly.recipe(layers, _in_order(overrides)), assembly.where
+    layers = layers_with_profile(file_layers(Path(path)), profile)
+    return Assembly(Path(path), with_plugins=with_plugins).recipe(layers, overrides)
 
 
 def load_frozen(
@@ -151,11 +134,11 @@ def load_frozen(
         RecipeError: the file cannot be read, or a key or value is wrong.
     """
     layer = read(Path(path), follow=False)
-    return _Assembly(Path(path), with_plugins=with_plugins, frozen=True).recipe([layer], overrides)
+    return Assembly(Path(path), with_plugins=with_plugins, frozen=True).recipe([layer], overrides)
 
 
 def with_overrides(
-    recipe: Recipe, overrides: Sequence[str], source: str = "recipe", idle: Collection[str] = ()
+    recipe: Recipe, overrides: Sequence[str], source: str = "recipe", optional: Collection[str] = ()
 ) -> Recipe:
     """``recipe`` with dotted assignments applied, and checked again.
 
@@ -163,15 +146,15 @@ def with_overrides(
 
     Args:
         source: the name of the recipe in messages.
-        idle: keys whose overrides are ignored if the chosen variant lacks them, such as the axes of
-            a sweep.
+        optional: keys whose overrides are ignored if the chosen variant lacks them, such as the
+            axes of a sweep.
     """
     with_plugins = any(text.startswith("plugins=") for text in overrides)
-    assembly = _Assembly(Path(source), idle, with_plugins=with_plugins)
-    return assembly.recipe([Layer(source, literal(recipe.to_dict()))], _in_order(overrides))
+    assembly = Assembly(Path(source), optional, with_plugins=with_plugins)
+    return assembly.recipe([Layer(source, literal(recipe.to_dict()))], overrides)
 
 
-def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = False) -> Recipe:
+def from_dict(tree: Values, source: str, *, with_plugins: bool = False) -> Recipe:
     """The recipe whose `Recipe.to_dict` is ``tree``, checked; ``source`` is its name in messages.
 
     Raises:
@@ -182,13 +165,11 @@ def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = Fals
         raise RecipeError(
             f"{source}: a recipe is a mapping of sections, not {shown(content)}. Use another file."
         )
-    assembly = _Assembly(Path(source), with_plugins=with_plugins, frozen=True)
+    assembly = Assembly(Path(source), with_plugins=with_plugins, frozen=True)
     return assembly.recipe([Layer(source, content)], ())
 
 
-def from_arguments(
-    name: str, keys: Mapping[str, Any], arguments: Mapping[str, Any], caller: str
-) -> Recipe:
+def from_arguments(name: str, keys: Values, arguments: Values, caller: str) -> Recipe:
     """The recipe of nested keys, overridden by arguments of the function ``caller``.
 
     Plug-ins are imported.
@@ -199,13 +180,13 @@ def from_arguments(
     Raises:
         RecipeError: a key or value is wrong; names it.
     """
-    in_order = sorted(arguments.items(), key=lambda item: not _chooses(*item))
+    in_order = sorted(arguments.items(), key=lambda argument: not _chooses(*argument))
     trees = [keys, *(_nested({key: _plain(value)}) for key, value in in_order)]
     layers = [Layer(caller, literal(tree)) for tree in trees]
-    return _Assembly(Path(name), frozen=True).recipe(layers, ())
+    return Assembly(Path(name), frozen=True).recipe(layers, ())
 
 
-def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> SamplingSpec:
+def sampling_spec(recipe: Recipe, arguments: Values, caller: str) -> SamplingSpec:
     """The `sampling` section of a recipe, changed by the arguments that are not None.
 
     Another method keeps the keys that every method has, and nfe. Errors name the function
@@ -215,45 +196,40 @@ def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> 
         RecipeError: there is no such argument with the method, its value is wrong, or it does not
             go with another.
     """
-    with _changed(recipe, "sampling", arguments, caller) as changed:
-        if changed is not recipe:
-            changed.sampling.require_usable()
-        return changed.sampling
+    return _changed(recipe, "sampling", arguments, caller).sampling
 
 
-def elbo_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> ElboSpec:
+def elbo_spec(recipe: Recipe, arguments: Values, caller: str) -> ElboSpec:
     """The `eval.elbo` section of a recipe, changed by arguments; as `sampling_spec`.
 
     Its ``eps`` is at least `objective.loss_eps`: the network has seen no smaller t.
     """
-    with _changed(recipe, "eval.elbo", arguments, caller) as changed:
-        spec = changed.eval.elbo
+    spec = _changed(recipe, "eval.elbo", arguments, caller).eval.elbo
     return replace(spec, eps=max(spec.eps, recipe.objective.loss_eps))
 
 
-@contextmanager
-def _changed(
-    recipe: Recipe, section: str, arguments: Mapping[str, Any], caller: str
-) -> Iterator[Recipe]:
-    """The recipe with arguments set in a section; errors in the block are rewritten for a caller.
+def _changed(recipe: Recipe, section: str, arguments: Values, caller: str) -> Recipe:
+    """The recipe with arguments set in a section.
 
-    In messages, sampling.corrector=true becomes corrector=True.
+    Errors name the function and its arguments: sampling.corrector=true becomes corrector=True.
     """
     values = {name: _plain(value) for name, value in arguments.items() if value is not None}
+    if not values:
+        return recipe
+    layers = [
+        Layer("recipe", literal(recipe.to_dict())),
+        Layer(caller, _nested({section: literal(values)})),
+    ]
+    assembly = Assembly(Path("recipe"), with_plugins=False, frozen=True)
     try:
-        if values:
-            layers = [
-                Layer("recipe", literal(recipe.to_dict())),
-                Layer(caller, _nested({section: literal(values)})),
-            ]
-            assembly = _Assembly(Path("recipe"), with_plugins=False, frozen=True)
-            recipe = assembly.recipe(layers, ())
-        yield recipe
+        changed = assembly.recipe(layers, ())
+        if section == "sampling":
+            changed.sampling.require_usable()
+        return changed
     except RecipeError as error:
         message = re.sub(rf"\b{re.escape(section)}\.(?=\w)", "", str(error))
         message = re.sub(r"=(true|false)\b", lambda found: f"={found[1].title()}", message)
-        prefix = "" if message.startswith(caller) else f"{caller}: "
-        raise RecipeError(f"{prefix}{message}") from error
+        raise RecipeError(f"{caller}: {message.removeprefix(f'{caller}: ')}") from error
 
 
 def whole_number(value: Any, name: str, least: int, caller: str) -> int:
@@ -264,9 +240,9 @@ def whole_number(value: Any, name: str, least: int, caller: str) -> int:
     """
     count = convert(_plain(value), int)
     if count is WRONG or count < least:
-        limit = f" and at most {MAX_INT}" if isinstance(value, int) and value > MAX_INT else ""
         raise RecipeError(
-            f"{caller}: {name}={shown(value)}: expected a whole number of at least {least}{limit}."
+            f"{caller}: {name}={shown(value)}: expected a whole number, at least {least} and below "
+            "2**63."
         )
     return int(count)
 
@@ -285,7 +261,7 @@ def path_of(value: Any, name: str, caller: str) -> Path:
         reason = one_line(getattr(error, "strerror", None) or error)
         raise RecipeError(
             f"{caller}: {name}={shown(value)} is not a path ({reason}). "
-            "Pass the path of a file or folder, as a text or a pathlib.Path."
+            "Pass the path of a file or folder, as a string or a pathlib.Path."
         ) from error
     return found
 
@@ -308,11 +284,11 @@ def override(text: str) -> tuple[str, Any]:
             "Write KEY=VALUE, for example train.steps=1000."
         )
     section, _, last = name.rpartition(".")
-    fix = f"Quote it: '{name}=\"...\"'"
-    content, _ = parse(f"{last}: {value}", COMMAND_LINE, section, fix)
+    content, _ = parse(f"{last}: {value}", COMMAND_LINE, section, f"Quote it: '{name}=\"...\"'")
     if list(content) != [last]:
         raise RecipeError(
-            f"{COMMAND_LINE}: the value of {shown(text)} is not YAML on one line. {fix}."
+            f"{COMMAND_LINE}: the value of {shown(text)} is not YAML on one line. "
+            f"Quote it: '{name}=\"...\"'."
         )
     return name, content[last]
 
@@ -325,14 +301,14 @@ def anchored_overrides(overrides: Sequence[str], recipe: Recipe, folder: Path) -
         folder: the folder that relative paths are taken from, as in `Recipe.anchored`.
     """
     values = leaves(recipe.anchored(folder).to_dict())
-    settled = []
+    anchored = []
     for text in overrides:
-        name, typed = override(text)
-        for key, value in leaves({name: typed}).items():
+        name, content = override(text)
+        for key, value in leaves({name: content}).items():
             if key in values:
-                stays = key == name and value == values[key]
-                settled.append(text if stays else f"{key}={to_yaml_line(literal(values[key]))}")
-    return _in_order(settled)
+                is_same = key == name and value == values[key]
+                anchored.append(text if is_same else f"{key}={to_yaml_line(literal(values[key]))}")
+    return _in_order(anchored)
 
 
 def as_overrides(profile: Path) -> tuple[str, ...]:
@@ -422,37 +398,21 @@ def parse(
         RecipeError: it is not YAML, nested too deeply, too long with its aliases, or has a value
             that no recipe can have.
     """
+    content = _Content(source, has_lines=section is None)
     try:
-        content = _Content(_Loader(text))
+        content.loader = _Loader(text)
         node = content.loader.get_single_node()
         if node is None:
             return None, content.lines
         return content.value(node, section or "", 0), content.lines
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        if mark is not None and section is None:
-            source = f"{source}, line {mark.line + 1}"
-        if isinstance(error, _Refused):
-            raise RecipeError(f"{source}: {problem}.") from error
-        raise RecipeError(f"{source}: not valid YAML ({problem}). {fix}.") from error
+        where = content.place(getattr(error, "problem_mark", None))
+        raise RecipeError(f"{where}: not valid YAML ({problem}). {fix}.") from error
     except RecursionError as error:
         raise RecipeError(
             f"{source}: values are nested too deeply. A recipe has three levels."
         ) from error
-
-
-class _Refused(yaml.MarkedYAMLError):  # type: ignore[misc] # PyYAML has no types
-    """Valid YAML that a recipe cannot have.
-
-    Args:
-        path: the dotted key whose value it is in.
-        problem: the rest of the sentence that begins with this key.
-    """
-
-    def __init__(self, node: yaml.Node, path: str, problem: str) -> None:
-        subject = f"'{path.partition('[')[0]}'" if path else "the recipe"
-        super().__init__(problem=f"{subject} {problem}", problem_mark=node.start_mark)
 
 
 @dataclass
@@ -460,30 +420,50 @@ class _Content:
     """Turns YAML nodes into plain values, and notes the line of each key.
 
     Refuses YAML that is valid and never intended, such as tags and numbers in base 60.
+
+    Attributes:
+        source: the name of the document in messages.
+        has_lines: whether messages name lines.
+        values: the number of values so far.
     """
 
-    loader: _Loader
+    source: str
+    has_lines: bool
+    loader: _Loader = field(init=False)
     lines: dict[str, int] = field(default_factory=dict)
     values: int = 0
+
+    def place(self, mark: yaml.Mark | None) -> str:
+        """The document, with the line of a mark, for messages."""
+        if mark is None or not self.has_lines:
+            return self.source
+        return f"{self.source}, line {mark.line + 1}"
+
+    def refuse(self, node: yaml.Node, path: str, problem: str) -> NoReturn:
+        """Refuse a node at the dotted key ``path``: ``problem`` ends the sentence about the key."""
+        place = self.place(node.start_mark)
+        if not path:
+            raise RecipeError(f"{place}: the recipe {problem}.")
+        raise RecipeError(f"{place}: '{path.partition('[')[0]}' {problem}.")
 
     def value(self, node: yaml.Node, path: str, depth: int) -> Any:
         """The value of ``node``, at the dotted key ``path``."""
         self.values += 1
         if depth > MAX_DEPTH:
-            raise _Refused(
+            self.refuse(
                 node,
                 path,
                 f"is nested more than {MAX_DEPTH} levels deep, aliases included. "
                 "Write plain values",
             )
         if self.values > MAX_VALUES:
-            raise _Refused(
+            self.refuse(
                 node,
                 path,
                 f"has more than {MAX_VALUES} values, aliases included. Write plain values",
             )
         if node.tag not in _KINDS:
-            raise _Refused(
+            self.refuse(
                 node,
                 path,
                 f"has the YAML tag {shown(node.tag)}. Write a plain value, or quote it",
@@ -501,16 +481,16 @@ class _Content:
         values = {}
         for key, value in node.value:
             if key.tag != _TEXT or not _NAME.fullmatch(key.value):
-                other = shown(key.value if isinstance(key, yaml.ScalarNode) else key.tag)
-                raise _Refused(
+                name = key.value if isinstance(key, yaml.ScalarNode) else key.tag
+                self.refuse(
                     key,
                     path,
-                    f"has no key {other}. "
+                    f"has no key {shown(name)}. "
                     "Write the name of a key, nested as in `train: {steps: 9}`",
                 )
             inner = f"{path}.{key.value}" if path else key.value
             if inner in self.lines:
-                raise _Refused(
+                self.refuse(
                     key, inner, f"is given twice, first on line {self.lines[inner]}. Remove one"
                 )
             self.lines[inner] = key.start_mark.line + 1
@@ -521,7 +501,7 @@ class _Content:
         """The value of a node that is not a text: a number, true, false or null."""
         if node.tag.endswith((":int", ":float")) and _OLD_NUMBER.search(node.value):
             # YAML 1.1 reads numbers in base 60 (1:30 is 90) and 8 (0123 is 83).
-            raise _Refused(
+            self.refuse(
                 node,
                 path,
                 f"cannot be {node.value}, which YAML reads as another number. "
@@ -529,12 +509,13 @@ class _Content:
             )
         try:
             return self.loader.construct_object(node)
-        except (ValueError, LookupError, OverflowError) as error:
-            raise _Refused(
+        except (ValueError, LookupError, OverflowError):
+            self.refuse(
                 node,
                 path,
-                f"cannot be {shown(node.value)}, which is not a number. Write one, or quote it",
-            ) from error
+                f"cannot be {shown(node.value)}, which is not a number. Write a number, or quote "
+                "the value",
+            )
 
 
 def read(path: Path, *, follow: bool = True) -> Layer:
@@ -622,22 +603,17 @@ def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
         raise RecipeError(
             f"{place}: recipes extend each other in a circle: {circle}. Remove one `extends`."
         )
-    try:
-        return [*file_layers(file, chain), layer]
-    except RecipeError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise
-        missing = printed(file)
-        if not shipped.is_path(parent):
-            places = f"{printed(path.parent)}, {shipped.OWN} or {shipped.folder()}"
-            missing = f"{parent}.yaml in {places}"
+    if not os.path.exists(file):
         recipes = shipped.recipes()
         fix = did_you_mean(Path(parent).stem, recipes)
-        if not fix:
-            fix = f" Correct the name in 'extends'; recipes: {', '.join(recipes)}."
+        fix = fix or f" Correct the name in 'extends'; recipes: {', '.join(recipes)}."
+        if shipped.is_path(parent):
+            raise RecipeError(f"{place}: extends '{parent}', but there is no {printed(file)}.{fix}")
         raise RecipeError(
-            f"{place}: extends '{parent}', but there is no {missing}.{fix}"
-        ) from error
+            f"{place}: extends '{parent}', but there is no {parent}.yaml in "
+            f"{printed(path.parent)}, {shipped.OWN} or {shipped.folder()}.{fix}"
+        )
+    return [*file_layers(file, chain), layer]
 
 
 def _profile(path: Path) -> Layer:
@@ -651,6 +627,11 @@ def _profile(path: Path) -> Layer:
     return replace(layer, source=f"profile {layer.source}")
 
 
+def layers_with_profile(layers: list[Layer], profile: Path | None) -> list[Layer]:
+    """The layers of a recipe, and that of a profile if there is one."""
+    return layers if profile is None else [*layers, _profile(profile)]
+
+
 def origin(key: str, where: Mapping[str, str]) -> str:
     """The place that set ``key``, or the nearest section above it that was set."""
     while key and key not in where:
@@ -659,15 +640,16 @@ def origin(key: str, where: Mapping[str, str]) -> str:
 
 
 @dataclass
-class _Assembly:
+class Assembly:
     """Merges layers into a recipe.
 
     Attributes:
         path: the recipe file; its stem is the default name of the recipe.
-        idle: keys whose overrides are ignored if the chosen variant lacks them.
+        optional: keys whose overrides are ignored if the chosen variant lacks them.
         with_plugins: whether plug-ins are imported.
         frozen: whether the layers have no references.
-        where: for each dotted key, the place that set it.
+        where: for each dotted key, the place that set it: a file and line, or the command line;
+            for "", the place of the recipe itself.
         specs: of the sections with variants, as chosen by the layers so far.
         known: the keys that a recipe with these specs can have.
         values: by dotted key, those of the merged layers so far; a choice of another variant drops
@@ -677,7 +659,7 @@ class _Assembly:
     """
 
     path: Path
-    idle: Collection[str] = ()
+    optional: Collection[str] = ()
     with_plugins: bool = True
     frozen: bool = False
     where: dict[str, str] = field(default_factory=dict)
@@ -694,13 +676,14 @@ class _Assembly:
             RecipeError: a key or value is wrong; names its place.
         """
         self.where[""] = printed(self.path)
-        names = [text.partition("=")[0] for text in overrides]
-        changes = [_layer_of_override(text) for text in overrides]
+        in_order = _in_order(overrides)
+        changes = [_layer_of_override(text) for text in in_order]
         self._find_plugins([*layers, *changes])
         for layer in layers:
             self._add(layer)
-        for name, layer in zip(names, changes, strict=True):
-            if name not in self.idle or name in self.known:
+        for text, layer in zip(in_order, changes, strict=True):
+            name = text.partition("=")[0]
+            if name not in self.optional or name in self.known:
                 self._add(layer)
         values = {"name": self.path.stem, **self._resolved()}
         built: Recipe = self._build(Recipe, "", values)
@@ -739,7 +722,7 @@ class _Assembly:
                 self._check_references(path, value)
                 self.values[path] = value
 
-    def _choose(self, section: str, node: Mapping[str, Any]) -> None:
+    def _choose(self, section: str, node: Values) -> None:
         """Drop keys of earlier layers that the chosen variant of a section does not keep."""
         variants = SECTIONS[section]
         name = node[variants.key]
@@ -802,7 +785,9 @@ class _Assembly:
                 f"has ${{{name}}}, but {name} {reason} in the recipe. Check the ${{...}} in it.",
             )
         if isinstance(target, list) and _REFERENCE.fullmatch(text) is None:
-            self._refuse(key, f"has ${{{name}}}, a list, within a text. Write the reference alone.")
+            self._refuse(
+                key, f"has ${{{name}}}, a list, within a string. Write the reference alone."
+            )
         if any(map(_references, _texts(target))):
             self._refuse(
                 key,
@@ -811,10 +796,10 @@ class _Assembly:
         if max(map(len, (text, *_texts(target)))) > MAX_REFERENCE:
             self._refuse(
                 key,
-                f"would be a text of more than {MAX_REFERENCE} characters. Write a shorter one.",
+                f"would be a string of more than {MAX_REFERENCE} characters. Write a shorter one.",
             )
 
-    def _build(self, spec: type, prefix: str, values: Mapping[str, Any]) -> Any:
+    def _build(self, spec: type, prefix: str, values: Values) -> Any:
         """The recipe, or the section at ``prefix``, of checked values by dotted key."""
         fields = {}
         for name in entries(spec):
@@ -865,7 +850,7 @@ def _layer_of_override(text: str) -> Layer:
     return Layer(COMMAND_LINE, _anchored(_nested({name: value}), Path.cwd()))
 
 
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(values: Values) -> dict[str, Any]:
     """Mappings with values at dotted keys."""
     tree: dict[str, Any] = {}
     for key, value in values.items():
@@ -883,11 +868,9 @@ def _references(text: str) -> list[str]:
 
 
 def _texts(value: Any) -> list[str]:
-    """All texts in a value."""
+    """All texts in a value that is a text, or in a list."""
     if isinstance(value, str):
         return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
     if isinstance(value, list | tuple):
         return [text for inner in value for text in _texts(inner)]
     return []

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, ClassVar, Literal, Self
 
-from .keys import Problem, key, other_default, shown
+from .keys import Problem, Shape, key, shown, spec_class
 
 # A key of a network, and the rest of the sentence that begins with it: why its value does not fit
 # examples of some shape, and the fix.
@@ -19,7 +19,7 @@ CONDITIONS = 9
 ATTENTION = 16
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class NetworkSpec:
     """The base of the specs of networks, also of your own (docs/howto/own-network.md).
 
@@ -33,7 +33,7 @@ class NetworkSpec:
 
     name: str
 
-    def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
+    def misfits(self, shape: Shape) -> Iterator[Misfit]:
         """Why it cannot take examples of a shape, (d), (C, L) or (C, H, W); nothing if it can."""
         if self.axes not in (0, len(shape)):
             fix = "Reshape the examples to (d), (C, L) or (C, H, W)"
@@ -42,11 +42,11 @@ class NetworkSpec:
             yield "name", f"cannot be {self.name} for examples of shape {shape}. {fix}."
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ModuleSpec(NetworkSpec):
     """A module that was passed to `cld_core.fit`: only its weights are known."""
 
-    takes_labels: ClassVar[bool] = True
+    takes_labels = True
 
     name: Literal["module"] = key("module", "a module that is passed in Python")
 
@@ -56,14 +56,14 @@ def _typed(value: Any) -> str:
     return shown(list(value) if isinstance(value, tuple) else value).replace(" ", "")
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class HiddenLayersSpec(NetworkSpec):
     """The base of the specs of networks for vectors, with hidden layers of one width."""
 
-    takes_labels: ClassVar[bool] = True
-    axes: ClassVar[int] = 1
+    takes_labels = True
+    axes = 1
 
-    width: int
+    width: int = key(128, "units of a hidden layer", ge=1, le=65_536)
     layers: int
 
     def problems(self) -> Iterator[Problem]:
@@ -77,10 +77,9 @@ class HiddenLayersSpec(NetworkSpec):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class MlpSpec(HiddenLayersSpec):
-    name: Literal["mlp"] = key("mlp", "fully connected network for vectors")
-    width: int = key(128, "units of a hidden layer", ge=1, le=65_536)
+    name: str = key("mlp", "fully connected network for vectors")
     layers: int = key(5, "linear layers, including the output layer", ge=2, le=1000)
     time_input: Literal["raw", "log", "fourier"] = key(
         "raw", "what is appended to the input: t, log t, or waves of log t"
@@ -99,22 +98,20 @@ class MlpSpec(HiddenLayersSpec):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ResnetSpec(HiddenLayersSpec):
-    name: Literal["resnet"] = key(
-        "resnet", "residual network for vectors, with log t at every layer"
-    )
-    width: int = other_default(MlpSpec, "width", 64)
+    name: str = key("resnet", "residual network for vectors, with log t at every layer")
+    width: int = 64
     layers: int = key(20, "residual layers between the first and the last", ge=1, le=1000)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class UnetSpec(NetworkSpec):
     """NCSN++ (Song et al. 2021, appendix H) in one or two dimensions; the defaults are those of CLD
     on CIFAR-10."""
 
-    axes: ClassVar[int] = 3
-    takes_labels: ClassVar[bool] = True
+    axes = 3
+    takes_labels = True
 
     channels: int = key(128, "channels at full resolution", ge=4, le=8192)
     multipliers: tuple[int, ...] = key(
@@ -192,7 +189,7 @@ class UnetSpec(NetworkSpec):
                 "Change it by one.",
             )
 
-    def misfits(self, shape: tuple[int, ...]) -> Iterator[Misfit]:
+    def misfits(self, shape: Shape) -> Iterator[Misfit]:
         yield from super().misfits(shape)
         if len(shape) != self.axes:
             return
@@ -209,7 +206,7 @@ class UnetSpec(NetworkSpec):
                 f"The network takes them at resolutions {sizes}. Set {fix}.",
             )
 
-    def fitting(self, shape: tuple[int, ...]) -> Self:
+    def fitting(self, shape: Shape) -> Self:
         """This spec, changed to fit examples of a shape, for instance with fewer levels."""
         size = math.gcd(*shape[1:])
         patch = next(n for n in range(self.patch, 0, -1) if size % n == 0)
@@ -233,11 +230,11 @@ class UnetSpec(NetworkSpec):
         return tuple(size in chosen for size in sizes)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class NcsnppSpec(UnetSpec):
     """NCSN++ for images."""
 
-    name: Literal["ncsnpp"] = key("ncsnpp", "NCSN++, the U-Net for images and other data (C, H, W)")
+    name: str = key("ncsnpp", "NCSN++, the U-Net for images and other data (C, H, W)")
     image_size: int | None = key(
         None, "height and width in pixels; null: those of the data", ge=1, le=4096
     )
@@ -252,27 +249,27 @@ class NcsnppSpec(UnetSpec):
         le=1,
     )
 
-    def fitting(self, shape: tuple[int, ...]) -> Self:
-        channels, *sides = shape
-        return replace(
-            super().fitting(shape),
-            image_size=None if sides != [self.image_size] * 2 else self.image_size,
-            image_channels=None if channels != self.image_channels else channels,
-            augment=0.0 if sides[0] != sides[1] else self.augment,
-        )
+    def fitting(self, shape: Shape) -> Self:
+        fitted = super().fitting(shape)
+        channels, height, width = shape
+        if height != width:
+            fitted = replace(fitted, image_size=None, augment=0.0)
+        elif height != self.image_size:
+            fitted = replace(fitted, image_size=None)
+        if channels != self.image_channels:
+            fitted = replace(fitted, image_channels=None)
+        return fitted
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class Unet1dSpec(UnetSpec):
     """The same network in one dimension."""
 
-    axes: ClassVar[int] = 2
+    axes = 2
 
-    name: Literal["unet1d"] = key(
-        "unet1d", "the U-Net of ncsnpp in one dimension, for curves and series (C, L)"
-    )
-    channels: int = other_default(UnetSpec, "channels", 64)
-    multipliers: tuple[int, ...] = other_default(UnetSpec, "multipliers", (1, 2, 2))
-    blocks: int = other_default(UnetSpec, "blocks", 2)
-    dropout: float = other_default(UnetSpec, "dropout", 0.0)
-    fourier_scale: float = other_default(UnetSpec, "fourier_scale", 1.0)
+    name: str = key("unet1d", "the U-Net of ncsnpp in one dimension, for curves and series (C, L)")
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 2
+    dropout: float = 0.0
+    fourier_scale: float = 1.0

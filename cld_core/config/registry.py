@@ -23,7 +23,7 @@ from cld_core.errors import RecipeError, UsageError, nearest
 from cld_core.plugins import Variant, resolve, table
 
 from .data import ArraysSpec, CelebaHq256Spec, Cifar10Spec, IdxSpec, ImageDataSpec, ToyDataSpec
-from .keys import Entry, entries, key
+from .keys import Entry, Values, convert, entries, key
 from .network import MlpSpec, NcsnppSpec, NetworkSpec, ResnetSpec, Unet1dSpec
 from .sampling import (
     ConjugateSpec,
@@ -165,11 +165,10 @@ def require_fixed_steps(sampling: SamplingSpec) -> None:
         UsageError: names the methods with fixed steps.
     """
     if sampling.adaptive:
-        specs: dict[str, Any] = {
-            name: variant.spec for name, variant in SECTIONS["sampling"].variants.items()
-        }
         methods = [
-            name for name, spec in specs.items() if not spec.adaptive and not spec.needs_solution
+            name
+            for name, variant in SECTIONS["sampling"].variants.items()
+            if not variant.spec.adaptive and not variant.spec.needs_solution
         ]
         raise UsageError(
             f"sampling.method={sampling.method} chooses its own steps, "
@@ -204,7 +203,7 @@ def specs_of(recipe: Recipe) -> dict[str, type]:
     return {name: type(getattr(recipe, name)) for name in SECTIONS}
 
 
-def spec_of(section: str, keys: Mapping[str, Any]) -> type:
+def spec_of(section: str, keys: Values) -> type:
     """The spec that the keys of a section choose.
 
     The variant may belong to a plug-in that is not imported: commands that only read run no code
@@ -213,13 +212,13 @@ def spec_of(section: str, keys: Mapping[str, Any]) -> type:
     name = keys.get(SECTIONS[section].key)
     variants = SECTIONS[section].variants
     if name in variants:
-        return variants[name].spec
+        registered: type = variants[name].spec
+        return registered
     base = ImageDataSpec if section == "data" and "path" in keys else SECTIONS[section].base
-    fields = []
-    for name in dict.fromkeys([*entries(base), *keys]):
-        value = keys.get(name)
-        default = tuple(value) if isinstance(value, list) else value
-        fields.append((name, Any, key(default, "of a plug-in")))
+    fields = [
+        (name, Any, key(convert(keys.get(name), Any), "of a plug-in"))
+        for name in dict.fromkeys([*entries(base), *keys])
+    ]
     return dataclasses.make_dataclass(
         "UnregisteredSpec", fields, bases=(base,), frozen=True, kw_only=True
     )

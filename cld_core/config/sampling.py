@@ -6,15 +6,15 @@ its defaults.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self, cast
 
 from cld_core.errors import RecipeError
 
-from .keys import Problem, key, other_default
+from .keys import Problem, key, spec_class
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class SamplingSpec:
     """The keys that every method has.
 
@@ -84,21 +84,21 @@ class SamplingSpec:
         """
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class OdeSpec(SamplingSpec):
     """The probability flow, by an adaptive solver that chooses its own number of network
     evaluations."""
 
-    adaptive: ClassVar[bool] = True
-    compared: ClassVar[Mapping[str, str]] = {"ode": ""}
+    adaptive = True
+    compared: ClassVar = {"ode": ""}
     follows_flow = True
 
-    method: Literal["ode"] = key("ode", "adaptive solver of the probability flow")
+    method: str = key("ode", "adaptive solver of the probability flow")
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
     atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class FixedStepSpec(SamplingSpec):
     """The keys of all methods that step through a fixed grid of times.
 
@@ -137,27 +137,27 @@ class FixedStepSpec(SamplingSpec):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class EmSpec(FixedStepSpec):
-    compared: ClassVar[Mapping[str, str]] = {"em-quadratic": "grid=quadratic"}
+    compared: ClassVar = {"em-quadratic": "grid=quadratic"}
 
-    method: Literal["em"] = key("em", "Euler-Maruyama")
+    method: str = key("em", "Euler-Maruyama")
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class SscsSpec(FixedStepSpec):
-    needs_split: ClassVar[bool] = True
-    compared: ClassVar[Mapping[str, str]] = {
+    needs_split = True
+    compared: ClassVar = {
         "sscs-linear": "grid=linear",
         "sscs-quadratic": "grid=quadratic",
         "sscs-2-quadratic": "sscs_order=2,grid=quadratic",
     }
 
-    method: Literal["sscs"] = key("sscs", "symmetric splitting (SSCS)")
+    method: str = key("sscs", "symmetric splitting (SSCS)")
     sscs_order: int = key(1, "order of convergence of SSCS; 1 is the published one", ge=1, le=2)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class MultistepSpec(FixedStepSpec):
     """The keys of methods that interpolate the score between steps (`samplers.multistep`)."""
 
@@ -166,17 +166,17 @@ class MultistepSpec(FixedStepSpec):
     eta: float = key(0.0, "amount of noise: 0 the probability flow, 1 the reverse SDE", ge=0, le=1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ExponentialSpec(MultistepSpec):
-    auto_grid: ClassVar[str] = "power"
-    compared: ClassVar[Mapping[str, str]] = {
+    auto_grid = "power"
+    compared: ClassVar = {
         "exponential": "",
         "exponential-2": "order=2,corrector=false",
         "exponential-3": "order=3,corrector=false,grid_power=3",
         "exponential-2-noise": "order=2,corrector=false,eta=1,grid=quadratic",
     }
 
-    method: Literal["exponential"] = key("exponential", "exponential multistep")
+    method: str = key("exponential", "exponential multistep")
     repeats: int = key(
         1,
         "how often each group of sampling.jump steps is made; before each repetition, the forward "
@@ -204,17 +204,17 @@ class ExponentialSpec(MultistepSpec):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class GddimSpec(MultistepSpec):
-    auto_grid: ClassVar[str] = "power"
-    compared: ClassVar[Mapping[str, str]] = {"gddim": "", "gddim-noise": "order=0,eta=1"}
+    auto_grid = "power"
+    compared: ClassVar = {"gddim": "", "gddim-noise": "order=0,eta=1"}
 
-    method: Literal["gddim"] = key("gddim", "generalised DDIM (gDDIM)")
+    method: str = key("gddim", "generalised DDIM (gDDIM)")
     root: Literal["flow", "cholesky"] = key(
         "flow", "root of the kernel's covariance that defines the noise: R_t (flow) or L_t of gDDIM"
     )
-    order: int = other_default(MultistepSpec, "order", 2)
-    corrector: bool = other_default(MultistepSpec, "corrector", False)
+    order: int = 2
+    corrector: bool = False
 
     @property
     def follows_flow(self) -> bool:
@@ -239,7 +239,7 @@ class GddimSpec(MultistepSpec):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ChangeOfVariablesSpec(FixedStepSpec):
     """The keys of methods that may change variables before they step (arXiv 2310.07894)."""
 
@@ -247,7 +247,7 @@ class ChangeOfVariablesSpec(FixedStepSpec):
     conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J")
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ConjugateSpec(ChangeOfVariablesSpec):
     """Euler steps after a change of variables: lambda-DDIM of arXiv 2310.07894.
 
@@ -260,13 +260,13 @@ class ConjugateSpec(ChangeOfVariablesSpec):
     reduced: ClassVar[bool] = True
     conjugate: ClassVar[bool] = True
     noise_scale: ClassVar[float] = 1.0
-    auto_grid: ClassVar[str] = "power"
-    compared: ClassVar[Mapping[str, str]] = {"conjugate": ""}
+    auto_grid = "power"
+    compared: ClassVar = {"conjugate": ""}
 
-    method: Literal["conjugate"] = key("conjugate", "conjugate integrator (lambda-DDIM)")
+    method: str = key("conjugate", "conjugate integrator (lambda-DDIM)")
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class SplittingSpec(ChangeOfVariablesSpec):
     """Alternating updates of positions and velocities (arXiv 2310.07894).
 
@@ -274,18 +274,16 @@ class SplittingSpec(ChangeOfVariablesSpec):
         stochastic: the schemes that follow the reverse SDE; the others follow the probability flow.
     """
 
-    needs_split: ClassVar[bool] = True
-    auto_grid: ClassVar[str] = "quadratic"
+    needs_split = True
+    auto_grid = "quadratic"
     stochastic: ClassVar[tuple[str, ...]] = ("oba", "bao", "obab")
-    compared: ClassVar[Mapping[str, str]] = {
+    compared: ClassVar = {
         "splitting-euler": "scheme=symplectic-euler",
         "splitting-verlet": "scheme=velocity-verlet",
         "splitting-obab": "scheme=obab",
     }
 
-    method: Literal["splitting"] = key(
-        "splitting", "splitting integrator of positions and velocities"
-    )
+    method: str = key("splitting", "splitting integrator of positions and velocities")
     scheme: Literal["symplectic-euler", "velocity-verlet", "oba", "bao", "obab"] = key(
         "velocity-verlet", "order of the updates in a step; oba, bao and obab are stochastic"
     )
@@ -322,15 +320,13 @@ class SplittingSpec(ChangeOfVariablesSpec):
             yield "conjugate_lambda", "conjugate", "has no effect. Set sampling.conjugate=true."
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class TunedSpec(SamplingSpec):
-    needs_solution: ClassVar[bool] = True
+    needs_solution = True
     follows_flow = True
-    compared: ClassVar[Mapping[str, str]] = {"tuned": ""}
+    compared: ClassVar = {"tuned": ""}
 
-    method: Literal["tuned"] = key(
-        "tuned", "times and coefficients fitted to the network by `cldctl tune`"
-    )
+    method: str = key("tuned", "times and coefficients fitted to the network by `cldctl tune`")
     nfe: int = key(
         10, "network evaluations of the tuned sampler, denoising included", ge=2, le=1000
     )

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from cld_core.digests import digest
 from .cluster import ClusterSpec
 from .data import ArraysSpec, DataSpec, ToyDataSpec
 from .eval import EvalSpec
-from .keys import Problem, absolute, entries, key, section
+from .keys import Problem, Shape, Values, absolute, entries, key, section, spec_class
 from .network import MlpSpec, NetworkSpec
 from .sampling import OdeSpec, SamplingSpec
 from .sde import CldSpec, SdeSpec
@@ -30,7 +30,7 @@ from .train import (
 MAX_PICTURE = 2**28
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class Recipe:
     """One complete experiment: the content of a run folder's `recipe.yaml`."""
 
@@ -87,13 +87,14 @@ class Recipe:
         if network.get("patch") == 1:
             # Checkpoints of versions without patches keep their digest.
             del network["patch"]
-        objective = ("name", "mixed_score", "precondition", "data_std")
+        names = ("name", "mixed_score", "precondition", "data_std")
+        objective = {name: getattr(self.objective, name) for name in names}
         parts = {
             "data": self.data.name,
             "labels": self.data.labels,
             "sde": asdict(self.sde),
             "network": network,
-            "objective": {name: getattr(self.objective, name) for name in objective},
+            "objective": objective,
             "optim": self.optim.name,
         }
         if isinstance(self.data, ArraysSpec):
@@ -101,7 +102,7 @@ class Recipe:
         return digest(parts)[:16]
 
 
-def walk(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def walk(node: Values, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every dotted key of nested dictionaries, sections included, with its value."""
     for name, value in node.items():
         path = f"{prefix}.{name}" if prefix else str(name)
@@ -110,7 +111,7 @@ def walk(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from walk(value, path)
 
 
-def leaves(node: Mapping[str, Any]) -> dict[str, Any]:
+def leaves(node: Values) -> dict[str, Any]:
     """The values of nested dictionaries by dotted key, without the sections."""
     return {path: value for path, value in walk(node) if not isinstance(value, Mapping)}
 
@@ -131,8 +132,8 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
     for name in entries(Recipe):
         # Specs without pairs need no such method.
         problems_of_section = getattr(getattr(recipe, name), "problems", tuple)
-        for one, other, text in problems_of_section():
-            yield f"{name}.{one}", f"{name}.{other}", text
+        for key_name, other, problem in problems_of_section():
+            yield f"{name}.{key_name}", f"{name}.{other}", problem
     yield from _diffusion(recipe)
     yield from _data(recipe)
     yield from _labels(recipe) if recipe.data.labels else _no_labels(recipe)
@@ -180,17 +181,20 @@ def _data(recipe: Recipe) -> Iterator[Problem]:
     if (shape := getattr(recipe.data, "shape", None)) is not None:
         yield from problems_of_shape(recipe, shape)
     if isinstance(recipe.data, ToyDataSpec) and recipe.periodic.fid_every is not None:
-        text = f"compares images, but data.name={recipe.data.name} are vectors. Set it to null."
-        yield "periodic.fid_every", "data.name", text
+        yield (
+            "periodic.fid_every",
+            "data.name",
+            f"compares images, but data.name={recipe.data.name} are vectors. Set it to null.",
+        )
 
 
-def problems_of_shape(recipe: Recipe, shape: tuple[int, ...]) -> Iterator[Problem]:
+def problems_of_shape(recipe: Recipe, shape: Shape) -> Iterator[Problem]:
     """Keys that do not fit examples of a shape (C, ...), which may be known from the data alone.
 
     The form is that of `problems`.
     """
-    for name, text in recipe.network.misfits(shape):
-        yield f"network.{name}", "data.name", text
+    for name, problem in recipe.network.misfits(shape):
+        yield f"network.{name}", "data.name", problem
     samples = recipe.periodic.samples
     pixels = math.prod(shape[1:])
     if len(shape) == 3 and samples * pixels > MAX_PICTURE:
@@ -222,6 +226,12 @@ def _no_labels(recipe: Recipe) -> Iterator[Problem]:
 
 def _labels(recipe: Recipe) -> Iterator[Problem]:
     guidance = recipe.sampling.guidance
+    if not getattr(recipe.data, "has_labels", True):
+        yield (
+            "data.labels",
+            "data.name",
+            f"cannot be true with data.name={recipe.data.name}, which has none. Set it to false.",
+        )
     if not recipe.network.takes_labels:
         yield (
             "data.labels",

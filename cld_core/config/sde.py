@@ -1,13 +1,12 @@
 """The `sde` section: one spec for each diffusion."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .keys import Problem, key, other_default
+from .keys import Problem, key, spec_class
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class SdeSpec:
     """What every diffusion has.
 
@@ -34,34 +33,32 @@ class SdeSpec:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class CldSpec(SdeSpec):
-    splittable: ClassVar[bool] = True
+    splittable = True
 
-    name: Literal["cld"] = key("cld", "critically-damped Langevin diffusion")
+    name: str = key("cld", "critically-damped Langevin diffusion")
     m_inv: float = key(4.0, "inverse mass", gt=0)
     gamma: float = key(0.04, "variance of the initial velocity, in units of the mass", gt=0, le=1)
     numerical_eps: float = key(1e-6, "added to the diagonal of the kernel's covariance", ge=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class VpsdeSpec(SdeSpec):
-    objectives: ClassVar[tuple[str, ...]] = ("dsm",)
+    objectives = ("dsm",)
 
-    name: Literal["vpsde"] = key("vpsde", "variance-preserving diffusion, the baseline")
-    beta0: float = other_default(SdeSpec, "beta0", 0.1)
-    beta1: float = other_default(SdeSpec, "beta1", 19.9)
+    name: str = key("vpsde", "variance-preserving diffusion, the baseline")
+    beta0: float = 0.1
+    beta1: float = 19.9
     numerical_eps: float = key(0.0, "added to the kernel's variance", ge=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class PsldSpec(SdeSpec):
-    splittable: ClassVar[bool] = True
+    splittable = True
 
-    name: Literal["psld"] = key(
-        "psld", "phase-space Langevin diffusion, with noise in data and velocity"
-    )
-    beta0: float = other_default(SdeSpec, "beta0", 8.0)
+    name: str = key("psld", "phase-space Langevin diffusion, with noise in data and velocity")
+    beta0: float = 8.0
     friction: float = key(
         0.01, "friction of the data, the paper's Gamma; 0 makes it CLD with half of the beta", ge=0
     )
@@ -69,7 +66,7 @@ class PsldSpec(SdeSpec):
         4.01, "friction of the velocity; the inverse mass is (friction - nu)^2 / 4", gt=0
     )
     kappa: float = key(0.04, "variance of the initial velocity, in units of the mass", gt=0, le=1)
-    numerical_eps: float = other_default(CldSpec, "numerical_eps", 1e-9)
+    numerical_eps: float = key(1e-9, "added to the diagonal of the kernel's covariance", ge=0)
     triangle: Literal["lower", "upper"] = key(
         "lower", "which triangular factor of the kernel's covariance multiplies the noise"
     )
@@ -84,11 +81,11 @@ class PsldSpec(SdeSpec):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class HoldSpec(SdeSpec):
-    splittable: ClassVar[bool] = True
+    splittable = True
 
-    name: Literal["hold"] = key(
+    name: str = key(
         "hold", "Langevin diffusion of third order: position, velocity and acceleration"
     )
     m_inv: float = key(

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .keys import Shape
 from .registry import SECTIONS
 from .train import ObjectiveSpec
 
@@ -42,7 +43,7 @@ _MOST_POSITIONS = 1024
 
 
 def suggested(
-    shape: tuple[int, ...],
+    shape: Shape,
     examples: int | None = None,
     size: str = "s",
     *,
@@ -69,7 +70,7 @@ def suggested(
     if steps is None:
         most = dials["steps"]
         if examples is not None:
-            most = min(most, max(_MOST_PASSES[len(shape)] * examples // batch, 1))
+            most = min(most, _MOST_PASSES[len(shape)] * examples // batch)
         steps = rounded(most)
     every = rounded(steps / 4)
     points = _POINTS[len(shape)]
@@ -77,8 +78,8 @@ def suggested(
         points = max(1, min(points, tests))
     keys: Keys = {"network": _network(shape, dials), "objective": _objective(sde, data_std)}
     keys["optim"] = {"lr": dials["lr"], "warmup_steps": min(100, steps // 10), "decay": "cosine"}
-    keys["train"] = {"steps": steps, "batch_size": batch, "ema": _ema(steps)}
-    keys["train"]["checkpoint_every"] = every
+    train = {"steps": steps, "batch_size": batch, "ema": _ema(steps), "checkpoint_every": every}
+    keys["train"] = train
     keys["periodic"] = {"samples_every": every}
     if is_vector:
         # Vectors differ most from normal ones at small t. The coarse structure of curves and
@@ -101,8 +102,7 @@ def suggested(
 
 def _objective(sde: str, data_std: float) -> dict[str, Any]:
     keys = {"precondition": "data", "data_std": data_std}
-    spec = SECTIONS["sde"].find(sde).spec
-    objectives: tuple[str, ...] = getattr(spec, "objectives", (ObjectiveSpec.name,))
+    objectives: tuple[str, ...] = SECTIONS["sde"].find(sde).spec.objectives
     return keys if ObjectiveSpec.name in objectives else {"name": objectives[0], **keys}
 
 
@@ -113,7 +113,7 @@ def _ema(steps: int) -> float:
     return 0.999 if steps >= 5_000 else 0.99
 
 
-def why_slow(shape: tuple[int, ...], keys: Keys) -> Iterator[str]:
+def why_slow(shape: Shape, keys: Keys) -> Iterator[str]:
     """Why a suggested network is slow for examples of a shape, with the fix; else nothing."""
     if len(shape) > 1:
         divisor = keys["network"]["patch"] * 2 ** (len(keys["network"]["multipliers"]) - 1)
@@ -131,7 +131,7 @@ def rounded(number: float) -> int:
     return max(1, math.ceil(number / scale)) * scale
 
 
-def _network(shape: tuple[int, ...], dials: Mapping[str, Any]) -> dict[str, Any]:
+def _network(shape: Shape, dials: Mapping[str, Any]) -> dict[str, Any]:
     if len(shape) == 1:
         width = min(_WIDEST, max(dials["width"], 2 ** math.ceil(math.log2(2 * shape[0]))))
         return {"name": "mlp", "width": width, "layers": dials["layers"], "time_input": "fourier"}
@@ -152,7 +152,7 @@ def _network(shape: tuple[int, ...], dials: Mapping[str, Any]) -> dict[str, Any]
     return {
         "name": "unet1d" if len(shape) == 2 else "ncsnpp",
         "channels": channels,
-        "multipliers": [min(2**level, 2) for level in range(levels[patch])],
+        "multipliers": [1, 2, 2, 2][: levels[patch]],
         "blocks": dials["blocks"],
         "patch": patch,
         # The published values are for long trainings: after a short one, the score is rough in t.

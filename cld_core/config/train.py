@@ -6,7 +6,6 @@ Also two that change no number: `monitor`, where training is shown besides Tenso
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 from cld_core.errors import RecipeError
 from cld_core.sanitize import is_count, one_line
 
-from .keys import Problem, is_due, key, section
+from .keys import Problem, is_due, key, section, spec_class
 
 # The relative length of the uniform average; that of an increasing power function is shorter.
 UNIFORM_LENGTH = 1.0 / math.sqrt(12.0)
@@ -25,7 +24,7 @@ _SERVERS = ("http", "https", "databricks", "databricks-uc")
 _STORES = ("sqlite", "postgresql", "mysql", "mssql", "file")
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class ObjectiveSpec:
     name: Literal["hsm", "dsm"] = key("hsm", "hybrid or denoising score matching")
     weighting: Literal["reweightedv2", "reweightedv1", "likelihood"] = key(
@@ -88,7 +87,7 @@ class ObjectiveSpec:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class OptimSpec:
     name: str = key("adam", "optimiser")
     impl: Literal["auto", "fused", "apex", "plain"] = key(
@@ -116,7 +115,7 @@ class OptimSpec:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class TrainSpec:
     steps: int = key(800_000, "total number of optimiser steps", ge=1, le=1_000_000_000_000)
     batch_size: int = key(512, "examples in a step, over all ranks", ge=1, le=10_000_000)
@@ -216,7 +215,7 @@ class TrainSpec:
         return is_due(step, self.milestone_every, self.milestone_from)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class PeriodicSpec:
     samples_every: int | None = key(None, "steps between two pictures of samples; null: none", ge=1)
     samples_from: int = key(0, "first step at which samples are drawn", ge=0)
@@ -238,7 +237,7 @@ class PeriodicSpec:
         return is_due(step, getattr(self, f"{what}_every"), getattr(self, f"{what}_from"))
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class EmaSpec:
     length: float | None = key(
         None,
@@ -254,7 +253,7 @@ class EmaSpec:
         return "" if self.length is None else f"EMA length {self.length:g}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class WandbSpec:
     project: str | None = key(
         None, "project of Weights & Biases in which the run is shown; null: none"
@@ -269,7 +268,7 @@ class WandbSpec:
         return self.project is not None and self.mode != "disabled"
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class MlflowSpec:
     tracking_uri: str | None = key(
         None, "server or data base of MLflow that shows the run; null: none"
@@ -311,7 +310,7 @@ class MlflowSpec:
         return None
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class MonitorSpec:
     wandb: WandbSpec = section(WandbSpec, "Weights & Biases")
     mlflow: MlflowSpec = section(MlflowSpec, "MLflow")
@@ -348,7 +347,7 @@ class MonitorSpec:
                 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_class
 class HooksSpec:
     on_change: str | None = key(None, "shell command that runs when the state of the run changes")
     timeout_s: float = key(30.0, "seconds after which the command is ended", gt=0, le=3600)

@@ -27,6 +27,7 @@ import numpy as np
 from cld_core import npz
 from cld_core.classes import Classes
 from cld_core.config.data import ArraysSpec, StoredDataSpec
+from cld_core.config.keys import Shape, listed
 from cld_core.errors import DataError, LabelCountError, WrongSourceError
 from cld_core.sanitize import one_line
 
@@ -36,6 +37,8 @@ from .format import GREY_LEVELS, MOST_NUMBERS, TEST_NAMES, DataFormat, Split
 # of them is checked and hashed.
 MEMORY_BYTES = 2 << 30
 SUFFIXES = (".npy", ".npz", ".safetensors")
+# Functions that read or map the arrays of a file, by their names.
+_Readers = dict[str, Callable[[], np.ndarray]]
 # Names of arrays in a file, beside the examples.
 _OTHERS = ("labels", "test", "test_labels")
 # Numbers that are read at once.
@@ -44,8 +47,6 @@ _BLOCK = 1 << 20
 _SAMPLE_BYTES = 256 << 20
 # Fewer training examples than this are worth a warning.
 _FEW = 100
-# The most columns or channels that a warning lists.
-_SHOWN = 8
 # With a mean of so many standard deviations, float32 has two digits for the differences.
 _FAR = 1e5
 # The largest number of float32, in which models compute.
@@ -119,7 +120,7 @@ class Arrays:
     classes: Classes | None
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """Of one example."""
         return tuple(self.splits["train"].x.shape[1:])
 
@@ -148,13 +149,43 @@ class Arrays:
     def verify(self, split: Split, examples: np.ndarray) -> None:
         """Does nothing: the data set has no digest to compare the loaded examples with."""
 
-    def look(self) -> list[str]:
+    def look(self) -> Iterator[str]:
         """Warnings about the numbers, or about the sample of `SplitRows.blocks`.
 
         Raises:
             DataError: some numbers are not finite, or too large.
         """
-        return [f"{self.where}: {text}." for text in self._warnings()]
+        shape = self.shape
+        train = self.splits["train"]
+        if self._measured:
+            mean, std, low, high = self._measured
+            constant = np.flatnonzero(low == high)
+            if len(constant):
+                yield (
+                    f"{self.where}: {self._named(constant, 'constant')}: a likelihood bound says "
+                    "nothing about such data. Remove them from the array."
+                )
+            far = np.flatnonzero((np.abs(mean) > _FAR * std) & (low < high))
+            if len(far):
+                yield (
+                    f"{self.where}: {self._named(far, 'far from 0')}: samples, in float32, lose "
+                    "digits of what differs. Subtract a number near their mean from the array."
+                )
+        if train.count < _FEW:
+            yield (
+                f"{self.where}: {train.count} training examples are few: the model will repeat "
+                "them."
+            )
+        if len(shape) == 3 and min(shape[:2]) > 4 and shape[2] in (1, 3, 4):
+            yield (
+                f"{self.where}: examples of shape {shape} look like (H, W, C). If they are: "
+                "x.transpose(0, 3, 1, 2)."
+            )
+        if len(shape) == 2 and shape[0] == shape[1] and train.x.dtype == np.uint8:
+            yield (
+                f"{self.where}: examples of shape {shape} are curves (C, L). If they are grey "
+                "pictures: x[:, None]."
+            )
 
     def form(self, spec: StoredDataSpec, warn: Callable[[str], object]) -> DataFormat:
         """The form of the examples; for real numbers, with the recipe's scaling fitted to them.
@@ -200,74 +231,41 @@ class Arrays:
     def _measure(self, split: Split) -> tuple[np.ndarray, ...]:
         """Mean, standard deviation, minimum and maximum of each feature of vectors, or channel."""
         part = self.splits[split]
-        channels = self.shape[0]
-        n = 0
-        origin = np.zeros((channels, 1))
-        total = np.zeros(channels)
-        squares = np.zeros(channels)
-        low = np.full(channels, np.inf)
-        high = np.full(channels, -np.inf)
+        measured = []
         for first, block in part.blocks():
-            values = block.astype(np.float64).reshape(len(block), channels, -1)
+            values = block.astype(np.float64).reshape(len(block), self.shape[0], -1)
             fits = (np.abs(values) <= _LARGEST).all((1, 2))
             if not fits.all():
-                place = first + int(fits.argmin())
-                row = place if part.rows is None else part.rows[place]
+                number = first + int(fits.argmin())
+                row = number if part.rows is None else part.rows[number]
                 raise DataError(
                     f"{self.where}: row {row} ({_WORDS[split]}) has numbers that are not finite, "
                     "or beyond float32. Remove or correct all such rows: "
                     "x[numpy.isfinite(x.astype('f4')).reshape(len(x), -1).all(1)]."
                 )
-            low = np.minimum(low, values.min((0, 2)))
-            high = np.maximum(high, values.max((0, 2)))
-            # Sums are of differences from the first mean, so numbers far from 0 keep their digits.
-            if n == 0:
-                origin = values.mean((0, 2))[:, None]
-            values -= origin
-            total = total + values.sum((0, 2))
-            squares = squares + np.square(values).sum((0, 2))
-            n += values[:, 0].size
-        mean = total / n
-        std = np.sqrt(np.maximum(squares / n - np.square(mean), 0.0))
-        return origin[:, 0] + mean, std, low, high
-
-    def _warnings(self) -> Iterator[str]:
-        shape = self.shape
-        train = self.splits["train"]
-        if self._measured:
-            mean, std, low, high = self._measured
-            constant = np.flatnonzero(low == high)
-            if len(constant):
-                yield (
-                    f"{self._named(constant, 'constant')}: a likelihood bound says nothing about "
-                    "such data. Remove them from the array"
+            axes = (0, 2)
+            measured.append(
+                (
+                    len(values),
+                    values.mean(axes),
+                    values.var(axes),
+                    values.min(axes),
+                    values.max(axes),
                 )
-            far = np.flatnonzero((np.abs(mean) > _FAR * std) & (low < high))
-            if len(far):
-                yield (
-                    f"{self._named(far, 'far from 0')}: samples, in float32, lose digits of what "
-                    "differs. Subtract a number near their mean from the array"
-                )
-        if train.count < _FEW:
-            yield f"{train.count} training examples are few: the model will repeat them"
-        if len(shape) == 3 and min(shape[:2]) > 4 and shape[2] in (1, 3, 4):
-            yield (
-                f"examples of shape {shape} look like (H, W, C). If they are: "
-                "x.transpose(0, 3, 1, 2)"
             )
-        if len(shape) == 2 and shape[0] == shape[1] and train.x.dtype == np.uint8:
-            yield (
-                f"examples of shape {shape} are curves (C, L). If they are grey pictures: "
-                "x[:, None]"
-            )
+        counts, means, variances, lows, highs = map(np.array, zip(*measured, strict=True))
+        low = lows.min(0)
+        high = highs.max(0)
+        mean = np.average(means, 0, counts)
+        # The law of total variance. Constant numbers have a variance of their rounding.
+        variance = np.average(variances + np.square(means - mean), 0, counts)
+        return mean, np.sqrt(np.where(low < high, variance, 0.0)), low, high
 
     def _named(self, numbers: np.ndarray, how: str) -> str:
         """The columns or channels of these numbers, in words, and how they are."""
         what = "column" if len(self.shape) == 1 else "channel"
-        listed = ", ".join(map(str, numbers[:_SHOWN]))
-        if len(numbers) > _SHOWN:
-            listed += ", ..."
-        return f"{len(numbers)} of {self.shape[0]} {what}s are {how} ({what} {listed})"
+        which = listed([str(number) for number in numbers])
+        return f"{len(numbers)} of {self.shape[0]} {what}s are {how} ({what} {which})"
 
 
 def find(spec: ArraysSpec) -> Arrays:
@@ -309,9 +307,12 @@ def given(
             fit.
     """
     x = array(where, "examples", x)
-    test = None if test is None else array(where, "test examples", test)
-    labels = None if labels is None else array(where, "labels", labels, _LABELS)
-    test_labels = None if test_labels is None else array(where, "test labels", test_labels, _LABELS)
+    if test is not None:
+        test = array(where, "test examples", test)
+    if labels is not None:
+        labels = array(where, "labels", labels, _LABELS)
+    if test_labels is not None:
+        test_labels = array(where, "test labels", test_labels, _LABELS)
     train_rows = None
     test_rows = None
     if test is None:
@@ -473,7 +474,6 @@ def _read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise WrongSourceError(f"{path.absolute()}: there is no such file. Correct the path.")
-    readers: dict[str, Callable[[Path], dict[str, Callable[[], np.ndarray]]]]
     readers = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
     if path.suffix not in readers:
         raise WrongSourceError(
@@ -503,15 +503,15 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _npy(path: Path) -> dict[str, Callable[[], np.ndarray]]:
-    readers: dict[str, Callable[[], np.ndarray]] = {"x": functools.partial(_mapped, path)}
+def _npy(path: Path) -> _Readers:
+    readers: _Readers = {"x": functools.partial(_mapped, path)}
     labels = _labels_beside(path)
     if labels.is_file():
         readers["labels"] = functools.partial(_mapped, labels)
     return readers
 
 
-def _npz(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+def _npz(path: Path) -> _Readers:
     with zipfile.ZipFile(path) as archive:
         return {
             member.filename.removesuffix(".npy"): functools.partial(_of_archive, path, member)
@@ -540,7 +540,7 @@ def _mapped(path: Path, offset: int = 0) -> np.ndarray:
 
 
 def _map(
-    path: Path, dtype: Any, offset: int, shape: tuple[int, ...], order: Literal["C", "F"] = "C"
+    path: Path, dtype: Any, offset: int, shape: Shape, order: Literal["C", "F"] = "C"
 ) -> np.ndarray:
     if np.dtype(dtype).hasobject:
         raise ValueError("it holds Python objects")
@@ -554,7 +554,7 @@ _TYPES = {
 }
 
 
-def _safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+def _safetensors(path: Path) -> _Readers:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

@@ -7,12 +7,13 @@ H W C).
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from cld_core.config.keys import listed
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 
@@ -23,7 +24,7 @@ SIZE = 256
 OFFICIAL_COUNTS = {"train": 27_000, "validation": 3_000}
 
 
-def plan_celebahq(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
+def plan_celebahq(source: Path) -> Plan:
     """A plan of the shards in ``source``, or of the images in its LMDB files.
 
     Raises:
@@ -41,7 +42,7 @@ def plan_celebahq(source: Path, expect: Mapping[str, int] | None = None) -> Plan
         size=SIZE,
         source=source.name,
         parts=parts,
-        expect=OFFICIAL_COUNTS if expect is None else expect,
+        expect=OFFICIAL_COUNTS,
     )
 
 
@@ -112,23 +113,21 @@ def _complete(files: Sequence[Member], split: Split, source: Path) -> dict[str, 
         DataError: some are missing.
         WrongSourceError: all are missing.
     """
-    begin = f"{split}-r{SIZE.bit_length() - 1:02d}-s-"
+    prefix = f"{split}-r{SIZE.bit_length() - 1:02d}-s-"
     found = {PurePosixPath(file.name).name: file for file in files}
-    pattern = re.compile(rf"{begin}\d{{4}}-of-(\d{{4}})\.tfrecords")
+    pattern = re.compile(rf"{prefix}\d{{4}}-of-(\d{{4}})\.tfrecords")
     totals = [int(match[1]) for match in map(pattern.fullmatch, found) if match]
     if not totals:
         raise WrongSourceError(
-            f"{source} has no shards named {begin}0000-of-NNNN.tfrecords. Pass GLOW's celeba-tfr, "
-            "complete with train and validation, or a folder of LMDB files as --source."
+            f"{source} has no shards {split}-*.tfrecords of {SIZE}x{SIZE} images. Pass GLOW's "
+            "celeba-tfr, complete with train and validation, or a folder of LMDB files as --source."
         )
     total = max(totals)
-    names = [f"{begin}{index:04d}-of-{total:04d}.tfrecords" for index in range(total)]
+    names = [f"{prefix}{index:04d}-of-{total:04d}.tfrecords" for index in range(total)]
     missing = [name for name in names if name not in found]
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise DataError(
-            f"{source} lacks {len(missing)} of {total} shards of {split}: "
-            f"{', '.join(missing[:5])}{more}. "
+            f"{source} lacks {len(missing)} of {total} shards of {split}: {listed(missing)}. "
             "Fetch them and run the same command again; finished parts are kept."
         )
     return {name: found[name] for name in names}

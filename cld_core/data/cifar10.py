@@ -7,7 +7,6 @@ classes. Pickles can run code, so the unpickler here accepts only arrays.
 
 import io
 import pickle
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,18 +37,20 @@ _ARRAYS = {
 }
 
 
-def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
+def plan_cifar10(source: Path) -> Plan:
     """A plan of the six batches in the archive or folder ``source``, which it holds (184 MB).
 
     Raises:
         WrongSourceError: ``source`` does not exist, or has no batch of CIFAR-10.
         DataError: a batch is missing or damaged.
     """
-    inner = source / FOLDER
-    what = f"{ARCHIVE}, its folder, or with --download any folder"
-    batches = {}
-    for member in members(inner if inner.is_dir() else source, what, is_compressed=True):
-        batches[PurePosixPath(member.name).name] = member
+    folder = source / FOLDER
+    files = members(
+        folder if folder.is_dir() else source,
+        f"{ARCHIVE}, its folder, or with --download any folder",
+        is_compressed=True,
+    )
+    batches = {PurePosixPath(file.name).name: file for file in files}
     missing = [name for name in _BATCHES if name not in batches]
     if missing:
         kind = DataError if len(missing) < len(_BATCHES) else WrongSourceError
@@ -62,7 +63,7 @@ def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
         size=SIZE,
         source=source.name,
         parts=[_part(name, batches[name], f"{source}: {name}") for name in _BATCHES],
-        expect=OFFICIAL_COUNTS if expect is None else expect,
+        expect=OFFICIAL_COUNTS,
         classes=CLASSES,
     )
 

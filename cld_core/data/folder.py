@@ -14,6 +14,7 @@ of these folders are the classes.
 
 import io
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -87,24 +88,24 @@ def plan_folder(
     classes, labels = _classes(pictures)
     if channels is None:
         channels = 1 if all(map(_is_grey, pictures)) else CHANNELS
-    parts = [
-        SourcePart(
-            split=split,
-            name=one_line(as_text(picture.name)),
-            fingerprint=str(picture.length),
-            read=partial(_make, picture, size, channels),
-            labels=(labels[picture.name],) if labels else (),
-        )
-        for split, chosen in by_split.items()
-        for picture in chosen
-    ]
+    parts = []
+    for split, chosen in by_split.items():
+        for picture in chosen:
+            part = SourcePart(
+                split=split,
+                name=one_line(as_text(picture.name)),
+                fingerprint=str(picture.length),
+                read=partial(_make, picture, size, channels),
+                labels=labels.get(picture.name, ()),
+            )
+            parts.append(part)
     return Plan(
         name="folder",
         size=size,
         channels=channels,
         source=source.name,
         parts=parts,
-        expect={split: len(chosen) for split, chosen in by_split.items()},
+        expect=Counter(part.split for part in parts),
         classes=classes,
     )
 
@@ -171,7 +172,7 @@ def _places(pictures: Sequence[Member]) -> list[tuple[str, ...]]:
     return [place[1:] for place in places] if is_wrapped else places
 
 
-def _classes(pictures: Sequence[Member]) -> tuple[tuple[str, ...], dict[str, int]]:
+def _classes(pictures: Sequence[Member]) -> tuple[tuple[str, ...], dict[str, tuple[int]]]:
     """The names of the classes, and labels by the name of a picture; both empty without classes."""
     folders = [place[:-1] for place in _places(pictures)]
     if {path[0] for path in folders if path} <= set(_SPLIT_FOLDERS):
@@ -183,11 +184,9 @@ def _classes(pictures: Sequence[Member]) -> tuple[tuple[str, ...], dict[str, int
     are_names = all(len(name) <= LONGEST_NAME and not has_control(name) for name in classes)
     if not are_names or not 2 <= len(classes) <= MOST:
         return (), {}
-    number_of = {name: number for number, name in enumerate(classes)}
-    labels = {}
-    for picture, name in zip(pictures, class_of, strict=True):
-        labels[picture.name] = number_of[name]
-    return tuple(classes), labels
+    label_of = {name: (label,) for label, name in enumerate(classes)}
+    names = [picture.name for picture in pictures]
+    return tuple(classes), dict(zip(names, map(label_of.__getitem__, class_of), strict=True))
 
 
 def as_text(name: str) -> str:
@@ -228,14 +227,17 @@ def _make(picture: Member, size: int, channels: int = CHANNELS) -> np.ndarray:
             if made.size != (size, size):
                 made = ImageOps.fit(made, (size, size), Image.Resampling.LANCZOS)
             return np.atleast_3d(np.asarray(made)).transpose(2, 0, 1)[None]
-    except UnidentifiedImageError:
-        problem = f"its format is unknown, or not one of {', '.join(FORMATS)}"
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{one_line(as_text(picture.name))} cannot be used as a picture: its format is "
+            f"unknown, or not one of {', '.join(FORMATS)}. Remove it or replace it by a PNG or "
+            "JPEG."
+        ) from error
     except Exception as error:  # decoders of pictures may raise anything
-        problem = one_line(error).rstrip(".")
-    raise DataError(
-        f"{one_line(as_text(picture.name))} cannot be used as a picture: {problem}. "
-        "Remove it or replace it by a PNG or JPEG."
-    )
+        raise DataError(
+            f"{one_line(as_text(picture.name))} cannot be used as a picture: "
+            f"{one_line(error).rstrip('.')}. Remove it or replace it by a PNG or JPEG."
+        ) from error
 
 
 def read_exactly(path: Path, size: int, channels: int = CHANNELS) -> np.ndarray:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from cld_core.config.keys import Shape
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,7 +37,7 @@ class DataFormat:
         ValueError: these values cannot belong to a data set.
     """
 
-    shape: tuple[int, ...]
+    shape: Shape
     grey_levels: int | None = None
     scale: tuple[float, ...] = ()
     shift: tuple[float, ...] = ()

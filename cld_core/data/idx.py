@@ -10,7 +10,6 @@ beside them overrides the names, one a line.
 import gzip
 import io
 import math
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -45,11 +44,8 @@ FASHION_CLASSES = (
 _UBYTE = 0x08
 
 
-def plan_idx(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
+def plan_idx(source: Path) -> Plan:
     """A plan of the four files in the folder, zip file or .tar ``source``, which it holds.
-
-    Args:
-        expect: number of images that each split must have; None for any.
 
     Raises:
         WrongSourceError: ``source`` does not exist, or has none of the files.
@@ -108,7 +104,6 @@ def plan_idx(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
         channels=1,
         source=source.name,
         parts=parts,
-        expect=expect or {},
         classes=classes,
     )
 
@@ -142,10 +137,8 @@ def _array(member: Member, axes: int, shown: str) -> np.ndarray:
             raise ValueError("it is empty")
         return found
     except Exception as error:  # gzip and zlib may raise anything for a damaged file
-        kind = "images" if axes > 1 else "labels"
         raise DataError(
-            f"{shown} is not a complete idx file of {kind} ({one_line(error).rstrip('.')}). "
-            "Fetch it again."
+            f"{shown} is not a complete idx file ({one_line(error).rstrip('.')}). Fetch it again."
         ) from error
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from cld_core import seeds
 from cld_core.classes import Classes
 from cld_core.config.data import StoredDataSpec
+from cld_core.config.keys import Shape
 from cld_core.errors import DataError
 
 from . import store, toy
@@ -37,6 +38,8 @@ _BLOCK = 1 << 24
 # The share of a GPU's free memory that a set may occupy.
 _DEVICE_SHARE = 0.1
 _log = logging.getLogger(__name__)
+# Of a batch: seed, step, size of the global batch, and its first and last row on this rank.
+_BatchKey = tuple[int, int, int, int, int]
 
 
 def to_model(images: Tensor) -> Tensor:
@@ -206,7 +209,7 @@ class StoredSource:
         self._pinned = self._device.type == "cuda"
         self._pool: ThreadPoolExecutor | None = None
         # Batches that are read ahead, by their arguments.
-        self._ahead: dict[tuple[int, int, int, int, int], Future[Tensor]] = {}
+        self._ahead: dict[_BatchKey, Future[Tensor]] = {}
 
     @cached_property
     def examples(self) -> Prepared | Arrays:
@@ -249,7 +252,7 @@ class StoredSource:
             return DataFormat(shape=(store.CHANNELS, size, size), grey_levels=GREY_LEVELS)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """The shape of one example, (C, ...); raises as `form` does."""
         return self._outline.shape
 
@@ -351,7 +354,7 @@ class StoredSource:
         """Examples of an `ImageSet` as the model sees them."""
         return images if self.grey_levels is None else to_model(images)
 
-    def _read_ahead(self, batches: Sequence[tuple[int, int, int, int, int]]) -> Tensor:
+    def _read_ahead(self, batches: Sequence[_BatchKey]) -> Tensor:
         """The first of some batches. The others are read meanwhile; all else is dropped."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._spec.threads, thread_name_prefix="examples")

@@ -13,16 +13,15 @@ import errno
 import fcntl
 import hashlib
 import io
-import itertools
 import math
 import os
 import tarfile
 import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -30,6 +29,7 @@ from typing import IO, Any
 import numpy as np
 
 from cld_core.config.data import ImageDataSpec
+from cld_core.config.keys import Shape
 from cld_core.config.registry import SECTIONS
 from cld_core.errors import DataError, UsageError, WrongSourceError, did_you_mean
 from cld_core.files import replacing, sync_folder, write_json
@@ -197,9 +197,9 @@ def _already_there(plan: Plan, out: Path) -> DatasetInfo | None:
                 f"{out} already holds {about.words} ({about.name}), made from {about.source}. "
                 "Remove that folder or choose another --out."
             )
-        store.find(out, plan.name)
+        images = store.find(out, plan.name)
         if about.classes:
-            store.read_labels(out, about, "train")
+            images.labels("train")
         return about
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WrongSourceError(
@@ -340,15 +340,15 @@ class _Job:
 
     def _read(self) -> Generator[tuple[SourcePart, np.ndarray], None, None]:
         """The parts that are left, with their images."""
-        left = iter(self._plan.parts[self.done.parts :])
+        parts = deque(self._plan.parts[self.done.parts :])
+        ahead = deque[tuple[SourcePart, Future[np.ndarray]]]()
         with ThreadPoolExecutor(min(_AHEAD, os.cpu_count() or 1)) as pool:
-            queue = deque((part, pool.submit(part.read)) for part in itertools.islice(left, _AHEAD))
             try:
-                while queue:
-                    part, images = queue.popleft()
+                while parts or ahead:
+                    while parts and len(ahead) < _AHEAD:
+                        ahead.append((parts[0], pool.submit(parts.popleft().read)))
+                    part, images = ahead.popleft()
                     yield part, images.result()
-                    if (following := next(left, None)) is not None:
-                        queue.append((following, pool.submit(following.read)))
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -380,7 +380,7 @@ def _hash(
     return hasher
 
 
-def _npy_header(count: int, shape: tuple[int, ...]) -> bytes:
+def _npy_header(count: int, shape: Shape) -> bytes:
     """The header of an .npy file of uint8 (count, *shape), of the same length for every count."""
     header = io.BytesIO()
     about = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
@@ -448,17 +448,17 @@ def prepare(
         plan = plan_of(source, size, split, channels)
     else:
         if size not in (None, spec.own_pixels):
-            own = "the size in its files"
-            if spec.own_pixels is not None:
-                own = f"{spec.own_pixels} pixels"
             raise UsageError(
-                f"{name} has {own}, not {size}. Omit --size, or prepare it as a folder."
+                f"Images of {name} have {spec.own_pixels or 'their own number of'} pixels a side, "
+                f"not {size}. Omit --size, or prepare them as a folder."
             )
         if split is not None:
             raise UsageError(f"{name} has its own validation split. Omit --split.")
         if channels is not None:
             raise UsageError(f"{name} has its own channels. Omit --channels.")
-        plan = plan_of(source, expect=expect)
+        plan = plan_of(source)
+        if expect is not None:
+            plan = replace(plan, expect=expect)
     return build(plan, Path(out).expanduser(), progress)
 
 
@@ -476,16 +476,16 @@ def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: N
     about = store.read_about(root)
     if about is None:
         raise WrongSourceError(f"{root} has no {store.ABOUT}: {store.prepare_hint('NAME', root)}")
-    store.find(root, about.name)
+    found = store.find(root, about.name)
     images = np.load(root / store.IMAGES, mmap_mode="r", allow_pickle=False)
     for split, info in about.splits.items():
         if _hash(images, about.rows(split), progress).hexdigest() != info.digest:
             raise DataError(
                 f"The {split} images in {root} are not those that were prepared. "
-                f"Remove {root} and prepare it again: {store.prepare_hint(about.name, root)}"
+                f"Remove {root} and prepare it again: {found.hint}"
             )
         if about.classes:
-            store.read_labels(root, about, split)
+            found.labels(split)
     return about
 
 

@@ -11,6 +11,7 @@ from cld_core import seeds
 from cld_core.classes import Classes
 from cld_core.config import Recipe
 from cld_core.config.data import DataSpec, StoredDataSpec, ToyDataSpec
+from cld_core.config.keys import Shape
 from cld_core.config.registry import implementation_of
 from cld_core.errors import DataError
 from cld_core.plugins import described, fingerprint, trial
@@ -45,7 +46,7 @@ class Source(Protocol):
     wait_s: float  # seconds spent waiting for the last batch
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """The shape of one example, (C, ...)."""
 
     @property
@@ -104,7 +105,7 @@ def source(
     return made
 
 
-def require_usable(recipe: Recipe) -> tuple[int, ...]:
+def require_usable(recipe: Recipe) -> Shape:
     """The shape of an example of a plug-in's data, after a check of a small batch.
 
     Raises:
@@ -214,19 +215,17 @@ def identity(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
     if isinstance(spec, StoredDataSpec):
         return {IMAGES: store.of(spec).split("train").digest}
     assert isinstance(spec, ToyDataSpec), f"unknown kind of data: {type(spec).__name__}"
-    about = _drawn(toy.get(spec.name))
+    density = toy.get(spec.name)
+    points = _draw(density, 0)
+    # Points that cannot be drawn again identify nothing.
+    about = points if points == _draw(density, 1) else {}
     if (digest := fingerprint(plugins)) is not None:
         about[PLUGIN] = digest
     return about
 
 
-def _drawn(density: toy.Toy) -> dict[str, str]:
-    """Points of a density, and means of more, as text; empty if they cannot be drawn again."""
-    points = _draw(density, 0)
-    return points if points == _draw(density, 1) else {}
-
-
 def _draw(density: toy.Toy, seed: int) -> dict[str, str]:
+    """Points of a density, and means of more, as text."""
     # A density that ignores its generator must not change global random numbers.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

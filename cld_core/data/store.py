@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cld_core.classes import Classes
 from cld_core.config.data import ArraysSpec, DataSpec, ImageDataSpec, StoredDataSpec
+from cld_core.config.keys import Shape
 from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
 from cld_core.records import from_plain
@@ -150,8 +151,8 @@ def read_about(root: Path) -> DatasetInfo | None:
 
 def find(
     path: str | Path, name: str = "folder", pixels: int | None = None, channels: int | None = None
-) -> DatasetInfo:
-    """The description of the images in a folder; the images are not read.
+) -> "Prepared":
+    """The prepared images in a folder, which are not read.
 
     Args:
         name: the data set of the recipe; "folder" accepts any.
@@ -180,12 +181,11 @@ def find(
             f"To prepare it: {hint}"
         )
     if channels not in (None, about.channels):
-        plural = "channel" if about.channels == 1 else "channels"
         raise DataError(
-            f"{root} has images with {about.channels} {plural}, not {channels}. "
+            f"{root} has images of shape {about.shape[1:]}, and data.channels is {channels}. "
             f"Set data.channels=null, or prepare it again: {hint}"
         )
-    return about
+    return Prepared(root, about, hint)
 
 
 def bytes_of(file: Path) -> int:
@@ -228,18 +228,17 @@ def of(spec: StoredDataSpec) -> "Prepared | Arrays":
 
         return arrays.find(spec)
     assert isinstance(spec, ImageDataSpec), "stored examples are images or arrays"
-    about = find(spec.path, spec.name, spec.pixels, spec.channels)
-    hint = prepare_hint(spec.name, spec.path, spec.pixels)
-    if spec.labels and not about.classes:
+    images = find(spec.path, spec.name, spec.pixels, spec.channels)
+    if spec.labels and not images.about.classes:
         raise DataError(
-            f"{Path(spec.path).absolute()} has no labels, which data.labels=true needs: it was "
+            f"{images.where.absolute()} has no labels, which data.labels=true needs: it was "
             "prepared from pictures that do not lie in folders of classes. "
-            f"To prepare it: {hint}"
+            f"To prepare it: {images.hint}"
         )
-    return Prepared(Path(spec.path).expanduser(), about, hint)
+    return images
 
 
-def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> tuple[int, ...]:
+def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) -> Shape:
     """Check stored data: the description of images, and the numbers of arrays (`Arrays.look`).
 
     Args:
@@ -283,7 +282,7 @@ class Prepared:
     grey_levels: ClassVar[int | None] = GREY_LEVELS
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """The shape of an image, (C, H, W)."""
         return self.about.shape[1:]
 
@@ -302,9 +301,9 @@ class Prepared:
         counts = np.bincount(self.labels("train"), minlength=len(names))
         return Classes(names, tuple(map(float, counts)))
 
-    def look(self) -> list[str]:
+    def look(self) -> Sequence[str]:
         """Warnings about the images: none, as their preparation has checked them."""
-        return []
+        return ()
 
     def split(self, name: Split) -> SplitInfo:
         """Number and digest of the images of a split.
@@ -320,8 +319,18 @@ class Prepared:
         return self.about.splits[name]
 
     def labels(self, split: Split) -> "np.ndarray":
-        """The labels of a split, (n,), int64, each the index of a class; see `read_labels`."""
-        return read_labels(self.where, self.about, split)
+        """The labels of a split, (n,), int64, each the index of a class.
+
+        Raises:
+            DataError: they are missing, or not those that were written.
+        """
+        labels = self._array(LABELS, "int64", self.about.shape[:1])
+        if blake2b(labels.tobytes()) != self.about.labels:
+            raise DataError(
+                f"{self.where / LABELS} does not hold the labels that {ABOUT} describes. "
+                f"Remove {self.where} and prepare it again: {self.hint}"
+            )
+        return labels[self.about.rows(split)].copy()
 
     def stored(self, split: Split) -> "tuple[np.ndarray | LmdbReader, None]":
         """The images of a split on disk, uint8 (n, C, H, W), and None: they are all its rows.
@@ -329,26 +338,29 @@ class Prepared:
         Raises:
             DataError: there is no such split, or they are damaged.
         """
-        import numpy as np
-
         self.split(split)
-        path = self.where / IMAGES
         if self.about.format == PUBLISHED and (reader := published(self.where, split)) is not None:
             return reader, None
+        return self._array(IMAGES, "uint8", self.about.shape)[self.about.rows(split)], None
+
+    def _array(self, name: str, dtype: str, shape: Shape) -> "np.ndarray":
+        """The array in a file, which is mapped."""
+        import numpy as np
+
+        path = self.where / name
         try:
-            images = np.load(path, mmap_mode="r", allow_pickle=False)
-            if (images.dtype, images.shape) != (np.dtype(np.uint8), self.about.shape):
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+            if (found.dtype, found.shape) != (dtype, shape):
                 raise ValueError(
-                    f"{images.dtype} of {images.shape}, but {ABOUT} says uint8 of "
-                    f"{self.about.shape}"
+                    f"{found.dtype} of {found.shape}, but {ABOUT} says {dtype} of {shape}"
                 )
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
-                f"{path} cannot be read as an array of images ({one_line(error)}). "
-                f"To prepare it: {self.hint}"
+                f"{path} cannot be read ({one_line(error)}). Remove {self.where} and prepare it "
+                f"again: {self.hint}"
             ) from error
         # A plain array: what is taken from it by index is in memory and not a map.
-        return np.asarray(images)[self.about.rows(split)], None
+        return np.asarray(found)
 
     def verify(self, split: Split, images: "np.ndarray") -> None:
         """Raises DataError: images that were loaded are not those that were prepared."""
@@ -357,29 +369,6 @@ class Prepared:
                 f"the {split} images in {self.where} do not have the digest in {ABOUT}: they "
                 f"were changed. To prepare it: {self.hint}"
             )
-
-
-def read_labels(root: Path, about: DatasetInfo, split: Split) -> "np.ndarray":
-    """The labels of a split, int64 of shape (count,), each an index of ``about.classes``.
-
-    Raises:
-        DataError: they are missing, or not those that were written.
-    """
-    import numpy as np
-
-    path = root / LABELS
-    try:
-        labels: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path} cannot be read ({one_line(error)}). Remove {root} and prepare it again."
-        ) from error
-    if blake2b(labels.tobytes()) != about.labels:
-        raise DataError(
-            f"{path} does not hold the labels that {ABOUT} describes. "
-            f"Remove {root} and prepare it again."
-        )
-    return labels[about.rows(split)]
 
 
 def published(root: Path, split: str) -> "LmdbReader | None":
@@ -417,8 +406,9 @@ class LmdbReader:
             stat = self._env.stat()
             count = stat["entries"]
             # Reading beyond the end of a mapped file would kill this process without a message.
+            page_size = stat["psize"]
             last_page = self._env.info()["last_pgno"]
-            expected = (last_page + 1 - _UNWRITTEN_PAGES) * stat["psize"]
+            expected = (last_page + 1 - _UNWRITTEN_PAGES) * page_size
             if self.bytes < expected:
                 raise DataError(
                     f"{path} is cut short: {self.bytes} bytes of about {expected}. {_AGAIN}"

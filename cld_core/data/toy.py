@@ -23,9 +23,16 @@ from cld_core import analytic, plugins, seeds
 from cld_core.analytic import GaussianMixture
 from cld_core.classes import Classes, numbered
 from cld_core.config.data import ToyDataSpec
+from cld_core.config.keys import Shape
 from cld_core.errors import DataError, WrongSourceError, did_you_mean
 
 Sampler = Callable[[int, torch.Generator], Tensor]
+# (n, 2) -> (n,)
+PointFunction = Callable[[Tensor], Tensor]
+# (n, 2), a class -> (n,)
+ClassFunction = Callable[[Tensor, int], Tensor]
+# x (n,), y (m,) -> (n, m)
+GridFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,21 +42,21 @@ class Toy:
     name: str
     # (n, generator) -> (n, *data_shape), float32
     sample: Sampler
-    # (n, 2) -> (n,), float64, nats
-    log_density: Callable[[Tensor], Tensor] | None = None
+    # float64, nats
+    log_density: PointFunction | None = None
     # nats; computed on first use, then kept
     entropy: Callable[[], float] | None = None
-    # x (n,), y (m,) -> density (n, m), if that is faster
-    on_grid: Callable[[Tensor, Tensor], Tensor] | None = None
-    # (n, 2) -> (n,), int64: the classes of points
-    label: Callable[[Tensor], Tensor] | None = None
+    # the density, if that is faster than by `log_density`
+    on_grid: GridFunction | None = None
+    # int64: the classes of points
+    label: PointFunction | None = None
     # of the labels, weighted by their probabilities
     classes: Classes | None = None
-    # (n, 2), a class -> (n,), float64: the log-density given the class, nats
-    given: Callable[[Tensor, int], Tensor] | None = None
-    data_shape: tuple[int, ...] = (2,)
+    # the log-density given the class, float64, nats
+    given: ClassFunction | None = None
+    data_shape: Shape = (2,)
 
-    def log_density_of(self, label: int | None) -> Callable[[Tensor], Tensor] | None:
+    def log_density_of(self, label: int | None) -> PointFunction | None:
         """The log-density of the points of a class; None if it is not known.
 
         Without `given`, it is the normalised log-density of all points, and minus infinity at the
@@ -78,12 +85,12 @@ _REGISTRY = plugins.table("toys", {})
 def toy(
     name: str,
     *,
-    log_density: Callable[[Tensor], Tensor] | None = None,
+    log_density: PointFunction | None = None,
     entropy: Callable[[], float] | None = None,
-    on_grid: Callable[[Tensor, Tensor], Tensor] | None = None,
-    label: Callable[[Tensor], Tensor] | None = None,
+    on_grid: GridFunction | None = None,
+    label: PointFunction | None = None,
     classes: Sequence[float] | None = None,
-    given: Callable[[Tensor, int], Tensor] | None = None,
+    given: ClassFunction | None = None,
     shape: Sequence[int] = (2,),
 ) -> Callable[[Sampler], Sampler]:
     """Register a sampling function (n, generator) -> (n, 2) float32 as ``data.name``.

@@ -112,7 +112,7 @@ def _look(data: Path, size: str) -> _Data:
 
     keys = store.keys_of(data.absolute())
     if keys["name"] == "folder":
-        about = store.find(data)
+        about = store.find(data).about
         counts = {split: info.count for split, info in about.splits.items()}
         return _images(keys, about.shape[1:], counts, about.classes, std=_std(keys))
     has_arrays = any((data / f"train{suffix}").is_file() for suffix in arrays.SUFFIXES)

@@ -240,5 +240,5 @@ def test_references_in_lists_and_to_lists(file):
     lists = {"network": {"name": "ncsnpp", "attention": [8]}, "data": {"name": "cifar10"}}
     whole = read(file, {**lists, "train": {"ema_lengths": ["${optim.lr}"]}, "optim": {"lr": 0.1}})
     assert whole.train.ema_lengths == (0.1,)
-    with pytest.raises(RecipeError, match=r"\$\{network.attention\}, a list, within a text"):
+    with pytest.raises(RecipeError, match=r"\$\{network.attention\}, a list, within a string"):
         read(file, {**lists, "name": "1${network.attention}"})

@@ -125,7 +125,7 @@ def test_a_method_ignores_the_axes_of_a_sweep_that_it_lacks():
     axes = ("sampling.nfe", "sampling.order")
 
     def cell(*overrides):
-        return with_overrides(recipe, overrides, idle=axes).sampling
+        return with_overrides(recipe, overrides, optional=axes).sampling
 
     assert cell("sampling.method=ode", "sampling.nfe=20") == OdeSpec()
     assert cell("sampling.order=2", "sampling.nfe=20", "sampling.method=em") == EmSpec(nfe=20)

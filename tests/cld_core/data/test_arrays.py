@@ -245,7 +245,7 @@ def test_unusual_data_cause_a_warning_and_train(caplog, x, words):
     with caplog.at_level(logging.WARNING):
         assert bool(source.batch(0, 0, 0, 8, slice(0, 8)).isfinite().all())
     (record,) = caplog.records
-    assert source.examples.look() == [record.message]
+    assert list(source.examples.look()) == [record.message]
     assert re.search(words, record.message)
 
 

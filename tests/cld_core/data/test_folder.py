@@ -177,7 +177,7 @@ def test_folders_that_name_splits(source, tmp_path):
         ("folder", {"size": 0}, "1 to 4096 pixels, not 0"),
         ("folder", {"size": 8, "split": 1.0}, r"\[0, 1\)"),
         ("folder", {"size": 8, "channels": 2}, "1 channel or 3, not 2"),
-        ("cifar10", {"size": 64}, "has 32 pixels"),
+        ("cifar10", {"size": 64}, "have 32 pixels a side, not 64"),
         ("cifar10", {"split": 0.1}, "its own validation"),
         ("cifar10", {"channels": 1}, "its own channels"),
     ],

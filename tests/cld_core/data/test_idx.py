@@ -9,7 +9,7 @@ import torch
 from cld_core.data import idx as files
 from cld_core.data.idx import FASHION_CLASSES, NAMES
 from cld_core.data.prepare import prepare
-from cld_core.data.store import blake2b, read_labels
+from cld_core.data.store import blake2b, find
 from cld_core.errors import DataError, WrongSourceError
 from tests.support.images import opened
 
@@ -47,7 +47,7 @@ def test_images_and_labels_arrive_in_order(source):
     for split, images, file in (("train", TRAIN, "train"), ("validation", TEST, "t10k")):
         some = opened(source / "out", split, name="idx", size=None)
         assert (some.batch(torch.arange(some.n))[:, 0].numpy() == images).all()
-        assert read_labels(source / "out", about, split).tolist() == LABELS[file]
+        assert find(source / "out").labels(split).tolist() == LABELS[file]
     assert prepare("idx", source, source / "out") == about
 
 
@@ -65,10 +65,10 @@ def test_names_with_dots_and_a_file_of_class_names(source):
     [
         (IMAGES, idx(TRAIN)[:-1], r"size 111 into shape \(7, ?4, ?4\)"),
         (IMAGES, idx(TRAIN) + b"x", "size 113 into shape"),
-        (IMAGES, b"", "not a complete idx file of images.*Fetch it again"),
+        (IMAGES, b"", "not a complete idx file.*Fetch it again"),
         (IMAGES, idx(LABELS["train"]), "begins with 00000801, not 00000803"),
         (IMAGES, idx(np.zeros((7, 4, 5))), "images of 5 x 4 pixels.*Only square"),
-        (NUMBERS, idx(LABELS["train"], code=13), "idx file of labels .*begins with 00000d01"),
+        (NUMBERS, idx(LABELS["train"], code=13), "idx file .*begins with 00000d01"),
         (NUMBERS, idx([0] * 6), "has 6 labels up to 0 for 7 images"),
         (TESTS, gzip.compress(idx(TEST), mtime=0)[:-9], "t10k-images.*complete"),
         (TESTS, gzip.compress(idx(np.zeros((3, 8, 8))), mtime=0), "8 x 8 pixels, where 4 x 4 are"),

@@ -54,7 +54,7 @@ def coloured(images, labels):
 def test_cifar_batches_have_labels(cifar):
     about = read_about(cifar)
     assert about.classes == CLASSES
-    train = store.read_labels(cifar, about, "train")
+    train = store.find(cifar).labels("train")
     assert train.tolist() == [index for _ in range(5) for index in range(7)]
     assert verify(cifar) == about
     of = source(Cifar10Spec(path=str(cifar), labels=True))

@@ -160,7 +160,7 @@ def test_a_name_is_looked_for_where_runs_dir_says(runs, tmp_path, monkeypatch):
 def test_a_line_of_a_batch_script_cannot_be_injected(tmp_path, command):
     injected = 'cluster.partition="low\\ntouch x #"'
     refused = invoke(*command, injected, runs=tmp_path / "runs", code=2)
-    assert "'cluster.partition' cannot be 'low\\ntouch x #'; expected a text" in refused.stderr
+    assert "'cluster.partition' cannot be 'low\\ntouch x #'; expected a string" in refused.stderr
     assert not (tmp_path / "runs").exists()
     runs = tmp_path / "a\nb"
     refused = invoke("submit", "toy", "--name", "mine", "--cluster", "local", runs=runs, code=2)

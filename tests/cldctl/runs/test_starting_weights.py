@@ -146,7 +146,7 @@ def test_what_is_not_there_is_refused(tmp_path, source):
     assert "no checkpoint of step 11. Existing ones: 10, 20" in refused(
         tmp_path, f"{source.path}@11", code=3
     )
-    assert "it does not say of which step" in refused(
+    assert "does not name the step" in refused(
         tmp_path, forged(tmp_path, source, step="-1"), code=1
     )
     invoke("submit", "toy", "--partial", "--name", "no", runs=tmp_path, code=2)
