@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cld_core import metrics as registry
 from cld_core.config.schema import leaves
@@ -29,8 +29,13 @@ from cld_core.run.groups import Group, values_of
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import is_count, one_line
 
-# Ratio of the largest to the smallest value from which an axis is logarithmic.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Ratio of the largest to the smallest value from which an axis of a sweep is logarithmic.
 _LOG_FROM = 5.0
+# The size of a picture of one quantity, in inches.
+_SIZE = (5.5, 4.2)
 
 
 @dataclass(frozen=True)
@@ -163,14 +168,24 @@ def sweep_lines(
 
 def plot(path: Path, sweep: Sweep, table: Sequence[SweptResults], title: str) -> None:
     """Draw the results of a complete sweep, from its `rows`, as PNG."""
+    figure = figure_of(sweep, table, results_in(table))
+    figure.suptitle(title)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=120, format="png")
+
+
+def figure_of(
+    sweep: Sweep, table: Sequence[SweptResults], quantities: Sequence[Quantity]
+) -> "Figure":
+    """Pictures of quantities side by side, against the last axis of a sweep."""
     from matplotlib.figure import Figure
 
     along = sweep.axes[-1]
     positions = _positions(along.values)
-    quantities = results_in(table)
-    figure = Figure(figsize=(5.5 * max(1, len(quantities)), 4.2), layout="constrained")
-    for index, quantity in enumerate(quantities):
-        axes = figure.add_subplot(1, len(quantities), index + 1)
+    width, height = _SIZE
+    figure = Figure(figsize=(width * max(1, len(quantities)), height), layout="constrained")
+    for index, quantity in enumerate(quantities, 1):
+        axes = figure.add_subplot(1, len(quantities), index)
         lines = sweep_lines(sweep, table, quantity)
         for place, (label, points) in enumerate(lines.items()):
             if points:
@@ -185,18 +200,15 @@ def plot(path: Path, sweep: Sweep, table: Sequence[SweptResults], title: str) ->
                 )
         if _is_logarithmic(positions.values()):
             axes.set_xscale("log")
-        axes.set_xticks([positions[value] for value in along.values], labels=list(along.values))
+        axes.set_xticks([*positions.values()], labels=[*positions])
         axes.minorticks_off()
         if _is_logarithmic([number.value for points in lines.values() for _, number in points]):
-            axes.set_yscale("log")
-        axes.set_xlabel(along.key)
-        axes.set_ylabel(quantity.label)
+            set_logarithmic(axes)
+        axes.set(xlabel=along.key, ylabel=quantity.label)
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend()
-    figure.suptitle(title)
-    with replacing(path) as file:
-        figure.savefig(file, dpi=120, format="png")
+    return figure
 
 
 def _positions(values: Sequence[str]) -> dict[str, float]:
@@ -209,6 +221,22 @@ def _positions(values: Sequence[str]) -> dict[str, float]:
 
 def _is_logarithmic(values: Collection[float]) -> bool:
     return bool(values) and max(values) >= _LOG_FROM * min(values) > 0
+
+
+def set_logarithmic(axes: Any) -> None:
+    """Make the vertical axis logarithmic, with labels within a power of ten if it has few."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    subs: tuple[float, ...] = (1,)
+    if high < 10 * low:
+        subs = (1, 1.5, 2, 3, 5)
+    elif high < 100 * low:
+        subs = (1, 2, 5)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter("{x:.4g}")
+    axes.yaxis.set_minor_formatter("")
 
 
 def is_complete(run: RunFolder, sweep: Sweep) -> bool:
@@ -297,6 +325,12 @@ class Result:
     def size(self) -> int:
         """The number of samples, or else of points; 0 if the result depends on neither."""
         return next(iter(self.counts.values()), 0)
+
+    @property
+    def settings(self) -> str:
+        """`how`, and the mean number of network evaluations."""
+        nfe = self.number.nfe
+        return self.how if nfe is None else f"{self.how}, {nfe:.0f} NFE"
 
     @property
     def of(self) -> str:

@@ -30,7 +30,14 @@ from cldctl.show.tables import usage_line
 
 from .curves import is_inside
 from .document import TEMPLATES, png
-from .report import differing, fact_columns, listed, readable_results, shipped, software
+from .report import (
+    differing,
+    evaluation_columns,
+    fact_columns,
+    readable_results,
+    shipped,
+    software,
+)
 
 if TYPE_CHECKING:
     from cld_core.model import Model
@@ -199,9 +206,15 @@ def card(
     attempts = run.ledger.history().attempts
     weights = (model.step, model.ema_length)
     # The results of the weights of the card come first.
-    results = sorted(readable_results(run), key=lambda it: (it.step, it.ema_length) != weights)
-    own = [it for it in results if (it.step, it.ema_length) == weights]
-    finite = [it for it in own if math.isfinite(it.number.value)]
+    results = readable_results(run)
+    own = [result for result in results if (result.step, result.ema_length) == weights]
+    results.sort(key=lambda result: result not in own)
+    metrics = []
+    for result in own:
+        quantity = result.quantity
+        if math.isfinite(result.number.value):
+            entry = {"type": quantity.key, "name": quantity.label, "value": result.number.value}
+            metrics.append(entry)
     diffusion, paper = DIFFUSIONS.get(
         recipe.sde.name, (f"diffusion {escaped(recipe.sde.name)}", DIFFUSIONS["cld"][1])
     )
@@ -211,8 +224,11 @@ def card(
     if base is not None:
         compared[base.name] = _without_folders(base.to_share())
     differences = differing(compared)
-    columns = listed(results)
-    columns.pop("evaluation", None)
+    ranks = {result.evaluation: rank for rank, result in enumerate(results)}
+    evals = [entry for entry in row.evals if entry["id"] in ranks]
+    columns = evaluation_columns(sorted(evals, key=lambda entry: ranks[entry["id"]]), results)
+    for heading in ("evaluation", "state", "shards"):
+        columns.pop(heading, None)
     attempts_text = str(len(row.attempts))
     if row.attempts:
         causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
@@ -249,10 +265,7 @@ def card(
         parameters=sum(parameter.numel() for parameter in model.net.parameters()),
         diffusion=diffusion,
         paper=paper,
-        metrics=[
-            {"type": it.quantity.key, "name": it.quantity.label, "value": it.number.value}
-            for it in finite
-        ],
+        metrics=metrics,
         results=results,
         own=own,
         columns=columns,
