@@ -191,12 +191,8 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
     """
     steps = run.checkpoint_steps()
     if not steps:
-        train = run.recipe().train
-        first = f"step {min(train.checkpoint_every, train.steps)}"
-        if train.checkpoint_minutes is not None:
-            first = f"{first}, or after {train.checkpoint_minutes:g} minutes"
         raise NotFoundError(
-            f"{run.name} has no checkpoint yet; its first is of {first}. "
+            f"{run.name} has no checkpoint yet; its first is of {_first_checkpoint(run)}. "
             f"Wait for it, or if it does not train: `cldctl resume {run.name}`."
         )
     if wanted == "last":
@@ -220,6 +216,15 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
             f"Try again."
         )
     return whole, [entry for entry in damaged if entry.finished]
+
+
+def _first_checkpoint(run: RunFolder) -> str:
+    """When a run saves first, in words."""
+    train = run.recipe().train
+    step = f"step {min(train.checkpoint_every, train.steps)}"
+    if train.checkpoint_minutes is None:
+        return step
+    return f"{step}, or after {train.checkpoint_minutes:g} minutes"
 
 
 @contextlib.contextmanager

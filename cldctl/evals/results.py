@@ -106,6 +106,15 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def number_json(number: Number) -> dict[str, Any]:
+    """A result for ``--json``."""
+    return {
+        "value": finite(number.value),
+        "stderr": finite(number.stderr),
+        "nfe": number.nfe,
+    }
+
+
 def results_in(table: Sequence[SweptResults]) -> list[Quantity]:
     """The quantities of samples or test points in rows, in the order of the metrics."""
     present = quantities_in(row.numbers for row in table)
@@ -118,10 +127,9 @@ def fields_of(table: Sequence[SweptResults]) -> list[dict[str, Any]]:
     Missing numbers are None. The column ``KEY_nonfinite``, the fraction of samples that are not
     finite and not part of the result, exists only if some are.
     """
-    entries: list[dict[str, Any]] = []
-    for row in table:
-        about = {"evaluation": row.evaluation, "checkpoint_step": row.step}
-        entries.append({**row.values, **about})
+    entries: list[dict[str, Any]] = [
+        {**row.values, "evaluation": row.evaluation, "checkpoint_step": row.step} for row in table
+    ]
     lost: dict[str, list[float]] = {}
     for quantity in quantities_in(row.numbers for row in table):
         key = quantity.key
@@ -149,20 +157,21 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def sweep_lines(
-    sweep: Sweep, table: Sequence[SweptResults], quantity: Quantity
-) -> dict[str, list[tuple[str, Number]]]:
-    """The lines of a picture along the last axis: finite results by the values on the others."""
-    along = sweep.axes[-1].key
-    lines: dict[str, list[tuple[str, Number]]] = {}
+def _lines(
+    sweep: Sweep, table: Sequence[SweptResults], quantity: Quantity, positions: Mapping[str, float]
+) -> dict[str, list[tuple[float, float, float]]]:
+    """The lines of a picture along the last axis, by the values on the others.
+
+    Their points are positions, finite results, and standard errors (0 if unknown).
+    """
+    *others, along = sweep.axes
+    lines: dict[str, list[tuple[float, float, float]]] = {}
     for row in table:
-        label = ", ".join(
-            f"{axis.key.rpartition('.')[2]} {row.values[axis.key]}" for axis in sweep.axes[:-1]
-        )
-        points = lines.setdefault(label, [])
+        settings = [f"{axis.key.rpartition('.')[2]} {row.values[axis.key]}" for axis in others]
+        points = lines.setdefault(", ".join(settings), [])
         number = row.numbers[quantity.key]
         if number is not None and math.isfinite(number.value):
-            points.append((row.values[along], number))
+            points.append((positions[row.values[along.key]], number.value, number.stderr or 0.0))
     return lines
 
 
@@ -186,23 +195,16 @@ def figure_of(
     figure = Figure(figsize=(width * max(1, len(quantities)), height), layout="constrained")
     for index, quantity in enumerate(quantities, 1):
         axes = figure.add_subplot(1, len(quantities), index)
-        lines = sweep_lines(sweep, table, quantity)
-        for place, (label, points) in enumerate(lines.items()):
+        lines = _lines(sweep, table, quantity, positions)
+        for line, (label, points) in enumerate(lines.items()):
             if points:
-                axes.errorbar(
-                    [positions[value] for value, _ in points],
-                    [number.value for _, number in points],
-                    [number.stderr or 0.0 for _, number in points],
-                    color=f"C{place}",
-                    marker="o",
-                    capsize=3,
-                    label=label,
-                )
+                style = {"color": f"C{line}", "marker": "o", "capsize": 3, "label": label}
+                axes.errorbar(*zip(*points, strict=True), **style)
         if _is_logarithmic(positions.values()):
             axes.set_xscale("log")
         axes.set_xticks([*positions.values()], labels=[*positions])
         axes.minorticks_off()
-        if _is_logarithmic([number.value for points in lines.values() for _, number in points]):
+        if _is_logarithmic([value for points in lines.values() for _, value, _ in points]):
             set_logarithmic(axes)
         axes.set(xlabel=along.key, ylabel=quantity.label)
         axes.grid(alpha=0.3)
@@ -356,14 +358,7 @@ class Column:
         """For ``--json``."""
         entry: dict[str, Any] = {"run": self.run, "checkpoint_step": self.step, "steps": self.steps}
         for key, result in self.results.items():
-            number = result.number
-            entry[key] = {
-                "value": finite(number.value),
-                "stderr": finite(number.stderr),
-                "nfe": number.nfe,
-                "how": result.how,
-                **result.counts,
-            }
+            entry[key] = {**number_json(result.number), "how": result.how, **result.counts}
         return entry
 
 
@@ -431,16 +426,19 @@ def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any
         if quantity.key not in values:
             continue
         section = report[metric.name]
+        question = {"data": data, **_settings(work, metric.same)}
         # The objective of training is another quantity for another diffusion.
-        of_training = diffusion if "objective" in metric.same else {}
+        if "objective" in metric.same:
+            question |= diffusion
+        how = [metric.how(request), request.ema.words]
         result = Result(
             evaluation=work.name,
             step=report["checkpoint_step"],
             quantity=quantity,
             number=values[quantity.key],
-            how=", ".join(filter(None, [metric.how(request), request.ema.words])),
+            how=", ".join(filter(None, how)),
             remark=remark_on(metric, section),
-            question={"data": data, **_settings(work, metric.same), **of_training},
+            question=question,
             keys=keys,
             truth=section.get("true_entropy") if quantity.key == "nll" else None,
             floor=values.get(f"{quantity.key}{FLOOR}"),
