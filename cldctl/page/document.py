@@ -42,11 +42,8 @@ _MEANS = 50
 _FEWEST = 24
 # The share of values, at either end, that may be outside of the frame.
 _OUTLIERS = 0.01
-# The size of a chart in inches, and the frame within it as shares.
+# The size of a chart in inches.
 _SIZE = (6.1, 3.05)
-_FRAME = (0.105, 0.11, 0.868, 0.845)
-# The width of a character beside an axis on a small screen, as a share of the width of a chart.
-_CHARACTER = 0.0225
 # An ink stands for a colour of the style sheet by its number: the first of eight ordered colours,
 # and the colour of texts.
 _ORDERED = 20
@@ -146,8 +143,8 @@ def chart(
     from matplotlib.figure import Figure
 
     with style.context(_STYLE):
-        figure = Figure(figsize=_SIZE)
-        axes: Any = figure.add_axes(_FRAME)
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes: Any = figure.add_subplot()
         inks = rcParams["axes.prop_cycle"].by_key()["color"]
         if is_ordered:
             last = max(len(lines) - 1, 1)
@@ -224,7 +221,7 @@ def is_logarithmic(values: Sequence[float]) -> bool:
 
 
 def _set_axes(axes: Any, values: Sequence[float]) -> None:
-    """Scale the axes of a chart of sorted values, and make room for the labels beside it."""
+    """Scale the axes of a chart of sorted values."""
     from matplotlib.ticker import EngFormatter
 
     beyond = int(_OUTLIERS * len(values))
@@ -235,12 +232,6 @@ def _set_axes(axes: Any, values: Sequence[float]) -> None:
         margin = 0.05 * (values[-1] - values[0])
         axes.set_ylim(values[0] - margin, values[-1] + margin)
     axes.yaxis.set_major_formatter("{x:.4g}")
-    low, high = axes.get_ylim()
-    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
-    longest = max(map(len, axes.yaxis.get_major_formatter().format_ticks(ticks)), default=0)
-    left, bottom, width, height = _FRAME
-    more = max(longest * _CHARACTER - left, 0.0)
-    axes.set_position((left + more, bottom, width - more, height))
     axes.locator_params("x", nbins=5, integer=True)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 

@@ -113,7 +113,11 @@ def _sections(run: RunFolder, found: Why, follow: bool) -> Iterator[PageSection]
     best = best_of(results)
     curves = read(run, follow=follow)
     pictures = gallery(run, follow=follow)
-    yield PageSection("", _verdict(run, found, best, follow), "lines")
+    of_step = [run.evals / result.evaluation for result in best if result.step == row.step]
+    drawn = [folder / "samples.png" for folder in of_step]
+    drawn += run.samples.glob(f"step_{row.step:08d}*.png")
+    has_samples = any(file.exists() for file in drawn)
+    yield PageSection("", _verdict(run, found, has_samples=has_samples, follow=follow), "lines")
     recipe = shipped(run)
     tiles = [_tile(result, recipe.name if recipe else "") for result in best]
     yield PageSection("", [*tiles, *_effort(row)], "tiles")
@@ -162,16 +166,12 @@ def _nfe(number: Number | None) -> str:
     return "" if number is None or number.nfe is None else f"{number.nfe:,.0f}"
 
 
-def floor_of(result: Result) -> str:
-    """In words, what true samples reach; empty if the report does not have it."""
-    if result.floor is None:
-        return ""
-    quantity = registry.quantity(f"{result.quantity.key}{FLOOR}")
-    return f"{quantity.label} {number_text(quantity, result.floor)}"
+def _verdict(run: RunFolder, found: Why, *, has_samples: bool, follow: bool) -> Iterator[Markup]:
+    """How the run stands, in a sentence, and what to type next.
 
-
-def _verdict(run: RunFolder, found: Why, best: Sequence[Result], follow: bool) -> Iterator[Markup]:
-    """How the run stands, in a sentence, and what to type next."""
+    Args:
+        has_samples: whether there are samples of its last step.
+    """
     row = found.row
     sentence = f"{row.state.capitalize()}: {found.headline}"
     if row.state == "RUNNING" and row.eta_s is not None:
@@ -180,12 +180,6 @@ def _verdict(run: RunFolder, found: Why, best: Sequence[Result], follow: bool) -
         sentence += f" (as of {age(row.as_of)}: its cluster does not answer)"
     if not sentence.endswith((".", "?", "!")):
         sentence += "."
-    if best and row.state == "FINISHED":
-        name, _, unit = best[0].quantity.label.partition(", ")
-        value = number_text(best[0].quantity, best[0].number)
-        floor = floor_of(best[0])
-        words = [value, unit, f"({floor})" if floor else ""]
-        sentence += f" Best {name}: {' '.join(filter(None, words))}."
     yield text(sentence, "verdict")
     if row.steps:
         bar = Markup('<progress max="{}" value="{}" aria-label="steps done"></progress>')
@@ -198,10 +192,6 @@ def _verdict(run: RunFolder, found: Why, best: Sequence[Result], follow: bool) -
             last_lines = "\n".join(failed.lines[-_LAST_LINES:])
             yield part("folded", summary="Last output", content=last_lines)
     # Commands for what the page is or shows are left out.
-    of_step = [result.evaluation for result in best if result.step == row.step]
-    pictures = [run.evals / name / "samples.png" for name in of_step]
-    pictures += run.samples.glob(f"step_{row.step:08d}*.png")
-    has_samples = any(file.exists() for file in pictures)
     done = ("report ", "sample ") if has_samples else ("report ",)
     following = [code(command(words, run)) for words in found.next if not words.startswith(done)]
     if following or found.do:
@@ -234,18 +224,17 @@ def _tile(best: Result, recipe: str) -> Markup:
         beside = f"true entropy {best.truth:.{digits}f}, gap {gap:.{digits}f}"
     elif known is not None:
         beside = f"published {'≤ ' if known.bound else ''}{known.value:g} ({known.how})"
+    elif best.floor is not None:
+        floor = registry.quantity(f"{best.quantity.key}{FLOOR}")
+        beside = f"{floor.label} {number_text(floor, best.floor)}"
     else:
-        beside = floor_of(best)
+        beside = ""
     nfe = _nfe(best.number)
     about = [f"step {best.step:,}", EmaSpec(length=best.ema_length).words, best.of]
-    if nfe:
-        about.append(f"{nfe} NFE")
-    return part(
-        "tile",
-        label=best.quantity.label,
-        value=number_text(best.quantity, best.number),
-        about=[beside, ", ".join(filter(None, about))],
-    )
+    about.append(f"{nfe} NFE" if nfe else "")
+    value = number_text(best.quantity, best.number)
+    lines = [beside, ", ".join(filter(None, about))]
+    return part("tile", label=best.quantity.label, value=value, about=lines)
 
 
 def _effort(row: RunStatus) -> Iterator[Markup]:
@@ -412,7 +401,7 @@ def _recipe(run: RunFolder) -> Iterator[Markup]:
     yield part("folded", summary="The whole recipe", content=dump(recipe))
 
 
-def software(run: RunFolder, attempts: Sequence[Attempt]) -> dict[str, str]:
+def software(run: RunFolder, attempts: Sequence[Attempt] = ()) -> dict[str, str]:
     """The commit, and the versions that the newest attempt ran with."""
     identity = run.identity()
     git = identity.get("git") or {}
@@ -439,7 +428,6 @@ def _facts(run: RunFolder, found: Why) -> Markup:
         "submitted from": run.identity().get("host"),
         "group": " ".join(filter(None, [row.group, *swept])),
         "newest checkpoint": None if saved is None else f"step {count(saved)}",
-        "used": usage_line(row.usage),
         "code": (row.code or "")[:12],
         **software(run, attempts),
         "machines": row.host,
@@ -500,8 +488,7 @@ def comparison_page(
     for run in runs:
         pictures += gallery(run, follow=follow, most=1)[:1]
         try:
-            commit = str((run.identity().get("git") or {}).get("commit"))
-            recipes[run.name] = {**run.recipe().to_dict(), "commit": commit}
+            recipes[run.name] = {**run.recipe().to_dict(), "commit": software(run)["commit"]}
         except (CldError, OSError) as error:
             reason = f"{run.name}: its recipe cannot be read: {one_line(error)}"
             differences.append(text(reason, "warning"))

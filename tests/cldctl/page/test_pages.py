@@ -48,7 +48,8 @@ def test_a_page_has_verdict_results_curves_attempts_and_recipe(made):
     parsed = page_of(made)
     text = words(parsed)
     for expected in (
-        "Finished: all 8,000 steps are done. Best NLL bound: -1.100 ± 0.040 nats.",
+        "Finished: all 8,000 steps are done.",
+        "NLL bound, nats -1.100 ± 0.040",
         "true entropy -1.400, gap 0.300 step 8,000, 2,000 points, 312 NFE",
         "0 2,000 2,000 0 15m00s 1h06m preempted",
         "6 of 6 evaluations are complete",
