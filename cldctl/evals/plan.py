@@ -112,7 +112,7 @@ def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
         labels=recipe.data.labels,
     )
     solution = Solutions.of_run(run).followed(spec, network)
-    assert solution is not None, "it needs one"
+    assert solution is not None, "a tuned sampler has a solution"
     return replace(recipe, sampling=replace(spec, solution=solution.digest))
 
 
@@ -212,8 +212,7 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
         raise CheckpointError(f"{run.name} has no whole checkpoint: {damaged[0].reason}")
     if not whole:
         raise CheckpointError(
-            f"{run.name} has no whole checkpoint: those that it had were removed meanwhile. "
-            f"Try again."
+            f"{run.name} has no whole checkpoint: they were removed meanwhile. Try again."
         )
     return whole, [entry for entry in damaged if entry.finished]
 

@@ -194,12 +194,12 @@ def figure_of(
     width, height = _SIZE
     figure = Figure(figsize=(width * max(1, len(quantities)), height), layout="constrained")
     for index, quantity in enumerate(quantities, 1):
-        axes = figure.add_subplot(1, len(quantities), index)
+        axes: Any = figure.add_subplot(1, len(quantities), index)
         lines = _lines(sweep, table, quantity, positions)
         for line, (label, points) in enumerate(lines.items()):
             if points:
-                style = {"color": f"C{line}", "marker": "o", "capsize": 3, "label": label}
-                axes.errorbar(*zip(*points, strict=True), **style)
+                data = zip(*points, strict=True)
+                axes.errorbar(*data, color=f"C{line}", marker="o", capsize=3, label=label)
         if _is_logarithmic(positions.values()):
             axes.set_xscale("log")
         axes.set_xticks([*positions.values()], labels=[*positions])
@@ -426,7 +426,8 @@ def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any
         if quantity.key not in values:
             continue
         section = report[metric.name]
-        question = {"data": data, **_settings(work, metric.same)}
+        settings = leaves({place: request.at(place) for place in metric.same})
+        question = {"data": data, **settings}
         # The objective of training is another quantity for another diffusion.
         if "objective" in metric.same:
             question |= diffusion
@@ -448,19 +449,6 @@ def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any
     return results
 
 
-def _settings(work: Evaluation, places: Sequence[str]) -> dict[str, Any]:
-    """The values at places of a request, with an entry for each key of a section."""
-    settings: dict[str, Any] = {}
-    of_sections: dict[str, Any] = {}
-    for place in places:
-        value = work.request.at(place)
-        if isinstance(value, dict):
-            of_sections |= {f"{place}.{name}": inner for name, inner in value.items()}
-        else:
-            settings[place] = value
-    return settings | of_sections
-
-
 def best_of(results: Sequence[Result]) -> list[Result]:
     """The best finite value of each quantity, among those with the most samples or points."""
     best = []
@@ -469,7 +457,7 @@ def best_of(results: Sequence[Result]) -> list[Result]:
         own = [result for result in results if result.quantity.key == quantity.key]
         finite = [result for result in own if math.isfinite(result.number.value)]
         if finite and not quantity.is_reference:
-            best.append(min(finite, key=lambda it: (-it.size, sign * it.number.value)))
+            best.append(min(finite, key=lambda result: (-result.size, sign * result.number.value)))
     return best
 
 

@@ -50,7 +50,7 @@ _ORDERED = 20
 _TEXT = "#000190"
 _STYLE = Path(__file__).parent / "templates" / "chart.mplstyle"
 
-# Those of HTML escape what they show.
+# The templates of HTML escape the values that they show.
 TEMPLATES = Environment(
     loader=PackageLoader(__package__),
     autoescape=lambda name: name is not None and name.endswith(".html"),
@@ -87,12 +87,12 @@ def render(title: str, pills: Iterable[tuple[str, str]], sections: Iterable[Page
 
 
 def part(kind: str, **values: Any) -> Markup:
-    """A part of a page: what the macro of this name in `parts.html` makes of ``values``."""
+    """A part of a page, made of ``values`` by the macro ``kind`` in `parts.html`."""
     return Markup(getattr(TEMPLATES.get_template("parts.html").module, kind)(**values))
 
 
 def text(content: str, style: str = "soft") -> Markup:
-    """A paragraph; ``style`` is what the style sheet calls it. Empty without content."""
+    """A paragraph in a class of the style sheet; empty without content."""
     return part("text", content=content, style=style) if content else Markup()
 
 
@@ -115,7 +115,7 @@ def code(command: str) -> Markup:
 
 
 def colour_of(state: str) -> str:
-    """What the style sheet calls the colour of a state, which is that of terminals."""
+    """The class of the style sheet with the colour of a state, the same as on terminals."""
     return STYLES.get(state, "dim").rpartition(" ")[2]
 
 
@@ -129,7 +129,7 @@ def chart(
     """Lines over common axes, logarithmic where a linear one would flatten them; empty without a
     point.
 
-    A line of many points is smoothed; if there is only one, its points are behind it.
+    A line of many points is smoothed. If there is a single line, its points are drawn behind it.
 
     Args:
         lines: points by label, ascending in x; of results, each with its standard error, and these
@@ -187,7 +187,7 @@ def _svg(title: str, figure: "Figure", entries: Sequence[tuple[str, str]] = ()) 
     out = io.StringIO()
     about = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(out, format="svg", transparent=True, metadata=about)
-    # Without what only a file of its own needs, and without invisible digits.
+    # Without the head that only a separate file needs, and without invisible digits.
     svg = re.sub(r'(?s:\A.*(?=<svg))| id="[a-z]+[a-z0-9]*_\d+"', "", out.getvalue())
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), svg)
     drawn = part("chart", title=title, svg=Markup(printable(svg)), entries=entries)

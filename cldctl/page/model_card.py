@@ -89,10 +89,10 @@ class CardFiles:
 
 
 def licence(text: str) -> str:
-    """The identifier of a licence in small letters: one of Hugging Face's list, or of SPDX.
+    """The identifier of a licence in small letters, from Hugging Face's list or from SPDX.
 
     Raises:
-        UsageError: it is not one.
+        UsageError: the text is neither.
     """
     word = text.strip().lower()
     if word in _NOT_OF_SPDX.split():
@@ -229,12 +229,12 @@ def card(
     columns = evaluation_columns(sorted(evals, key=lambda entry: ranks[entry["id"]]), results)
     for heading in ("evaluation", "state", "shards"):
         columns.pop(heading, None)
-    attempts_text = str(len(row.attempts))
-    if row.attempts:
-        causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
-        attempts_text += f" ({', '.join(f'{times} {cause}' for cause, times in causes.items())})"
+    causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
+    ends = ", ".join(f"{number} {cause}" for cause, number in causes.items())
     average = f"of length {model.ema_length:g}" if model.ema_length else f"{recipe.train.ema:g}"
-    gpus = dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu)
+    gpus = dict.fromkeys(
+        f"{attempt.gpus or 1} x {attempt.gpu}" for attempt in attempts if attempt.gpu
+    )
     steps = row.steps or recipe.train.steps
     facts = {
         "steps": f"{model.step:,} of {steps:,}",
@@ -243,8 +243,8 @@ def card(
         "precision": recipe.train.precision,
         "seed": str(recipe.train.seed),
         "last loss": None if row.loss is None else number(row.loss, 5),
-        "attempts": attempts_text,
-        "time used": usage_line(row.usage) if row.usage and row.usage["used"] > 0 else None,
+        "attempts": f"{len(row.attempts)} ({ends})" if ends else "0",
+        "time used": usage_line(row.usage),
         "hardware": ", ".join(gpus) or "CPUs",
         **software(run, attempts),
     }
@@ -290,9 +290,9 @@ def _without_folders(value: Any) -> Any:
 
 
 def escaped(text: object, most: int = 200) -> str:
-    """A text for the inside of a line of Markdown, shown as it is, of at most ``most`` characters.
+    """Markdown that shows a text literally, within a line; it is cut after ``most`` characters.
 
-    At the beginning of a line, it could still begin a list.
+    At the beginning of a line, the text could still begin a list.
     """
     line = _SPECIAL.sub(lambda found: f"\\{found[0]}", one_line(text, most))
     return _LINK.sub(lambda _: "\\", line)

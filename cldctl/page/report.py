@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -96,7 +96,7 @@ def page_of(run: RunFolder) -> Path:
 
 
 def page(run: RunFolder, *, follow: bool = False) -> str:
-    """The page of a run as text; it refers to nothing outside.
+    """The page of a run, a file that loads nothing else.
 
     Args:
         follow: also read folders that links lead out of the run to.
@@ -142,7 +142,7 @@ def _sections(run: RunFolder, found: Why, follow: bool) -> Iterator[PageSection]
 def readable_results(run: RunFolder) -> list[Result]:
     """The results of all finished evaluations, by step; none if the recipe cannot be read."""
     with contextlib.suppress(CldError, OSError):
-        return sorted(results_of(run), key=lambda it: (it.step, it.evaluation))
+        return sorted(results_of(run), key=attrgetter("step", "evaluation"))
     return []
 
 
@@ -167,7 +167,7 @@ def _nfe(number: Number | None) -> str:
 
 
 def _verdict(run: RunFolder, found: Why, *, has_samples: bool, follow: bool) -> Iterator[Markup]:
-    """How the run stands, in a sentence, and what to type next.
+    """The state of the run in a sentence, its last failure, and commands to type next.
 
     Args:
         has_samples: whether there are samples of its last step.
@@ -202,7 +202,7 @@ def _verdict(run: RunFolder, found: Why, *, has_samples: bool, follow: bool) -> 
 
 
 def _outside(run: RunFolder, follow: bool) -> Markup:
-    """Which folders are left out; empty if none is."""
+    """A text that names the folders that are left out; empty if there are none."""
     folders = [run.tensorboard, run.samples, run.evals, run.logs]
     inner = (*run.evals.glob("*"), *run.tensorboard.glob("*"))
     folders += (folder for folder in inner if folder.is_symlink())
@@ -248,7 +248,7 @@ def _effort(row: RunStatus) -> Iterator[Markup]:
 
 
 def _time_line(found: Why) -> Markup:
-    """The attempts against time, coloured by the state in which they left the run."""
+    """Bars of the attempts over time, in the colour of the state in which each left the run."""
     stretches = found.stretches
     begin = min(stretch.began - stretch.waited_s for stretch in stretches)
     last = max(stretch.until for stretch in stretches)
@@ -258,7 +258,7 @@ def _time_line(found: Why) -> Markup:
     for stretch, state, end in found.ends:
         attempt = stretch.attempt
         steps = f"steps {count(attempt.first_step)} to {count(attempt.last_step)}"
-        for what, since, until, colour in (
+        for phase, since, until, colour in (
             ("queued", stretch.began - stretch.waited_s, stretch.began, "dim"),
             ("starting", stretch.began, stretch.started, "blue"),
             (end, stretch.started, stretch.until, colour_of(state)),
@@ -266,9 +266,9 @@ def _time_line(found: Why) -> Markup:
             if until - since >= 1 or until == stretch.until:
                 left = (since - begin) * percent
                 width = (until - since) * percent
-                about = f"attempt {attempt.attempt}, {steps}: {what}, {duration(until - since)}"
-                bars.append((f"{colour} {what}", left, width, about))
-                legend[what] = f"var(--{colour})"
+                about = f"attempt {attempt.attempt}, {steps}: {phase}, {duration(until - since)}"
+                bars.append((f"{colour} {phase}", left, width, about))
+                legend[phase] = f"var(--{colour})"
     end_of_line = "now" if found.row.state == "RUNNING" else local_time(last)
     ends = [local_time(begin), duration(last - begin), end_of_line]
     return part("time_line", bars=bars, entries=legend.items(), ends=ends)
@@ -335,8 +335,8 @@ def _sweeps(run: RunFolder, row: RunStatus) -> Iterator[PageSection]:
 def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
     """Charts of the training except its loss: the losses by time in one, each other tag alone."""
     ranges = [tag.removeprefix(_BY_TIME) for tag in curves if tag.startswith(_BY_TIME)]
-    ranges.sort(key=lambda it: float(it.partition("_")[0]))
-    by_time = {f"t {it.replace('_', ' ')}": curves[f"{_BY_TIME}{it}"] for it in ranges}
+    ranges.sort(key=lambda times: float(times.partition("_")[0]))
+    by_time = {f"t {times.replace('_', ' ')}": curves[f"{_BY_TIME}{times}"] for times in ranges}
     yield chart("loss by time t, without weights", by_time, is_ordered=True)
     yield from other_charts({"": curves})
 
@@ -368,7 +368,7 @@ def _is_constant(values: Sequence[float]) -> bool:
 
 
 def shipped(run: RunFolder) -> Recipe | None:
-    """The shipped recipe that a run is made from; None if it is another one, or cannot be read."""
+    """The shipped recipe that a run was made from; None if there is none that can be read."""
     with contextlib.suppress(CldError, OSError):
         file = recipes().get(run.identity().get("recipe") or run.recipe().name)
         return None if file is None else load(file, with_plugins=False).anchored(Path.cwd())
