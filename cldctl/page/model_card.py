@@ -122,30 +122,30 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
     """
     if has_control(str(wish)):
         raise UsageError("--card: the name has control characters. Use another one.")
-    is_file = wish.suffix == ".md"
-    if is_file and not os.path.isdir(wish.absolute().parent):
-        raise UsageError(
-            f"--card {wish}: there is no folder {wish.absolute().parent}. Create it first."
-        )
-    if not is_file and os.path.lexists(wish) and not os.path.isdir(wish):
-        raise UsageError(f"--card {wish}: it is a file. Name a folder, or a file that ends in .md.")
-    if is_file:
+    if wish.suffix == ".md":
+        folder = wish.absolute().parent
+        if not os.path.isdir(folder):
+            raise UsageError(f"--card {wish}: there is no folder {folder}. Create it first.")
         files = CardFiles(wish, wish.with_suffix(".png"), weights or default)
+        others = [files.picture]
     else:
+        if os.path.lexists(wish) and not os.path.isdir(wish):
+            raise UsageError(
+                f"--card {wish}: it is a file. Name a folder, or a file that ends in .md."
+            )
         # The names that Hugging Face and others expect.
-        weights_file = weights or wish / "model.safetensors"
-        files = CardFiles(wish / "README.md", wish / "samples.png", weights_file)
-    is_ours = _is_card(files.card)
-    if os.path.lexists(files.card) and not is_ours:
+        own_weights = wish / "model.safetensors"
+        files = CardFiles(wish / "README.md", wish / "samples.png", weights or own_weights)
+        others = [files.picture, files.weights] if weights is None else [files.picture]
+    # The files beside a card of cldctl belong to it and are replaced; so is the file of -o.
+    if _is_card(files.card):
+        return files
+    if os.path.lexists(files.card):
         raise UsageError(
             f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name."
         )
-    # Beside a card of cldctl, the other files belong to it and are replaced; so is the file of -o.
-    others = [files.picture]
-    if not is_file and weights is None:
-        others.append(files.weights)
     for file in others:
-        if not is_ours and os.path.lexists(file):
+        if os.path.lexists(file):
             raise UsageError(
                 f"--card {wish}: {file} exists, and no card is beside it. Use another name, or "
                 f"remove it."
