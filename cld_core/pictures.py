@@ -198,8 +198,8 @@ def _left_out(form: DataFormat) -> str:
     parts = form.shape[0]
     if is_grid(form):
         return "" if form.kind == "images" else f", channel 0 of {parts}"
-    what, most = ("channels", _CHANNELS) if len(form.shape) == 2 else ("features", _FEATURES)
-    return f", {what} 0 to {most - 1} of {parts}" if parts > most else ""
+    name, most = ("channels", _CHANNELS) if len(form.shape) == 2 else ("features", _FEATURES)
+    return f", {name} 0 to {most - 1} of {parts}" if parts > most else ""
 
 
 def pixels(x: Tensor, model: "Model", labels: Tensor | None = None) -> Tensor:
@@ -310,8 +310,8 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
     if d > 1:
         figure.set_size_inches(*_PAIRS)
     grid = figure.subplots(d, d, sharex="col", squeeze=False)
-    for place in zip(*np.triu_indices(d, 1), strict=True):
-        grid[place].remove()
+    for above_diagonal in zip(*np.triu_indices(d, 1), strict=True):
+        grid[above_diagonal].remove()
     for name, x in vectors.items():
         colour, size = ("tab:red", _DOT) if name == "samples" else ("black", 4 * _DOT)
         outside = len(x) - int(((x > low) & (x < high)).all(1).sum())
@@ -427,8 +427,8 @@ def _named(grid: Tensor, names: Sequence[str]) -> Tensor:
     width = _LETTERS + round(max(map(font.getlength, texts)))
     strip = Image.new("L", (width, len(grid)))
     for row, text in enumerate(texts):
-        place = (width - _LETTERS // 2, (row + 0.5) * height)
-        ImageDraw.Draw(strip).text(place, text, fill=255, font=font, anchor="rm")
+        right_middle = (width - _LETTERS // 2, (row + 0.5) * height)
+        ImageDraw.Draw(strip).text(right_middle, text, fill=255, font=font, anchor="rm")
     shown = torch.from_numpy(np.array(strip))[:, :, None]
     return torch.cat([shown.expand(-1, -1, grid.shape[2]), grid], dim=1)
 
@@ -492,17 +492,16 @@ class Plane:
     def draw(self, axes: "Axes", points: Tensor | Array, colour: str) -> int:
         """Draw points (n, 2) over the density; returns how many are outside or not finite."""
         points = np.asarray(points, dtype=np.float64)
+        extent = (self.low[0], self.high[0], self.low[1], self.high[1])
         if self.shade is not None:
-            extent = (self.low[0], self.high[0], self.low[1], self.high[1])
             axes.imshow(
                 self.shade, origin="lower", extent=extent, cmap="Blues", vmax=1.4, aspect="equal"
             )
         inside = ((points > self.low) & (points < self.high)).all(1)
-        axes.scatter(
-            points[inside, 0], points[inside, 1], s=_DOT, c=colour, alpha=0.6, linewidths=0
-        )
+        x, y = points[inside].T
+        axes.scatter(x, y, s=_DOT, c=colour, alpha=0.6, linewidths=0)
         # The axes have the same scale, so that a ring is round.
-        axes.set(xlim=(self.low[0], self.high[0]), ylim=(self.low[1], self.high[1]), aspect="equal")
+        axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
         return len(points) - int(inside.sum())
 
     def draw_samples(self, axes: "Axes", x: Tensor) -> None:

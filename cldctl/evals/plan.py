@@ -112,7 +112,7 @@ def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
         labels=recipe.data.labels,
     )
     solution = Solutions.of_run(run).followed(spec, network)
-    assert solution is not None, "it needs one"
+    assert solution is not None, "a tuned sampler has a solution"
     return replace(recipe, sampling=replace(spec, solution=solution.digest))
 
 
@@ -191,12 +191,8 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
     """
     steps = run.checkpoint_steps()
     if not steps:
-        train = run.recipe().train
-        first = f"step {min(train.checkpoint_every, train.steps)}"
-        if train.checkpoint_minutes is not None:
-            first = f"{first}, or after {train.checkpoint_minutes:g} minutes"
         raise NotFoundError(
-            f"{run.name} has no checkpoint yet; its first is of {first}. "
+            f"{run.name} has no checkpoint yet; its first is of {_first_checkpoint(run)}. "
             f"Wait for it, or if it does not train: `cldctl resume {run.name}`."
         )
     if wanted == "last":
@@ -216,10 +212,18 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
         raise CheckpointError(f"{run.name} has no whole checkpoint: {damaged[0].reason}")
     if not whole:
         raise CheckpointError(
-            f"{run.name} has no whole checkpoint: those that it had were removed meanwhile. "
-            f"Try again."
+            f"{run.name} has no whole checkpoint: they were removed meanwhile. Try again."
         )
     return whole, [entry for entry in damaged if entry.finished]
+
+
+def _first_checkpoint(run: RunFolder) -> str:
+    """When a run saves first, in words."""
+    train = run.recipe().train
+    step = f"step {min(train.checkpoint_every, train.steps)}"
+    if train.checkpoint_minutes is None:
+        return step
+    return f"{step}, or after {train.checkpoint_minutes:g} minutes"
 
 
 @contextlib.contextmanager

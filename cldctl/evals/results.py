@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cld_core import metrics as registry
 from cld_core.config.schema import leaves
@@ -29,8 +29,13 @@ from cld_core.run.groups import Group, values_of
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import is_count, one_line
 
-# Ratio of the largest to the smallest value from which an axis is logarithmic.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Ratio of the largest to the smallest value from which an axis of a sweep is logarithmic.
 _LOG_FROM = 5.0
+# The size of a picture of one quantity, in inches.
+_SIZE = (5.5, 4.2)
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,15 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def number_json(number: Number) -> dict[str, Any]:
+    """A result for ``--json``."""
+    return {
+        "value": finite(number.value),
+        "stderr": finite(number.stderr),
+        "nfe": number.nfe,
+    }
+
+
 def results_in(table: Sequence[SweptResults]) -> list[Quantity]:
     """The quantities of samples or test points in rows, in the order of the metrics."""
     present = quantities_in(row.numbers for row in table)
@@ -113,10 +127,9 @@ def fields_of(table: Sequence[SweptResults]) -> list[dict[str, Any]]:
     Missing numbers are None. The column ``KEY_nonfinite``, the fraction of samples that are not
     finite and not part of the result, exists only if some are.
     """
-    entries: list[dict[str, Any]] = []
-    for row in table:
-        about = {"evaluation": row.evaluation, "checkpoint_step": row.step}
-        entries.append({**row.values, **about})
+    entries: list[dict[str, Any]] = [
+        {**row.values, "evaluation": row.evaluation, "checkpoint_step": row.step} for row in table
+    ]
     lost: dict[str, list[float]] = {}
     for quantity in quantities_in(row.numbers for row in table):
         key = quantity.key
@@ -144,59 +157,60 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def sweep_lines(
-    sweep: Sweep, table: Sequence[SweptResults], quantity: Quantity
-) -> dict[str, list[tuple[str, Number]]]:
-    """The lines of a picture along the last axis: finite results by the values on the others."""
-    along = sweep.axes[-1].key
-    lines: dict[str, list[tuple[str, Number]]] = {}
+def _lines(
+    sweep: Sweep, table: Sequence[SweptResults], quantity: Quantity, positions: Mapping[str, float]
+) -> dict[str, list[tuple[float, float, float]]]:
+    """The lines of a picture along the last axis, by the values on the others.
+
+    Their points are positions, finite results, and standard errors (0 if unknown).
+    """
+    *others, along = sweep.axes
+    lines: dict[str, list[tuple[float, float, float]]] = {}
     for row in table:
-        label = ", ".join(
-            f"{axis.key.rpartition('.')[2]} {row.values[axis.key]}" for axis in sweep.axes[:-1]
-        )
-        points = lines.setdefault(label, [])
+        settings = [f"{axis.key.rpartition('.')[2]} {row.values[axis.key]}" for axis in others]
+        points = lines.setdefault(", ".join(settings), [])
         number = row.numbers[quantity.key]
         if number is not None and math.isfinite(number.value):
-            points.append((row.values[along], number))
+            points.append((positions[row.values[along.key]], number.value, number.stderr or 0.0))
     return lines
 
 
 def plot(path: Path, sweep: Sweep, table: Sequence[SweptResults], title: str) -> None:
     """Draw the results of a complete sweep, from its `rows`, as PNG."""
+    figure = figure_of(sweep, table, results_in(table))
+    figure.suptitle(title)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=120, format="png")
+
+
+def figure_of(
+    sweep: Sweep, table: Sequence[SweptResults], quantities: Sequence[Quantity]
+) -> "Figure":
+    """Pictures of quantities side by side, against the last axis of a sweep."""
     from matplotlib.figure import Figure
 
     along = sweep.axes[-1]
     positions = _positions(along.values)
-    quantities = results_in(table)
-    figure = Figure(figsize=(5.5 * max(1, len(quantities)), 4.2), layout="constrained")
-    for index, quantity in enumerate(quantities):
-        axes = figure.add_subplot(1, len(quantities), index + 1)
-        lines = sweep_lines(sweep, table, quantity)
-        for place, (label, points) in enumerate(lines.items()):
+    width, height = _SIZE
+    figure = Figure(figsize=(width * max(1, len(quantities)), height), layout="constrained")
+    for index, quantity in enumerate(quantities, 1):
+        axes: Any = figure.add_subplot(1, len(quantities), index)
+        lines = _lines(sweep, table, quantity, positions)
+        for line, (label, points) in enumerate(lines.items()):
             if points:
-                axes.errorbar(
-                    [positions[value] for value, _ in points],
-                    [number.value for _, number in points],
-                    [number.stderr or 0.0 for _, number in points],
-                    color=f"C{place}",
-                    marker="o",
-                    capsize=3,
-                    label=label,
-                )
+                data = zip(*points, strict=True)
+                axes.errorbar(*data, color=f"C{line}", marker="o", capsize=3, label=label)
         if _is_logarithmic(positions.values()):
             axes.set_xscale("log")
-        axes.set_xticks([positions[value] for value in along.values], labels=list(along.values))
+        axes.set_xticks([*positions.values()], labels=[*positions])
         axes.minorticks_off()
-        if _is_logarithmic([number.value for points in lines.values() for _, number in points]):
-            axes.set_yscale("log")
-        axes.set_xlabel(along.key)
-        axes.set_ylabel(quantity.label)
+        if _is_logarithmic([value for points in lines.values() for _, value, _ in points]):
+            set_logarithmic(axes)
+        axes.set(xlabel=along.key, ylabel=quantity.label)
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend()
-    figure.suptitle(title)
-    with replacing(path) as file:
-        figure.savefig(file, dpi=120, format="png")
+    return figure
 
 
 def _positions(values: Sequence[str]) -> dict[str, float]:
@@ -209,6 +223,22 @@ def _positions(values: Sequence[str]) -> dict[str, float]:
 
 def _is_logarithmic(values: Collection[float]) -> bool:
     return bool(values) and max(values) >= _LOG_FROM * min(values) > 0
+
+
+def set_logarithmic(axes: Any) -> None:
+    """Make the vertical axis logarithmic, with labels within a power of ten if it has few."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    subs: tuple[float, ...] = (1,)
+    if high < 10 * low:
+        subs = (1, 1.5, 2, 3, 5)
+    elif high < 100 * low:
+        subs = (1, 2, 5)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter("{x:.4g}")
+    axes.yaxis.set_minor_formatter("")
 
 
 def is_complete(run: RunFolder, sweep: Sweep) -> bool:
@@ -299,6 +329,12 @@ class Result:
         return next(iter(self.counts.values()), 0)
 
     @property
+    def settings(self) -> str:
+        """`how`, and the mean number of network evaluations."""
+        nfe = self.number.nfe
+        return self.how if nfe is None else f"{self.how}, {nfe:.0f} NFE"
+
+    @property
     def of(self) -> str:
         """`counts` in words, such as "2,000 points"."""
         return ", ".join(f"{size:,} {name}" for name, size in self.counts.items())
@@ -322,14 +358,7 @@ class Column:
         """For ``--json``."""
         entry: dict[str, Any] = {"run": self.run, "checkpoint_step": self.step, "steps": self.steps}
         for key, result in self.results.items():
-            number = result.number
-            entry[key] = {
-                "value": finite(number.value),
-                "stderr": finite(number.stderr),
-                "nfe": number.nfe,
-                "how": result.how,
-                **result.counts,
-            }
+            entry[key] = {**number_json(result.number), "how": result.how, **result.counts}
         return entry
 
 
@@ -397,16 +426,20 @@ def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any
         if quantity.key not in values:
             continue
         section = report[metric.name]
+        settings = leaves({place: request.at(place) for place in metric.same})
+        question = {"data": data, **settings}
         # The objective of training is another quantity for another diffusion.
-        of_training = diffusion if "objective" in metric.same else {}
+        if "objective" in metric.same:
+            question |= diffusion
+        how = [metric.how(request), request.ema.words]
         result = Result(
             evaluation=work.name,
             step=report["checkpoint_step"],
             quantity=quantity,
             number=values[quantity.key],
-            how=", ".join(filter(None, [metric.how(request), request.ema.words])),
+            how=", ".join(filter(None, how)),
             remark=remark_on(metric, section),
-            question={"data": data, **_settings(work, metric.same), **of_training},
+            question=question,
             keys=keys,
             truth=section.get("true_entropy") if quantity.key == "nll" else None,
             floor=values.get(f"{quantity.key}{FLOOR}"),
@@ -414,19 +447,6 @@ def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any
         )
         results.append(result)
     return results
-
-
-def _settings(work: Evaluation, places: Sequence[str]) -> dict[str, Any]:
-    """The values at places of a request, with an entry for each key of a section."""
-    settings: dict[str, Any] = {}
-    of_sections: dict[str, Any] = {}
-    for place in places:
-        value = work.request.at(place)
-        if isinstance(value, dict):
-            of_sections |= {f"{place}.{name}": inner for name, inner in value.items()}
-        else:
-            settings[place] = value
-    return settings | of_sections
 
 
 def best_of(results: Sequence[Result]) -> list[Result]:
@@ -437,7 +457,7 @@ def best_of(results: Sequence[Result]) -> list[Result]:
         own = [result for result in results if result.quantity.key == quantity.key]
         finite = [result for result in own if math.isfinite(result.number.value)]
         if finite and not quantity.is_reference:
-            best.append(min(finite, key=lambda it: (-it.size, sign * it.number.value)))
+            best.append(min(finite, key=lambda result: (-result.size, sign * result.number.value)))
     return best
 
 

@@ -26,7 +26,7 @@ from cld_core.run.evaluations import (
 )
 
 from .plan import MAX_CELLS, EvaluationPlan, recipe_for_evaluation, with_solution
-from .results import SweptResults, fields_of, finite, is_complete, results_in, rows, to_csv
+from .results import SweptResults, fields_of, is_complete, number_json, results_in, rows, to_csv
 
 # The axes of the sweep.
 SAMPLER = "sampler"
@@ -203,9 +203,9 @@ def make(
                 ids.append(request.id)
             cells.append(SweepCell({SAMPLER: name, NFE: str(number)}, ids[0], tuple(ids[1:])))
     left_out = []
-    for (name, why), where in problems.items():
-        which = "" if len(where) == len(nfe) else f" at {', '.join(map(str, where))} evaluations"
-        left_out.append(f"{name}{which} is left out: {why}")
+    for (name, reason), refused in problems.items():
+        at = "" if len(refused) == len(nfe) else f" at {', '.join(map(str, refused))} evaluations"
+        left_out.append(f"{name}{at} is left out: {reason}")
     if not cells:
         raise UsageError(f"none of these samplers can be compared. {' '.join(left_out)}")
     names = tuple(dict.fromkeys(cell.values[SAMPLER] for cell in cells))
@@ -261,20 +261,20 @@ def _computable(sampling: SamplingSpec, metrics: Sequence[str]) -> tuple[str, ..
 
 
 def best(run: RunFolder, sweep: Sweep, table: Sequence[SweptResults]) -> set[tuple[str, int]]:
-    """The best result of each metric at each number of evaluations, as (key, number of the row).
+    """The best result of each metric at each number of evaluations, as (key, index of the row).
 
     Only samplers that took as many evaluations as requested compete; the adaptive flow takes as
     many as it needs. Samplers that lost samples do not compete either, because their results leave
     these out. The best log-density is the one closest to that of true samples: too concentrated
     samples have a larger one.
     """
-    truth = {"density": references(run, sweep).get("true_density")}
+    targets = {"density": references(run, sweep).get("true_density")}
     found = set()
     for quantity in results_in(table):
         columns: dict[str, list[tuple[float, int]]] = {}
-        target = truth.get(quantity.key)
+        target = targets.get(quantity.key)
         sign = -1.0 if quantity.larger_is_better else 1.0
-        for place, row in enumerate(table):
+        for index, row in enumerate(table):
             number = row.numbers[quantity.key]
             if number is None or number.nfe is None or number.lost:
                 continue
@@ -282,7 +282,7 @@ def best(run: RunFolder, sweep: Sweep, table: Sequence[SweptResults]) -> set[tup
             requested = row.values[NFE]
             if math.isfinite(value) and abs(number.nfe - float(requested)) < 0.5:
                 badness = sign * value if target is None else abs(value - target)
-                columns.setdefault(requested, []).append((badness, place))
+                columns.setdefault(requested, []).append((badness, index))
         found |= {(quantity.key, min(column)[1]) for column in columns.values() if len(column) > 1}
     return found
 
@@ -310,11 +310,11 @@ def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[s
     table = rows(run, sweep)
     marked = best(run, sweep, table)
     entries = []
-    for place, (row, cell) in enumerate(zip(table, sweep.cells, strict=True)):
+    for index, (row, cell) in enumerate(zip(table, sweep.cells, strict=True)):
         results = {}
         for quantity in results_in(table):
             key = quantity.key
-            results[key] = _entry(row.numbers[key], is_best=(key, place) in marked)
+            results[key] = _entry(row.numbers[key], is_best=(key, index) in marked)
         entry = {
             "sampler": row.values[SAMPLER],
             "nfe": int(row.values[NFE]),
@@ -322,19 +322,16 @@ def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[s
             "results": results,
         }
         entries.append(entry)
-    steps = [row.step for row in table if row.step is not None]
+    published = published_samplers(run.recipe().data.name)
     return {
         "run": run.name,
-        "checkpoint_step": steps[0] if steps else None,
+        "checkpoint_step": next((row.step for row in table if row.step is not None), None),
         "sweep": sweep.id,
         "complete": is_complete(run, sweep),
         "settings": {name: settings[name] for name in sweep.axes[0].values if name in settings},
         "rows": entries,
         "references": references(run, sweep),
-        "published": [
-            {"metric": "fid", **asdict(published)}
-            for published in published_samplers(run.recipe().data.name)
-        ],
+        "published": [{"metric": "fid", **asdict(result)} for result in published],
     }
 
 
@@ -361,11 +358,7 @@ def _entry(number: Number | None, *, is_best: bool) -> dict[str, Any] | None:
     """A result; None if there is none."""
     if number is None:
         return None
-    entry: dict[str, Any] = {
-        "value": finite(number.value),
-        "stderr": finite(number.stderr),
-        "nfe": number.nfe,
-    }
+    entry = number_json(number)
     if number.lost:
         entry["nonfinite"] = number.lost
     return {**entry, "best": is_best}

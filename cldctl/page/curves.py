@@ -34,7 +34,7 @@ Points = Sequence[tuple[float, ...]]
 
 
 def is_inside(run: RunFolder, folder: Path, *, follow: bool) -> bool:
-    """Whether a page may show the files of a folder: no link leads from it out of the run.
+    """Whether a page may show the files of a folder, which links must not lead out of the run.
 
     Args:
         follow: any folder may be shown, for runs that have parts on another disk.
@@ -64,7 +64,7 @@ def read(run: RunFolder, *, follow: bool = False) -> dict[str, Points]:
 def parts(values: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
     """Split values into at most ``most`` consecutive parts of one size; the last may be smaller."""
     size = -(-len(values) // most)
-    return (values[place : place + size] for place in range(0, len(values), max(size, 1)))
+    return (values[start : start + size] for start in range(0, len(values), max(size, 1)))
 
 
 @dataclass
@@ -122,7 +122,7 @@ class Curves:
                 # A larger record is a picture.
                 record = stream.read(length) if length <= _RECORD_BYTES else b""
                 count += _HEAD.size + len(record)
-                # After a damaged record, the begin of the next one is unknown.
+                # After a damaged record, it is unknown where the next record begins.
                 self._offset = after if self._add(record) else size
         return count
 

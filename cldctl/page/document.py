@@ -8,9 +8,11 @@ import contextlib
 import io
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,9 +21,13 @@ from cld_core.files import by_age, read_bytes
 from cld_core.run import RunFolder
 from cld_core.sanitize import local_time, printable
 from cld_core.version import __version__
+from cldctl.evals.results import set_logarithmic
 from cldctl.show.tables import STYLES
 
 from .curves import Points, is_inside, parts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PNG = b"\x89PNG\r\n\x1a\n"
 # The number of pictures of a run on a page, and the bytes of the largest.
@@ -36,20 +42,17 @@ _MEANS = 50
 _FEWEST = 24
 # The share of values, at either end, that may be outside of the frame.
 _OUTLIERS = 0.01
-# The size of a chart in inches, and the frame within it as shares.
+# The size of a chart in inches, and the frame within it as shares. Beside the frame, a number of
+# eight characters fits; a longer one reaches into the margin of the page.
 _SIZE = (6.1, 3.05)
-_FRAME = (0.105, 0.11, 0.868, 0.845)
-# The characters that fit below an axis, and the width of one beside it on a small screen, as a
-# share of the width of a chart.
-_CHARACTERS = 60
-_CHARACTER = 0.0225
+_FRAME = (0.18, 0.11, 0.793, 0.845)
 # An ink stands for a colour of the style sheet by its number: the first of eight ordered colours,
 # and the colour of texts.
 _ORDERED = 20
 _TEXT = "#000190"
+_STYLE = Path(__file__).parent / "templates" / "chart.mplstyle"
 
-
-# Those of HTML escape what they show.
+# The templates of HTML escape the values that they show.
 TEMPLATES = Environment(
     loader=PackageLoader(__package__),
     autoescape=lambda name: name is not None and name.endswith(".html"),
@@ -74,23 +77,24 @@ def render(title: str, pills: Iterable[tuple[str, str]], sections: Iterable[Page
     Args:
         pills: words beside the title, with their colours.
     """
+    filled = [section._replace(parts=[*filter(None, section.parts)]) for section in sections]
     page = TEMPLATES.get_template("page.html").render(
         title=title,
-        mark=f"cldctl {__version__}",
+        generator=f"cldctl {__version__}",
         pills=pills,
-        sections=[section._replace(parts=[*filter(None, section.parts)]) for section in sections],
-        made=local_time(time.time()),
+        sections=filled,
+        written=local_time(time.time()),
     )
     return f"{page}\n"
 
 
 def part(kind: str, **values: Any) -> Markup:
-    """A part of a page: what the macro of this name in `parts.html` makes of ``values``."""
+    """A part of a page, made of ``values`` by the macro ``kind`` in `parts.html`."""
     return Markup(getattr(TEMPLATES.get_template("parts.html").module, kind)(**values))
 
 
 def text(content: str, style: str = "soft") -> Markup:
-    """A paragraph; ``style`` is what the style sheet calls it. Empty without content."""
+    """A paragraph in a class of the style sheet; empty without content."""
     return part("text", content=content, style=style) if content else Markup()
 
 
@@ -113,7 +117,7 @@ def code(command: str) -> Markup:
 
 
 def colour_of(state: str) -> str:
-    """What the style sheet calls the colour of a state, which is that of terminals."""
+    """The class of the style sheet with the colour of a state, the same as on terminals."""
     return STYLES.get(state, "dim").rpartition(" ")[2]
 
 
@@ -122,19 +126,17 @@ def chart(
     lines: Mapping[str, Points],
     *,
     truth: float | None = None,
-    names: Sequence[str] = (),
     is_ordered: bool = False,
 ) -> Markup:
     """Lines over common axes, logarithmic where a linear one would flatten them; empty without a
     point.
 
-    A line of many points is smoothed; if there is only one, its points are behind it.
+    A line of many points is smoothed. If there is a single line, its points are drawn behind it.
 
     Args:
         lines: points by label, ascending in x; of results, each with its standard error, and these
-            are not smoothed. One without points only keeps its colour.
+            are not smoothed. A line without points only keeps its colour.
         truth: the true entropy, a level line.
-        names: what stands at x = 0, 1, 2, ... instead of numbers.
         is_ordered: the colours are to show the order of the lines.
     """
     if not any(lines.values()):
@@ -142,15 +144,15 @@ def chart(
     from matplotlib import rcParams, style
     from matplotlib.figure import Figure
 
-    with style.context(Path(__file__).parent / "templates" / "chart.mplstyle"):
+    with style.context(_STYLE):
         figure = Figure(figsize=_SIZE)
         axes: Any = figure.add_axes(_FRAME)
         inks = rcParams["axes.prop_cycle"].by_key()["color"]
         if is_ordered:
             last = max(len(lines) - 1, 1)
-            inks = [f"#0001{_ORDERED + round(7 * place / last)}" for place in range(len(lines))]
+            inks = [f"#0001{_ORDERED + round(7 * index / last)}" for index in range(len(lines))]
         colours = {
-            label: inks[place % len(inks)] for place, label in enumerate(lines) if lines[label]
+            label: ink for label, ink in zip(lines, cycle(inks), strict=False) if lines[label]
         }
         is_smoothed = False
         for label, colour in colours.items():
@@ -160,24 +162,37 @@ def chart(
             axes.errorbar(*zip(*means, strict=True), capsize=3, color=colour, **marker)
             is_smoothed |= means is not points
             if len(colours) == 1 and is_smoothed:
-                shown = points[:: -(-len(points) // _POINTS)]
-                axes.plot(*zip(*shown, strict=True), color=colour, alpha=0.35, linewidth=0.8)
+                drawn = points[:: -(-len(points) // _POINTS)]
+                axes.plot(*zip(*drawn, strict=True), color=colour, alpha=0.35, linewidth=0.8)
         values = [value for points in lines.values() for _, value, *_ in points]
         if truth is not None:
             colours["true entropy"] = _TEXT
             axes.axhline(truth, color=_TEXT)
             values.append(truth)
-        _set_axes(axes, sorted(values), names)
-        out = io.StringIO()
-        about = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=about)
-    # Without what only a file of its own needs, and without invisible digits.
+        _set_axes(axes, sorted(values))
+        scale = ", smoothed" if is_smoothed and len(lines) > 1 else ""
+        scale += ", logarithmic" if axes.get_yscale() == "log" else ""
+        entries = [entry for entry in colours.items() if entry[0] not in ("", title)]
+        return _svg(f"{title}{scale}", figure, entries)
+
+
+def drawing(title: str, draw: "Callable[[], Figure]") -> Markup:
+    """The figure that ``draw`` makes, in the colours of the style sheet."""
+    from matplotlib import style
+
+    with style.context(_STYLE):
+        return _svg(title, draw())
+
+
+def _svg(title: str, figure: "Figure", entries: Sequence[tuple[str, str]] = ()) -> Markup:
+    """A figure as a part of the page; ``entries``: the labels of its legend, with their inks."""
+    out = io.StringIO()
+    about = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(out, format="svg", transparent=True, metadata=about)
+    # Without the head that only a separate file needs, and without invisible digits.
     svg = re.sub(r'(?s:\A.*(?=<svg))| id="[a-z]+[a-z0-9]*_\d+"', "", out.getvalue())
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), svg)
-    scale = ", smoothed" if is_smoothed and len(lines) > 1 else ""
-    scale += ", logarithmic" if axes.get_yscale() == "log" else ""
-    entries = [(label, colour) for label, colour in colours.items() if label not in ("", title)]
-    drawn = part("chart", title=f"{title}{scale}", svg=Markup(printable(svg)), entries=entries)
+    drawn = part("chart", title=title, svg=Markup(printable(svg)), entries=entries)
     return Markup(re.sub(r"#0001(\d\d)", lambda ink: f"var(--c{int(ink[1])})", drawn))
 
 
@@ -185,10 +200,11 @@ def smoothed(points: Points) -> Points:
     """Means of consecutive points; a short curve, or one with errors, is returned unchanged."""
     if len(points) <= _MEANS or len(points[0]) > 2:
         return points
-    return [
-        (it[len(it) // 2][0], sum(value for _, value in it) / len(it))
-        for it in parts(points, _MEANS)
-    ]
+    means = []
+    for group in parts(points, _MEANS):
+        middle = group[len(group) // 2]
+        means.append((middle[0], fmean(value for _, value in group)))
+    return means
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
@@ -206,37 +222,20 @@ def is_logarithmic(values: Sequence[float]) -> bool:
     return has_few_high or high > 100 * values[len(values) // 10]
 
 
-def _set_axes(axes: Any, values: Sequence[float], names: Sequence[str]) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator
+def _set_axes(axes: Any, values: Sequence[float]) -> None:
+    """Scale the axes of a chart of sorted values."""
+    from matplotlib.ticker import EngFormatter
 
     beyond = int(_OUTLIERS * len(values))
     values = values[beyond : len(values) - beyond]
     if is_logarithmic(values):
-        axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        subs: tuple[float, ...] = (1,)
-        if high < 10 * low:
-            subs = (1, 1.5, 2, 3, 5)
-        elif high < 100 * low:
-            subs = (1, 2, 5)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs))
-        axes.yaxis.set_minor_formatter("")
+        set_logarithmic(axes)
     elif beyond and values[0] < values[-1]:
         margin = 0.05 * (values[-1] - values[0])
         axes.set_ylim(values[0] - margin, values[-1] + margin)
     axes.yaxis.set_major_formatter("{x:.4g}")
-    low, high = axes.get_ylim()
-    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
-    longest = max(map(len, axes.yaxis.get_major_formatter().format_ticks(ticks)), default=0)
-    left, bottom, width, height = _FRAME
-    more = max(longest * _CHARACTER - left, 0.0)
-    axes.set_position((left + more, bottom, width - more, height))
-    if names:
-        every = -(-sum(map(len, names)) // _CHARACTERS)
-        axes.set_xticks(range(0, len(names), every), labels=names[::every])
-    else:
-        axes.locator_params("x", nbins=5, integer=True)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.locator_params("x", nbins=5, integer=True)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def gallery(run: RunFolder, *, follow: bool, most: int = _NEWEST) -> list[Markup]:

@@ -30,7 +30,14 @@ from cldctl.show.tables import usage_line
 
 from .curves import is_inside
 from .document import TEMPLATES, png
-from .report import differing, fact_columns, listed, readable_results, shipped, software
+from .report import (
+    differing,
+    evaluation_columns,
+    fact_columns,
+    readable_results,
+    shipped,
+    software,
+)
 
 if TYPE_CHECKING:
     from cld_core.model import Model
@@ -82,10 +89,10 @@ class CardFiles:
 
 
 def licence(text: str) -> str:
-    """The identifier of a licence in small letters: one of Hugging Face's list, or of SPDX.
+    """The identifier of a licence in small letters, from Hugging Face's list or from SPDX.
 
     Raises:
-        UsageError: it is not one.
+        UsageError: the text is neither.
     """
     word = text.strip().lower()
     if word in _NOT_OF_SPDX.split():
@@ -115,30 +122,30 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
     """
     if has_control(str(wish)):
         raise UsageError("--card: the name has control characters. Use another one.")
-    is_file = wish.suffix == ".md"
-    if is_file and not os.path.isdir(wish.absolute().parent):
-        raise UsageError(
-            f"--card {wish}: there is no folder {wish.absolute().parent}. Create it first."
-        )
-    if not is_file and os.path.lexists(wish) and not os.path.isdir(wish):
-        raise UsageError(f"--card {wish}: it is a file. Name a folder, or a file that ends in .md.")
-    if is_file:
+    if wish.suffix == ".md":
+        folder = wish.absolute().parent
+        if not os.path.isdir(folder):
+            raise UsageError(f"--card {wish}: there is no folder {folder}. Create it first.")
         files = CardFiles(wish, wish.with_suffix(".png"), weights or default)
+        others = [files.picture]
     else:
+        if os.path.lexists(wish) and not os.path.isdir(wish):
+            raise UsageError(
+                f"--card {wish}: it is a file. Name a folder, or a file that ends in .md."
+            )
         # The names that Hugging Face and others expect.
-        weights_file = weights or wish / "model.safetensors"
-        files = CardFiles(wish / "README.md", wish / "samples.png", weights_file)
-    is_ours = _is_card(files.card)
-    if os.path.lexists(files.card) and not is_ours:
+        own_weights = wish / "model.safetensors"
+        files = CardFiles(wish / "README.md", wish / "samples.png", weights or own_weights)
+        others = [files.picture, files.weights] if weights is None else [files.picture]
+    # The files beside a card of cldctl belong to it and are replaced; so is the file of -o.
+    if _is_card(files.card):
+        return files
+    if os.path.lexists(files.card):
         raise UsageError(
             f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name."
         )
-    # Beside a card of cldctl, the other files belong to it and are replaced; so is the file of -o.
-    others = [files.picture]
-    if not is_file and weights is None:
-        others.append(files.weights)
     for file in others:
-        if not is_ours and os.path.lexists(file):
+        if os.path.lexists(file):
             raise UsageError(
                 f"--card {wish}: {file} exists, and no card is beside it. Use another name, or "
                 f"remove it."
@@ -199,9 +206,15 @@ def card(
     attempts = run.ledger.history().attempts
     weights = (model.step, model.ema_length)
     # The results of the weights of the card come first.
-    results = sorted(readable_results(run), key=lambda it: (it.step, it.ema_length) != weights)
-    own = [it for it in results if (it.step, it.ema_length) == weights]
-    finite = [it for it in own if math.isfinite(it.number.value)]
+    results = readable_results(run)
+    own = [result for result in results if (result.step, result.ema_length) == weights]
+    results.sort(key=lambda result: result not in own)
+    metrics = []
+    for result in own:
+        quantity = result.quantity
+        if math.isfinite(result.number.value):
+            entry = {"type": quantity.key, "name": quantity.label, "value": result.number.value}
+            metrics.append(entry)
     diffusion, paper = DIFFUSIONS.get(
         recipe.sde.name, (f"diffusion {escaped(recipe.sde.name)}", DIFFUSIONS["cld"][1])
     )
@@ -211,14 +224,17 @@ def card(
     if base is not None:
         compared[base.name] = _without_folders(base.to_share())
     differences = differing(compared)
-    columns = listed(results)
-    columns.pop("evaluation", None)
-    attempts_text = str(len(row.attempts))
-    if row.attempts:
-        causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
-        attempts_text += f" ({', '.join(f'{times} {cause}' for cause, times in causes.items())})"
+    ranks = {result.evaluation: rank for rank, result in enumerate(results)}
+    evals = [entry for entry in row.evals if entry["id"] in ranks]
+    columns = evaluation_columns(sorted(evals, key=lambda entry: ranks[entry["id"]]), results)
+    for heading in ("evaluation", "state", "shards"):
+        columns.pop(heading, None)
+    causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
+    ends = ", ".join(f"{number} {cause}" for cause, number in causes.items())
     average = f"of length {model.ema_length:g}" if model.ema_length else f"{recipe.train.ema:g}"
-    gpus = dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu)
+    gpus = dict.fromkeys(
+        f"{attempt.gpus or 1} x {attempt.gpu}" for attempt in attempts if attempt.gpu
+    )
     steps = row.steps or recipe.train.steps
     facts = {
         "steps": f"{model.step:,} of {steps:,}",
@@ -227,8 +243,8 @@ def card(
         "precision": recipe.train.precision,
         "seed": str(recipe.train.seed),
         "last loss": None if row.loss is None else number(row.loss, 5),
-        "attempts": attempts_text,
-        "time used": usage_line(row.usage) if row.usage and row.usage["used"] > 0 else None,
+        "attempts": f"{len(row.attempts)} ({ends})" if ends else "0",
+        "time used": usage_line(row.usage),
         "hardware": ", ".join(gpus) or "CPUs",
         **software(run, attempts),
     }
@@ -249,10 +265,7 @@ def card(
         parameters=sum(parameter.numel() for parameter in model.net.parameters()),
         diffusion=diffusion,
         paper=paper,
-        metrics=[
-            {"type": it.quantity.key, "name": it.quantity.label, "value": it.number.value}
-            for it in finite
-        ],
+        metrics=metrics,
         results=results,
         own=own,
         columns=columns,
@@ -277,9 +290,9 @@ def _without_folders(value: Any) -> Any:
 
 
 def escaped(text: object, most: int = 200) -> str:
-    """A text for the inside of a line of Markdown, shown as it is, of at most ``most`` characters.
+    """Markdown that shows a text literally, within a line; it is cut after ``most`` characters.
 
-    At the beginning of a line, it could still begin a list.
+    At the beginning of a line, the text could still begin a list.
     """
     line = _SPECIAL.sub(lambda found: f"\\{found[0]}", one_line(text, most))
     return _LINK.sub(lambda _: "\\", line)

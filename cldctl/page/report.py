@@ -7,6 +7,8 @@ import contextlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,25 +35,35 @@ from cldctl.evals.results import (
     RULE_OF_MEANS,
     ComparedRuns,
     Result,
-    SweptResults,
     best_of,
+    figure_of,
     lines_of_group,
     results_in,
     results_of,
     rows,
     rule,
-    sweep_lines,
 )
 from cldctl.runs.selection import command
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.show.console import age, count, duration, keys_differ, number
-from cldctl.show.evaluations import compared, tunings
+from cldctl.show.evaluations import compared, evaluations, remarks, tunings
 from cldctl.show.runs import all_results, newest_results, run_columns, states, swept_values
-from cldctl.show.tables import Cell, attempts, columns_of, number_text, result_columns, usage_line
+from cldctl.show.tables import Cell, attempts, number_text, result_columns, usage_line
 
 from .curves import LOSS, Points, is_inside, read
-from .document import PageSection, chart, code, colour_of, gallery, part, render, table, text
+from .document import (
+    PageSection,
+    chart,
+    code,
+    colour_of,
+    drawing,
+    gallery,
+    part,
+    render,
+    table,
+    text,
+)
 
 # A curve whose values differ by less than this share of them is constant.
 _CONSTANT = 0.005
@@ -75,7 +87,7 @@ _WORDS = {
 _DRAWN = 24
 # Losses can be compared if these sections agree, except for keys that do not change the loss.
 _LOSS_OF = ("data", "sde", "objective")
-_SAME = ("data.cache", "data.threads", "sde.numerical_eps")
+_SAME = ("data.cache=", "data.threads=", "sde.numerical_eps=")
 
 
 def page_of(run: RunFolder) -> Path:
@@ -83,79 +95,70 @@ def page_of(run: RunFolder) -> Path:
     return run.path / "report.html"
 
 
-def has_page(run: RunFolder) -> bool:
-    return page_of(run).is_file() and not page_of(run).is_symlink()
-
-
 def page(run: RunFolder, *, follow: bool = False) -> str:
-    """The page of a run as text; it refers to nothing outside.
+    """The page of a run, a file that loads nothing else.
 
     Args:
         follow: also read folders that links lead out of the run to.
     """
     found = why(run)
     row = found.row
-    recipe = shipped(run)
+    pills = [(row.state, colour_of(row.state)), *((tag, "dim") for tag in row.tags)]
+    return render(run.name, pills, _sections(run, found, follow))
+
+
+def _sections(run: RunFolder, found: Why, follow: bool) -> Iterator[PageSection]:
+    row = found.row
     results = readable_results(run)
     best = best_of(results)
     curves = read(run, follow=follow)
     pictures = gallery(run, follow=follow)
-    swept = {name for entry in row.sweeps for name in entry["evaluations"]}
-    alone = [result for result in results if result.evaluation not in swept]
-    tuned = sorted(row.tunings, key=lambda it: (it["nfe"], it["checkpoint_step"], it["id"]))
-    past = table("Attempts, oldest first", attempts(found.attempts, when=local_time).columns)
+    of_step = [run.evals / result.evaluation for result in best if result.step == row.step]
+    drawn = [folder / "samples.png" for folder in of_step]
+    drawn += run.samples.glob(f"step_{row.step:08d}*.png")
+    has_samples = any(file.exists() for file in drawn)
+    yield PageSection("", _verdict(run, found, has_samples=has_samples, follow=follow), "lines")
+    recipe = shipped(run)
+    tiles = [_tile(result, recipe.name if recipe else "") for result in best]
+    yield PageSection("", [*tiles, *_effort(row)], "tiles")
     loss = chart("loss", {"loss": curves.get(LOSS, [])}) or text("No loss has been recorded.")
-    sections = [
-        PageSection("", _verdict(found, best, follow), "lines"),
-        PageSection(
-            "", [*(_tile(it, recipe.name if recipe else "") for it in best), *_effort(row)], "tiles"
-        ),
-        PageSection("", [loss, *pictures[:1]], "pair"),
-        PageSection("", [_outside(run, follow)]),
-        PageSection(
-            "Attempts",
-            [_time_line(found), past] if past else [text("There are no attempts yet.")],
-        ),
-        PageSection(
-            "Evaluations",
-            [*_by_step(results), table("Evaluations, by step", listed(alone)), *_remarks(row)],
-        ),
-        *_sweeps(run, row),
-        PageSection("Tuned samplers", [table(_TUNED, tunings(tuned).columns)]),
-        PageSection("Curves", _curves(curves)),
-        PageSection("Samples", pictures[1:], "pictures"),
-        PageSection("Recipe", _recipe(run)),
-        PageSection("Code and machines", [_facts(run, found)]),
-    ]
-    pills = [(row.state, colour_of(row.state)), *((tag, "dim") for tag in row.tags)]
-    return render(run.name, pills, sections)
+    yield PageSection("", [loss, *pictures[:1]], "pair")
+    yield PageSection("", [_outside(run, follow)])
+    starts = attempts(found.attempts, when=local_time)
+    if past := table("Attempts, oldest first", starts.columns):
+        yield PageSection("Attempts", [_time_line(found), past])
+    else:
+        yield PageSection("Attempts", [text("There are no attempts yet.")])
+    yield PageSection("Evaluations", _evaluations(row, results))
+    yield from _sweeps(run, row)
+    tuned = sorted(row.tunings, key=itemgetter("nfe", "checkpoint_step", "id"))
+    yield PageSection("Tuned samplers", [table(_TUNED, tunings(tuned).columns)])
+    yield PageSection("Curves", _curves(curves))
+    yield PageSection("Samples", pictures[1:], "pictures")
+    yield PageSection("Recipe", _recipe(run))
+    yield PageSection("Code and machines", [_facts(run, found)])
 
 
 def readable_results(run: RunFolder) -> list[Result]:
     """The results of all finished evaluations, by step; none if the recipe cannot be read."""
     with contextlib.suppress(CldError, OSError):
-        return sorted(results_of(run), key=lambda it: (it.step, it.evaluation))
+        return sorted(results_of(run), key=attrgetter("step", "evaluation"))
     return []
 
 
-def listed(results: Sequence[Result]) -> dict[str, Sequence[Cell]]:
-    """The columns of a list of results, a line each, with all their settings."""
-    rows = []
+def evaluation_columns(
+    entries: Sequence[Mapping[str, Any]], results: Sequence[Result]
+) -> dict[str, Sequence[Cell]]:
+    """The columns of the table of `cldctl status`, and the settings of each evaluation.
+
+    Args:
+        entries: evaluations as `status` knows them.
+    """
+    settings: dict[str, dict[str, None]] = {entry["id"]: {} for entry in entries}
     for result in results:
-        value = number_text(result.quantity, result.number)
-        if result.truth is not None:
-            value += f" (true entropy {result.truth:.{result.quantity.digits}f})"
-        row = {
-            "evaluation": result.evaluation,
-            "step": count(result.step),
-            "number": result.quantity.label,
-            "value": value,
-            "of": result.of or "-",
-            "network evaluations": _nfe(result.number) or "-",
-            "settings": result.how,
-        }
-        rows.append(row)
-    return columns_of(rows)
+        settings.setdefault(result.evaluation, {})[result.settings] = None
+    cells = ["; ".join(settings[entry["id"]]) or "-" for entry in entries]
+    return {**evaluations(entries).columns, "settings": cells}
 
 
 def _nfe(number: Number | None) -> str:
@@ -163,46 +166,32 @@ def _nfe(number: Number | None) -> str:
     return "" if number is None or number.nfe is None else f"{number.nfe:,.0f}"
 
 
-def floor_of(result: Result) -> str:
-    """In words, what true samples reach; empty if the report does not have it."""
-    if result.floor is None:
-        return ""
-    quantity = registry.quantity(f"{result.quantity.key}{FLOOR}")
-    return f"{quantity.label} {number_text(quantity, result.floor)}"
+def _verdict(run: RunFolder, found: Why, *, has_samples: bool, follow: bool) -> Iterator[Markup]:
+    """The state of the run in a sentence, its last failure, and commands to type next.
 
-
-def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Markup]:
-    """How the run stands, in a sentence, and what to type next."""
-    row, run = found.row, RunFolder(found.row.path)
+    Args:
+        has_samples: whether there are samples of its last step.
+    """
+    row = found.row
     sentence = f"{row.state.capitalize()}: {found.headline}"
     if row.state == "RUNNING" and row.eta_s is not None:
         sentence += f"; about {duration(row.eta_s)} left"
     if row.as_of is not None:
         sentence += f" (as of {age(row.as_of)}: its cluster does not answer)"
-    sentence = sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
-    if best and row.state == "FINISHED":
-        name, _, unit = best[0].quantity.label.partition(", ")
-        value = f"{number_text(best[0].quantity, best[0].number)} {unit}".strip()
-        floor = floor_of(best[0])
-        sentence += f" Best {name}: {value} ({floor})." if floor else f" Best {name}: {value}."
+    if not sentence.endswith((".", "?", "!")):
+        sentence += "."
     yield text(sentence, "verdict")
     if row.steps:
         bar = Markup('<progress max="{}" value="{}" aria-label="steps done"></progress>')
         yield bar.format(row.steps, min(row.step, row.steps))
     if row.state in _FAILED and (failed := found.failed) is not None:
-        who = str(failed)
+        rank = str(failed)
         reason = f": {one_line(failed.reason, 300)}" if failed.reason else "."
-        yield text(f"{who[0].upper()}{who[1:]}{reason}", "red")
+        yield text(f"{rank[0].upper()}{rank[1:]}{reason}", "red")
         if failed.file is not None and is_inside(run, failed.file.parent, follow=follow):
-            yield part(
-                "folded", summary="Last output", content="\n".join(failed.lines[-_LAST_LINES:])
-            )
+            last_lines = "\n".join(failed.lines[-_LAST_LINES:])
+            yield part("folded", summary="Last output", content=last_lines)
     # Commands for what the page is or shows are left out.
-    pictures = [*run.samples.glob(f"step_{row.step:08d}*.png")]
-    for result in best:
-        if result.step == row.step:
-            pictures.append(run.evals / result.evaluation / "samples.png")
-    has_samples = any(file.exists() for file in pictures)
     done = ("report ", "sample ") if has_samples else ("report ",)
     following = [code(command(words, run)) for words in found.next if not words.startswith(done)]
     if following or found.do:
@@ -213,7 +202,7 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
 
 
 def _outside(run: RunFolder, follow: bool) -> Markup:
-    """Which folders are left out; empty if none is."""
+    """A text that names the folders that are left out; empty if there are none."""
     folders = [run.tensorboard, run.samples, run.evals, run.logs]
     inner = (*run.evals.glob("*"), *run.tensorboard.glob("*"))
     folders += (folder for folder in inner if folder.is_symlink())
@@ -235,18 +224,17 @@ def _tile(best: Result, recipe: str) -> Markup:
         beside = f"true entropy {best.truth:.{digits}f}, gap {gap:.{digits}f}"
     elif known is not None:
         beside = f"published {'≤ ' if known.bound else ''}{known.value:g} ({known.how})"
+    elif best.floor is not None:
+        floor = registry.quantity(f"{best.quantity.key}{FLOOR}")
+        beside = f"{floor.label} {number_text(floor, best.floor)}"
     else:
-        beside = floor_of(best)
+        beside = ""
     nfe = _nfe(best.number)
     about = [f"step {best.step:,}", EmaSpec(length=best.ema_length).words, best.of]
-    if nfe:
-        about.append(f"{nfe} NFE")
-    return part(
-        "tile",
-        label=best.quantity.label,
-        value=number_text(best.quantity, best.number),
-        about=[beside, ", ".join(filter(None, about))],
-    )
+    about.append(f"{nfe} NFE" if nfe else "")
+    value = number_text(best.quantity, best.number)
+    lines = [beside, ", ".join(filter(None, about))]
+    return part("tile", label=best.quantity.label, value=value, about=lines)
 
 
 def _effort(row: RunStatus) -> Iterator[Markup]:
@@ -260,7 +248,7 @@ def _effort(row: RunStatus) -> Iterator[Markup]:
 
 
 def _time_line(found: Why) -> Markup:
-    """The attempts against time, coloured by the state in which they left the run."""
+    """Bars of the attempts over time, in the colour of the state in which each left the run."""
     stretches = found.stretches
     begin = min(stretch.began - stretch.waited_s for stretch in stretches)
     last = max(stretch.until for stretch in stretches)
@@ -270,7 +258,7 @@ def _time_line(found: Why) -> Markup:
     for stretch, state, end in found.ends:
         attempt = stretch.attempt
         steps = f"steps {count(attempt.first_step)} to {count(attempt.last_step)}"
-        for what, since, until, colour in (
+        for phase, since, until, colour in (
             ("queued", stretch.began - stretch.waited_s, stretch.began, "dim"),
             ("starting", stretch.began, stretch.started, "blue"),
             (end, stretch.started, stretch.until, colour_of(state)),
@@ -278,18 +266,31 @@ def _time_line(found: Why) -> Markup:
             if until - since >= 1 or until == stretch.until:
                 left = (since - begin) * percent
                 width = (until - since) * percent
-                about = f"attempt {attempt.attempt}, {steps}: {what}, {duration(until - since)}"
-                bars.append((f"{colour} {what}", left, width, about))
-                legend[what] = f"var(--{colour})"
+                about = f"attempt {attempt.attempt}, {steps}: {phase}, {duration(until - since)}"
+                bars.append((f"{colour} {phase}", left, width, about))
+                legend[phase] = f"var(--{colour})"
     end_of_line = "now" if found.row.state == "RUNNING" else local_time(last)
     ends = [local_time(begin), duration(last - begin), end_of_line]
     return part("time_line", bars=bars, entries=legend.items(), ends=ends)
 
 
+def _evaluations(row: RunStatus, results: Sequence[Result]) -> Iterator[Markup]:
+    """Results against the step, the evaluations that are not part of a sweep, and remarks."""
+    yield from _by_step(results)
+    swept = {name for entry in row.sweeps for name in entry["evaluations"]}
+    alone = [entry for entry in row.evals if entry["id"] not in swept]
+    alone.sort(key=itemgetter("checkpoint_step", "id"))
+    yield table("Evaluations, by step", evaluation_columns(alone, results))
+    for remark in remarks(row.evals):
+        yield text(remark.plain)
+    if not row.evals:
+        yield text("There are no evaluations.")
+
+
 def _by_step(results: Sequence[Result]) -> Iterator[Markup]:
     """A chart for each quantity with results at several steps, with a line for each choice of
     settings."""
-    for _, quantity in registry.quantities():
+    for quantity in registry.quantities_in([{result.quantity.key} for result in results]):
         lines: dict[str, dict[int, tuple[float, ...]]] = {}
         truths = set()
         for result in results:
@@ -303,64 +304,39 @@ def _by_step(results: Sequence[Result]) -> Iterator[Markup]:
         yield chart(f"{quantity.label}, by step", curves, truth=truth)
 
 
-def _remarks(row: RunStatus) -> Iterator[Markup]:
-    """Which evaluations are not complete, and what is unusual about results, each text once."""
-    names_by_remark: dict[str, list[str]] = {}
-    for entry in row.evals:
-        remarks = [*entry["remarks"]]
-        if entry["state"] != "FINISHED":
-            done = f"{entry['shards_done']} of {entry['shards']} shards"
-            remarks.insert(0, f"{entry['state'].lower()}, {done}")
-        for remark in remarks:
-            names_by_remark.setdefault(remark, []).append(entry["id"])
-    for remark, names in names_by_remark.items():
-        which = ", ".join(names) if len(names) <= 3 else f"{len(names)} evaluations"
-        yield text(f"{which}: {remark}")
-    if not row.evals:
-        yield text("There are no evaluations.")
-
-
 def _sweeps(run: RunFolder, row: RunStatus) -> Iterator[PageSection]:
     """The sweeps of evaluations that can be read, oldest first."""
     for entry in row.sweeps:
-        if (sweep := Sweep.load(run.evals / entry["id"])) is not None:
-            cells = rows(run, sweep)
-            quantities = results_in(cells)
-            lines = []
-            for cell in cells:
-                lines.append({quantity.key: cell.numbers[quantity.key] for quantity in quantities})
-            columns: dict[str, Sequence[Cell]] = {}
-            for axis in sweep.axes:
-                columns[axis.key] = [cell.values[axis.key] for cell in cells]
-            columns |= result_columns(lines)
-            nfe = [sorted({*map(_nfe, line.values())} - {""}) for line in lines]
-            columns["NFE"] = [", ".join(texts) or "-" for texts in nfe]
-            axes = " and ".join(axis.key for axis in sweep.axes)
-            done = f"{entry['done']} of {len(entry['evaluations'])} evaluations are complete"
-            charts = [_swept(sweep, cells, quantity) for quantity in quantities]
-            found = table(f"Results by {axes}", columns)
-            yield PageSection(
-                f"Sweep over {axes}", [*charts, found, text(f"{entry['id']}: {done}")]
-            )
-
-
-def _swept(sweep: Sweep, cells: Sequence[SweptResults], quantity: registry.Quantity) -> Markup:
-    """A result against the last axis, a line for each choice on the others."""
-    along = sweep.axes[-1]
-    lines = {}
-    for label, points in sweep_lines(sweep, cells, quantity).items():
-        lines[label] = [
-            (along.values.index(value), number.value, number.stderr or math.nan)
-            for value, number in points
-        ]
-    return chart(f"{quantity.label}, by {along.key}", lines, names=along.values)
+        sweep = Sweep.load(run.evals / entry["id"])
+        if sweep is None:
+            continue
+        cells = rows(run, sweep)
+        quantities = results_in(cells)
+        results = []
+        nfe = []
+        for cell in cells:
+            own = {quantity.key: cell.numbers[quantity.key] for quantity in quantities}
+            results.append(own)
+            nfe.append(", ".join(sorted({*map(_nfe, own.values())} - {""})) or "-")
+        columns: dict[str, Sequence[Cell]] = {}
+        for axis in sweep.axes:
+            columns[axis.key] = [cell.values[axis.key] for cell in cells]
+        columns |= {**result_columns(results), "NFE": nfe}
+        charts = []
+        for quantity in quantities:
+            title = f"{quantity.label}, by {sweep.axes[-1].key}"
+            charts.append(drawing(title, partial(figure_of, sweep, cells, [quantity])))
+        axes = " and ".join(axis.key for axis in sweep.axes)
+        done = f"{entry['done']} of {len(entry['evaluations'])} evaluations are complete"
+        drawn = table(f"Results by {axes}", columns)
+        yield PageSection(f"Sweep over {axes}", [*charts, drawn, text(f"{entry['id']}: {done}")])
 
 
 def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
     """Charts of the training except its loss: the losses by time in one, each other tag alone."""
     ranges = [tag.removeprefix(_BY_TIME) for tag in curves if tag.startswith(_BY_TIME)]
-    ranges.sort(key=lambda it: float(it.partition("_")[0]))
-    by_time = {f"t {it.replace('_', ' ')}": curves[f"{_BY_TIME}{it}"] for it in ranges}
+    ranges.sort(key=lambda times: float(times.partition("_")[0]))
+    by_time = {f"t {times.replace('_', ' ')}": curves[f"{_BY_TIME}{times}"] for times in ranges}
     yield chart("loss by time t, without weights", by_time, is_ordered=True)
     yield from other_charts({"": curves})
 
@@ -392,7 +368,7 @@ def _is_constant(values: Sequence[float]) -> bool:
 
 
 def shipped(run: RunFolder) -> Recipe | None:
-    """The shipped recipe that a run is made from; None if it is another one, or cannot be read."""
+    """The shipped recipe that a run was made from; None if there is none that can be read."""
     with contextlib.suppress(CldError, OSError):
         file = recipes().get(run.identity().get("recipe") or run.recipe().name)
         return None if file is None else load(file, with_plugins=False).anchored(Path.cwd())
@@ -425,7 +401,7 @@ def _recipe(run: RunFolder) -> Iterator[Markup]:
     yield part("folded", summary="The whole recipe", content=dump(recipe))
 
 
-def software(run: RunFolder, attempts: Sequence[Attempt]) -> dict[str, str]:
+def software(run: RunFolder, attempts: Sequence[Attempt] = ()) -> dict[str, str]:
     """The commit, and the versions that the newest attempt ran with."""
     identity = run.identity()
     git = identity.get("git") or {}
@@ -452,7 +428,6 @@ def _facts(run: RunFolder, found: Why) -> Markup:
         "submitted from": run.identity().get("host"),
         "group": " ".join(filter(None, [row.group, *swept])),
         "newest checkpoint": None if saved is None else f"step {count(saved)}",
-        "used": usage_line(row.usage),
         "code": (row.code or "")[:12],
         **software(run, attempts),
         "machines": row.host,
@@ -508,15 +483,24 @@ def comparison_page(
     runs = [RunFolder(row.path) for row in rows]
     curves = {run.name: read(run, follow=follow) for run in runs[:_DRAWN]}
     pictures: list[Markup] = []
+    recipes: dict[str, Mapping[str, Any]] = {}
+    differences: list[Markup] = []
     for run in runs:
         pictures += gallery(run, follow=follow, most=1)[:1]
+        try:
+            recipes[run.name] = {**run.recipe().to_dict(), "commit": software(run)["commit"]}
+        except (CldError, OSError) as error:
+            reason = f"{run.name}: its recipe cannot be read: {one_line(error)}"
+            differences.append(text(reason, "warning"))
+    keys = table("Keys of the recipes", differing(recipes))
+    differences.append(keys or text("The recipes are the same."))
     columns = run_columns(rows, swept_values(rows), all_results(rows))
     sections = [
         PageSection("", map(text, notes)),
         PageSection("Results", [_linked(rows, columns, folder)]),
         PageSection("Averages over seeds", _averages(groups)),
-        PageSection("Loss", _losses(runs, curves)),
-        PageSection("What differs", _differences(runs)),
+        PageSection("Loss", _losses(runs, recipes, curves)),
+        PageSection("What differs", differences),
         PageSection("Samples", pictures, "pictures"),
         PageSection("Curves", other_charts(curves)),
     ]
@@ -541,72 +525,54 @@ def _name(row: RunStatus, folder: Path) -> Markup:
     """The name of a run, as a link to its page if there is one."""
     run = RunFolder(row.path)
     name = printable(row.name)
-    if not has_page(run):
+    file = page_of(run)
+    if not file.is_file() or file.is_symlink():
         return Markup.escape(name)
     # The leading ./ keeps a name with a colon from being read as a URL scheme.
-    link = quote(os.path.join(".", os.path.relpath(page_of(run), folder)))
+    link = quote(os.path.join(".", os.path.relpath(file, folder)))
     return Markup('<a href="{}">{}</a>').format(link, name)
 
 
 def _losses(
-    runs: Sequence[RunFolder], curves: Mapping[str, Mapping[str, Points]]
+    runs: Sequence[RunFolder],
+    recipes: Mapping[str, Mapping[str, Any]],
+    curves: Mapping[str, Mapping[str, Points]],
 ) -> Iterator[Markup]:
-    """A chart of the losses of all runs whose data, diffusion and objective agree."""
-    groups: dict[tuple[str, frozenset[str]], dict[str, Points]] = {}
-    for run in runs:
-        if LOSS in curves.get(run.name, {}):
+    """Charts of the losses of the runs whose data, diffusion and objective agree."""
+    of_losses = {}
+    for name, recipe in recipes.items():
+        of_losses[name] = {section: recipe[section] for section in _LOSS_OF}
+    columns = differing(of_losses)
+    charts: dict[str, dict[str, Points]] = {}
+    for name, own in curves.items():
+        title = f"{name}, recipe cannot be read"
+        if name in recipes:
+            settings = zip(columns["key"], columns[name], strict=True)
+            known = [f"{key}={value}" for key, value in settings if value != "null"]
+            title = ", ".join(setting for setting in known if not setting.startswith(_SAME))
+        if LOSS in own:
             # A run has its colour in all charts.
-            members = groups.setdefault(_settings(run), dict.fromkeys(curves, ()))
-            members[run.name] = curves[run.name][LOSS]
-    for (names, settings), members in groups.items():
-        shared = frozenset.intersection(*(others for name, others in groups if name == names))
-        yield chart(", ".join([names, *sorted(settings - shared)]), members)
-    if len(groups) > 1:
+            charts.setdefault(title or "loss", dict.fromkeys(curves, ()))[name] = own[LOSS]
+    for title, members in charts.items():
+        yield chart(title, members)
+    if len(charts) > 1:
         yield text("Losses share a chart if data, diffusion and objective are the same.")
     if len(runs) > _DRAWN:
         yield text(f"Curves are those of the first {_DRAWN} runs.")
 
 
-def _settings(run: RunFolder) -> tuple[str, frozenset[str]]:
-    """The names of data, diffusion and objective of a run, and their other keys with values."""
-    try:
-        recipe = run.recipe().to_dict()
-    except (CldError, OSError):
-        return f"{run.name}, recipe cannot be read", frozenset()
-    keys = leaves({section: recipe[section] for section in _LOSS_OF})
-    settings = {
-        f"{key.partition('.')[2]}={to_yaml_line(value)}"
-        for key, value in keys.items()
-        if key not in _SAME
-    }
-    return ", ".join(recipe[section]["name"] for section in _LOSS_OF), frozenset(settings)
-
-
-def _differences(runs: Sequence[RunFolder]) -> Iterator[Markup]:
-    """The keys in which the recipes differ, and the versions of the code."""
-    recipes: dict[str, Mapping[str, Any]] = {}
-    for run in runs:
-        try:
-            commit = str((run.identity().get("git") or {}).get("commit"))
-            recipes[run.name] = {**run.recipe().to_dict(), "commit": commit}
-        except (CldError, OSError) as error:
-            yield text(f"{run.name}: its recipe cannot be read: {one_line(error)}", "warning")
-    yield table("Keys of the recipes", differing(recipes)) or text("The recipes are the same.")
-
-
 def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
     """A line for each choice of the keys besides the seed, as `cldctl compare` has it."""
     lines: list[ComparedRuns] = []
-    left_out: dict[str, Exception] = {}
+    warnings: list[Markup] = []
 
     def leave_out(run: RunFolder, error: Exception) -> None:
-        left_out[run.name] = error
+        reason = f"{run.name} is left out, because it cannot be read: {one_line(error)}"
+        warnings.append(text(reason, "warning"))
 
     for group in groups:
-        found, _ = lines_of_group(group, "last", leave_out)
-        lines += found
+        lines += lines_of_group(group, "last", leave_out)[0]
     if lines:
         yield table(AVERAGES[:1].upper() + AVERAGES[1:], compared(lines).columns)
         yield text(rule(lines, RULE_OF_MEANS) or "")
-    for name, error in left_out.items():
-        yield text(f"{name} is left out, because it cannot be read: {one_line(error)}", "warning")
+    yield from warnings

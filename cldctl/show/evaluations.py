@@ -211,7 +211,7 @@ def compared(lines: Sequence[results.ComparedRuns]) -> TextTable:
     for line in lines:
         found = line.results.values()
         of = dict.fromkeys(result.of for result in found if result.of)
-        how = dict.fromkeys(map(_how, found))
+        how = dict.fromkeys(result.settings for result in found)
         row: dict[str, Cell | None] = {
             names: line.name,
             **{head: line.cell.get(key) for key, head in keys.items()},
@@ -249,11 +249,6 @@ def _result(
         return text
     mark = results.verdict(first.results[quantity.key], line.results[quantity.key])
     return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else text
-
-
-def _how(result: results.Result) -> str:
-    nfe = result.number.nfe
-    return result.how if nfe is None else f"{result.how}, {nfe:.0f} NFE"
 
 
 def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:

@@ -44,7 +44,7 @@ def test_a_folder_holds_all_that_the_card_refers_to(runs, tmp_path, monkeypatch)
     assert (head["license"], head["library_name"]) == ("cc-by-4.0", "cldctl")
     (report,) = RunFolder.open(runs / "done").evals.glob("elbo-*/report.json")
     elbo = json.loads(report.read_text())["elbo"]
-    assert f"| 20 | NLL bound, nats | {elbo['nll']:.3f} ± {elbo['stderr']:.3f} " in text
+    assert f" points | {elbo['nll']:.3f} ± {elbo['stderr']:.3f} |" in text
     assert "![Samples](samples.png)" in text
     assert (tmp_path / "card/samples.png").read_bytes().startswith(PNG)
     monkeypatch.chdir(tmp_path / "card")
@@ -102,12 +102,12 @@ def test_all_numbers_are_there_those_of_the_weights_first(tmp_path):
         report(
             made,
             request_of(made.recipe(), ("elbo",), step),
-            elbo={"nll": nll, "stderr": 0.5, "nfe_mean": 98.6},
+            elbo={"nll": nll, "stderr": 0.5, "n": 64, "nfe_mean": 98.6},
         )
     text = card_of(made)
-    rows = [line for line in text.splitlines() if "| NLL bound" in line]
+    rows = [line for line in text.splitlines() if "points |" in line]
     assert [row[:5] for row in rows] == ["| 20 ", "| 10 "]
-    assert "2.000 ± 0.500 | 64 points | 99 | velocities 1, probes 1, from t = 1e-05 |" in rows[0]
+    assert "64 points | 2.000 ± 0.500 | velocities 1, probes 1, from t = 1e-05, 99 NFE" in rows[0]
     assert "20 of 30 steps are done" in text
     assert "licence of the weights is not stated" in text
     (result,) = head_of(text)["model-index"][0]["results"]

@@ -124,7 +124,8 @@ def test_each_checkpoint_is_evaluated_with_the_solution_that_was_tuned_to_it(run
 
 
 def test_plugins_are_beside_those_of_the_run_or_in_place_of_a_file_of_the_same_name():
-    recipe, other = replace(load(TOY), plugins=("/run/a.py", "json")), "sampling.nfe=5"
+    recipe = replace(load(TOY), plugins=("/run/a.py", "json"))
+    other = "sampling.nfe=5"
     assert plan.beside_own(recipe, [other, "plugins=/x/b.py"]) == [
         "plugins=[/run/a.py, json, /x/b.py]",
         other,
