@@ -64,7 +64,7 @@ def submit(
     """
     from cldctl import clusters
     from cldctl.runs import plan
-    from cldctl.runs.options import SubmitOptions, require_native
+    from cldctl.runs.options import SubmitOptions
     from cldctl.runs.start import start
     from cldctl.show import submission
 
@@ -93,14 +93,12 @@ def submit(
     elif dry_run and cluster is None:
         where = clusters.described(wanted.cells[0].recipe.cluster)
     with err.status("checking the recipe"):
-        spec = plan.check(wanted, where, submission.remark)
+        spec = plan.check(wanted, where, submission.remark, is_preview=dry_run)
     # The scheduler estimates the start of a run while the job is being written.
     ask_for_start = None
     if wanted.group is None and spec.after is None:
         ask_for_start = where.ask_for_start(spec)
     if dry_run:
-        if not wanted.is_checked_first:
-            require_native(wanted.cells[0].recipe, where, submission.remark)
         if (reason := where.unavailable()) is not None:
             submission.remark(
                 f"{reason}: this is what --cluster {where.name} submits where there is one. "
@@ -110,7 +108,7 @@ def submit(
         return
     try:
         started = start(
-            plan.trainings(wanted, where, submission.say_continues, submission.remark),
+            plan.trainings(wanted, where, submission.say_continues),
             where,
             wanted.group,
             after=spec.after,

@@ -178,9 +178,8 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
     for run in runs:
         require_may_change(run.path, "Nothing was cancelled")
     answers = survey.of_runs(runs)
-    answers.require(
-        filter(clusters.CLUSTERS.__contains__, answers.surveys), "Nothing was cancelled"
-    )
+    known = (cluster.name for cluster in answers.clusters)
+    answers.require(known, "Nothing was cancelled")
     endings = [_ending(run, answers, works) for run in runs]
     for name, jobs in by_cluster(_jobs_of(endings)).items():
         # Noted before they end, so that the ledger tells what their end means.
@@ -237,14 +236,13 @@ def wait(
     waiting = list(endings)
     deadline = time.monotonic() + grace_s
     is_killed = False
-    least_s = max((clusters.find(job.cluster).question_s for job in _jobs_of(waiting)), default=0.0)
-    pause_s = least_s
+    longest_s = 0.0
     while waiting:
         ended = _ended(waiting)
         jobs = _jobs_of(waiting)
         answers = survey.ask(jobs)
-        polled = time.monotonic()
-        is_late = polled > deadline
+        shortest_s = answers.pause_s
+        is_late = time.monotonic() > deadline
         _cancel_requeued(jobs, answers)
         for ending in list(waiting):
             _look(ending, answers)
@@ -256,14 +254,27 @@ def wait(
                 clusters.find(name).kill(left)
             is_killed = True
             deadline = time.monotonic() + _KILLED_S
-        earliest = polled + least_s
-        latest = earliest if any(ending.detector.seen for ending in waiting) else polled + pause_s
-        if least_s > POLL_S:
-            pause_s = min(pause_s * _SLOWER, _LONGEST_S)
-        while waiting and time.monotonic() < min(latest, max(deadline, earliest)):
-            time.sleep(POLL_S)
-            if _ended(waiting) - ended and time.monotonic() >= earliest:
-                break
+        if shortest_s > POLL_S:
+            longest_s = min(longest_s * _SLOWER, _LONGEST_S)
+        longest_s = max(longest_s, shortest_s)
+        looks_over = any(ending.detector.seen for ending in waiting)
+        pause_s = shortest_s if looks_over else min(longest_s, deadline - time.monotonic())
+        _sleep(waiting, ended, shortest_s, max(pause_s, shortest_s))
+
+
+def _sleep(
+    waiting: Sequence[Ending], ended: Collection[Path], shortest_s: float, longest_s: float
+) -> None:
+    """Sleep until a ledger says that a further attempt has ended, within these limits.
+
+    Args:
+        ended: what `_ended` returned before the launchers were polled.
+    """
+    begin = time.monotonic()
+    while waiting and time.monotonic() < begin + longest_s:
+        time.sleep(POLL_S)
+        if time.monotonic() >= begin + shortest_s and _ended(waiting) - set(ended):
+            return
 
 
 def _cancel_requeued(jobs: Iterable[JobRef], answers: Answers) -> None:
@@ -292,13 +303,9 @@ def _look(ending: Ending, answers: Answers) -> None:
         job.job_id == ended or answers.of(job).ended == "cancelled" for job in ending.jobs
     )
     is_gone = all(answers.of(job).is_gone for job in ending.jobs)
-    ending.detector.look(
-        is_gone, answers.among(job.cluster for job in ending.jobs), is_sure=is_sure
-    )
-    needed = 1
-    if not is_sure:
-        needed = max(clusters.find(job.cluster).looks_to_believe_an_end for job in ending.jobs)
-    ending.is_over = ending.detector.seen >= needed
+    of_its_clusters = answers.among(job.cluster for job in ending.jobs)
+    is_believed = ending.detector.look(is_gone, of_its_clusters, is_sure=is_sure)
+    ending.is_over = is_believed or (is_gone and is_sure)
 
 
 def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ from cldctl.jobs import specs
 from . import snapshot
 from .options import (
     EvalOptions,
-    PlannedRun,
+    RunCell,
     Say,
     SubmitOptions,
     as_typed,
@@ -67,14 +67,18 @@ _READ_BY_TUNINGS = (
 # --- trainings
 
 
-def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
+def check(
+    options: SubmitOptions,
+    cluster: Cluster,
+    say: Say = lambda text: None,
+    *,
+    is_preview: bool = False,
+) -> JobSpec:
     """Check that runs can be submitted.
 
-    Data and the like of a run that is not `SubmitOptions.is_checked_first` are checked by
-    `trainings`.
-
     Args:
-        say: called with warnings about the runs of a sweep, and with the weights they start from.
+        say: called with warnings about the runs, and with the weights they start from.
+        is_preview: nothing is submitted, so that the data of a single run need not be there.
 
     Returns:
         The job of the runs that are missing.
@@ -84,33 +88,44 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
             start from are missing or do not fit, or the cluster has no such jobs or not so many.
     """
     after = options.waits_for(cluster)
-    group = options.group
     # An unknown metric is refused first.
     _ = options.metrics
-    if group is None:
-        options.run().require_free()
-        if find_group(options.root, options.run().name) is not None:
-            raise UsageError(
-                f"--name {options.name}: a group has this name. Choose another one for the run."
-            )
-    elif RunFolder(options.root / group.name).exists:
-        raise UsageError(
-            f"--name {group.name}: a run has this name. Choose another one for the group."
-        )
-    if options.is_checked_first:
-        _require_complete(options, cluster, say)
-    cells = missing(options)
+    _require_free_name(options)
+    found = existing(options)
+    if is_preview and not (options.sweep or options.weights or options.partial):
+        require_native(options.cells[0].recipe, cluster, say)
+    else:
+        _require_complete(options, found, cluster, say)
+    cells = missing(options, found)
+    works = [Training(options.run(cell).path) for cell in cells or options.cells[:1]]
     spec = specs.of_works(
-        [Training(options.run(cell).path) for cell in cells or options.cells[:1]],
+        works,
         options.cells[0].recipe.cluster,
         cluster,
-        group=group,
+        group=options.group,
         after=after,
         parallel=options.parallel,
     )
     if cells:
         cluster.check(spec, len(cells))
     return spec
+
+
+def _require_free_name(options: SubmitOptions) -> None:
+    """Raises UsageError if a run has the name of a new group, or the run or a group that of a new
+    run."""
+    if options.group is not None:
+        if RunFolder(options.root / options.group.name).exists:
+            raise UsageError(
+                f"--name {options.group.name}: a run has this name. "
+                f"Choose another one for the group."
+            )
+        return
+    options.run().require_free()
+    if find_group(options.root, options.run().name) is not None:
+        raise UsageError(
+            f"--name {options.name}: a group has this name. Choose another one for the run."
+        )
 
 
 def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpec:
@@ -128,13 +143,12 @@ def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpe
     return replace(spec, code=code.place_of(owner.path, manifest.code))
 
 
-def missing(options: SubmitOptions) -> list[PlannedRun]:
+def missing(options: SubmitOptions, found: Mapping[str, RunFolder]) -> list[RunCell]:
     """The cells whose run does not exist, or is not finished.
 
-    Raises:
-        UsageError: a name is taken, or a run was submitted with another recipe.
+    Args:
+        found: what `existing` returns.
     """
-    found = existing(options)
     return [
         cell
         for cell in options.cells
@@ -143,24 +157,21 @@ def missing(options: SubmitOptions) -> list[PlannedRun]:
 
 
 def trainings(
-    options: SubmitOptions, cluster: Cluster, about: "OnContinue", say: Say
+    options: SubmitOptions, cluster: Cluster, about: "OnContinue"
 ) -> Iterator[PlannedWork]:
     """The training of a new run; of a sweep, of the missing runs and of those to continue.
 
+    Their options have passed `check`.
+
     Args:
         about: called before a run of a sweep continues.
-        say: called with remarks about a run that is not `SubmitOptions.is_checked_first`.
 
     Raises:
-        RecipeError: data are missing, samples drawn as the recipe says would be useless, or the
-            processor emulates the precision.
-        UsageError: the name is taken, or an evaluation lacks what it needs.
+        CldError: the name has been taken since, or as `resume.of_group`.
     """
-    if not options.is_checked_first:
-        _require_complete(options, cluster, say)
     found = existing(options)
     continued: dict[str, PlannedWork] = {}
-    if found:
+    if options.group is not None:
         from .resume import Continuation, of_group
 
         for planned in of_group(options.group, found.values(), Continuation(), cluster, about):
@@ -184,23 +195,28 @@ def trainings(
         )
 
 
-def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> None:
-    """Refuse new runs whose data or settings are missing, or whose samples would be useless.
+def _require_complete(
+    options: SubmitOptions, found: Mapping[str, RunFolder], cluster: Cluster, say: Say
+) -> None:
+    """Refuse runs whose data or settings are missing, or whose samples would be useless.
+
+    Args:
+        found: the runs that exist already: the weights that these started from are not read.
 
     Raises:
-        RecipeError, UsageError
-        CldError: the weights that they are to start from do not fit, see
-            `StartingWeights.require_fit`.
+        RecipeError: data are missing, samples drawn as the recipe says would be useless, or the
+            processor emulates the precision.
+        UsageError: an evaluation lacks what it needs.
+        CldError: the weights do not fit, see `StartingWeights.require_fit`.
     """
-    once = functools.cache(say)  # The data of a sweep are mostly the same.
+    say_once = functools.cache(say)  # The data of a sweep are mostly the same.
     origin = options.origin
-    found = existing(options)
     for cell in options.cells:
         recipe = cell.recipe
-        require_inputs(recipe, once)
+        require_inputs(recipe, say_once)
         if origin is not None and cell.name not in found:
             with named(settings(cell.values)):
-                once(origin.require_fit(recipe, partial=options.partial))
+                say_once(origin.require_fit(recipe, partial=options.partial))
         # Continuing a run that has such settings is allowed: it may do without samples.
         recipe.sampling.require_usable()
         if recipe.sampling.needs_solution:
