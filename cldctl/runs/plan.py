@@ -2,8 +2,14 @@
 
 import contextlib
 import functools
+import heapq
+import itertools
+import os
+import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cld_core import metrics as registry
@@ -53,6 +59,11 @@ if TYPE_CHECKING:
 
     from .resume import OnContinue
 
+# The newest runs among which an estimate searches, and the seconds that it may take.
+NEWEST = 200
+WITHIN_S = 1.0
+# The rates of this many comparable runs are enough.
+ENOUGH = 5
 # The keys of these sections that have an effect on a tuning.
 _READ_BY_TUNINGS = (
     "sampling.eps",
@@ -226,6 +237,74 @@ def _require_complete(
             )
         request_after(recipe, options.metrics)
         require_native(recipe, cluster, say)
+
+
+# --- how long a training will take
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Seconds of training at the rate of comparable runs.
+
+    Attributes:
+        rate: steps per second, the median of ``runs``.
+        hours: of all GPUs, or without any, of all CPU cores; ``unit`` says which.
+        runs: names of the runs that the rate was measured in, the newest first.
+    """
+
+    seconds: float
+    rate: float
+    hours: float
+    unit: str
+    runs: tuple[str, ...]
+
+
+def estimate(root: Path, recipe: Recipe, *, without: str | None = None) -> TimeEstimate | None:
+    """How long a training from step 0 takes; None if no comparable run has measured its rate.
+
+    Comparable runs have the same model, data, optimiser, number of ranks and batch size, and both
+    or neither use GPUs.
+
+    Args:
+        without: the name of the run that is estimated.
+    """
+    deadline = time.monotonic() + WITHIN_S
+    rates: dict[str, float] = {}
+    for run in _newest_runs(root, deadline):
+        if time.monotonic() > deadline or len(rates) == ENOUGH:
+            break
+        rate = run.progress().get("steps_per_s") or 0.0
+        # A damaged run, or one of another version, is no measurement.
+        with contextlib.suppress(Exception):
+            if rate > 0 and run.name != without and _rate_key(run.recipe()) == _rate_key(recipe):
+                rates[run.name] = rate
+    if not rates:
+        return None
+    rate = statistics.median(rates.values())
+    seconds = recipe.train.steps / rate
+    size = recipe.cluster
+    return TimeEstimate(
+        seconds=seconds,
+        rate=rate,
+        hours=(size.gpus or size.cores) * seconds / 3600,
+        unit="GPU-hours" if size.gpus else "core-hours",
+        runs=tuple(rates),
+    )
+
+
+def _newest_runs(root: Path, deadline: float) -> Iterator[RunFolder]:
+    """The runs that were changed last, newest first; those that were seen by ``deadline``."""
+    changed: list[tuple[float, str]] = []
+    with contextlib.suppress(OSError), os.scandir(root) as entries:
+        for entry in itertools.takewhile(lambda _: time.monotonic() < deadline, entries):
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                changed.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
+    return (RunFolder(root / name) for _, name in heapq.nlargest(NEWEST, changed))
+
+
+def _rate_key(recipe: Recipe) -> tuple[str, int, int, bool]:
+    size = recipe.cluster
+    return recipe.model_digest(), size.world_size, recipe.train.batch_size, size.uses_gpu
 
 
 # --- evaluations and tunings

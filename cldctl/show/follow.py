@@ -18,8 +18,19 @@ from cldctl.runs.selection import command
 from cldctl.runs.snapshot import left_out_code
 from cldctl.runs.start import OUTCOMES, PlannedWork, Started
 
-from .console import Bars, duration, err, number, out, say_next, shortened, strong
-from .tables import STYLES, state_text
+from .console import (
+    STYLES,
+    Bars,
+    duration,
+    err,
+    number,
+    out,
+    say_incomplete,
+    say_next,
+    shortened,
+    state_text,
+    strong,
+)
 
 if TYPE_CHECKING:
     from cldctl.runs.follow import WorkStates
@@ -424,14 +435,3 @@ def say_results(works: Sequence[Work], sweep: Sweep | None = None) -> int:
     for line in remarks(rows):
         err.print(line)
     return say_incomplete(missing)
-
-
-def say_incomplete(works: Iterable[Work]) -> int:
-    """Print which works of runs are not complete, and where to see why; return the exit code."""
-    code = 0
-    for work in works:
-        if work.run is not None:
-            err.failure(f"{work.called} {work.name} of {work.run.name} is not complete; see")
-            err.failure(f"  {command(f'logs {work.run.name} --eval {work.name}', work.run)}")
-            code = 1
-    return code

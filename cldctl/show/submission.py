@@ -17,13 +17,11 @@ from cldctl.clusters.base import After, Cluster, JobSpec
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
 from cldctl.runs.options import SubmitOptions, existing
-from cldctl.runs.plan import missing, with_code
+from cldctl.runs.plan import TimeEstimate, estimate, missing, with_code
 from cldctl.runs.selection import command
 from cldctl.runs.start import request_after, without_jobs
-from cldctl.runs.usage import TimeEstimate, estimate
 
-from .console import duration, err, keys_differ, number, out, strong
-from .tables import hours
+from .console import duration, err, hours, keys_differ, number, out, strong
 
 # A job that starts within so many seconds "begins at once".
 AT_ONCE_S = 5.0
