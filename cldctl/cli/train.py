@@ -106,9 +106,10 @@ def submit(
             )
         submission.preview(wanted, where, spec, ask_for_start)
         return
+    works = plan.trainings(wanted, where, submission.say_continues)
     try:
         started = start(
-            plan.trainings(wanted, where, submission.say_continues),
+            works,
             where,
             wanted.group,
             after=spec.after,

@@ -198,7 +198,6 @@ def trainings(
         )
         yield PlannedTraining(
             work=Training(options.run(cell).path),
-            size=cell.recipe.cluster,
             recipe=cell.recipe,
             request=request,
             options=options,
@@ -283,13 +282,9 @@ def estimate(root: Path, recipe: Recipe, *, without: str | None = None) -> TimeE
     rate = statistics.median(rates.values())
     seconds = recipe.train.steps / rate
     size = recipe.cluster
-    return TimeEstimate(
-        seconds=seconds,
-        rate=rate,
-        hours=(size.gpus or size.cores) * seconds / 3600,
-        unit="GPU-hours" if size.gpus else "core-hours",
-        runs=tuple(rates),
-    )
+    hours = (size.gpus or size.cores) * seconds / 3600
+    unit = "GPU-hours" if size.gpus else "core-hours"
+    return TimeEstimate(seconds, rate, hours, unit, tuple(rates))
 
 
 def _newest_runs(root: Path, deadline: float) -> Iterator[RunFolder]:

@@ -213,7 +213,6 @@ def _ready(
     )
     return PlannedTraining(
         work=Training(run.path),
-        size=recipe.cluster,
         recipe=recipe,
         request=request,
         update_code=continuation.update_code,
