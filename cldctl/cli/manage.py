@@ -32,7 +32,7 @@ def note(
 
     if text is None and not tags and not untag:
         raise UsageError("nothing to note: write a text, or use --tag or --untag.")
-    for run in options.find_runs_or_group([name], root):
+    for run in options.runs_of(options.find_all([name], root)):
         label(run, text, tags or (), untag or ())
         history = run.ledger.history()
         shown = ", ".join(history.tags) or "none"
@@ -48,7 +48,7 @@ def rm(
     """
     from cldctl.runs import removal
 
-    chosen = options.find_runs_or_group(names, root, whole=yes, damaged=True)
+    chosen = options.runs_of(options.find_all(names, root, whole=yes, damaged=True))
     for folder in {run.path.parent for run in chosen}:
         removal.clear_left(folder)
     with Working("looking at what is to be removed"):
@@ -89,7 +89,7 @@ def prune(
     """
     from cldctl.runs import removal
 
-    chosen = options.find_runs_or_group(names, root, whole=yes or dry_run)
+    chosen = options.runs_of(options.find_all(names, root, whole=yes or dry_run))
     with Working("verifying the checkpoints that stay"):
         prunings = removal.plan_pruning(chosen, keep_every, averages)
 

@@ -155,15 +155,14 @@ def resume(
 
     Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
     """
+    from cld_core.run.groups import Group
     from cldctl.runs import survey
     from cldctl.runs.options import with_profile
     from cldctl.runs.resume import Continuation
     from cldctl.runs.status import message_of
 
     names, overrides = options.split_runs(words)
-    group = options.group_named(names[0], root) if len(names) == 1 else None
-    if group is not None and from_step is not None:
-        raise UsageError("--from goes with one run, not with a group. Name a run.")
+    chosen = options.find_all(names, root)
     wanted = Continuation(
         overrides=with_profile(profile, overrides),
         from_step=from_step,
@@ -172,21 +171,20 @@ def resume(
         update_code=update_code,
         other_data=other_data,
     )
-    if group is not None:
-        raise typer.Exit(_continue(group, wanted, cluster, follow))
-    if names:
-        runs = options.find_runs_or_group(names, root)
-        code = 0
+    if len(chosen) == 1:
+        if from_step is not None and isinstance(chosen[0], Group):
+            raise UsageError("--from goes with one run, not with a group. Name a run.")
+        raise typer.Exit(_continue(chosen[0], wanted, cluster, follow))
+    code = 0
+    if chosen:
+        runs = options.runs_of(chosen)
+        # One poll of the cluster is about all runs.
+        survey.of_runs(runs)
     else:
         runs, code = _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
-    if names and len(runs) == 1:
-        raise typer.Exit(_continue(runs[0], wanted, cluster, follow))
-    # One question to the cluster is about all runs.
     wanted = replace(wanted, max_age_s=survey.TO_LOOK_S)
-    if names:
-        survey.of_runs(runs)
     for run in runs:
         try:
             code = _continue(run, wanted, cluster, follow) or code
@@ -264,7 +262,7 @@ def cancel(
     from cldctl.runs import cancel as policy
 
     try:
-        runs = options.find_runs_or_group(names, root)
+        runs = options.runs_of(options.find_all(names, root))
         works = [] if evaluation is None else policy.named_works(runs, evaluation)
     except CldError as error:
         raise type(error)(f"{error} Nothing was cancelled.") from error
