@@ -1,7 +1,5 @@
 """`cldctl note`, `rm` and `prune`: notes about runs, and room on the disk."""
 
-from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -92,35 +90,21 @@ def prune(
     chosen = options.runs_of(options.find_all(names, root, whole=yes or dry_run))
     with Working("verifying the checkpoints that stay"):
         prunings = removal.plan_pruning(chosen, keep_every, averages)
-
-    def size(paths: Iterable[Path]) -> str:
-        return decimal(removal.size_of(paths))
-
+    removed_paths: list[Path] = []
     for entry in prunings:
         kept = ", ".join(f"{step} ({why})" for step, why in entry.keep.items()) or "none"
         removed = []
-        if entry.checkpoints:
-            steps = ", ".join(map(str, entry.checkpoints))
-            removed.append(f"removes steps {steps}, {size(chain(*entry.checkpoints.values()))}")
-        if entry.averages:
-            removed.append(f"removes all snapshots of averages, {size(entry.averages)}")
-        if entry.rows:
-            removed.append(f"removes rows that no evaluation names any more, {size(entry.rows)}")
+        for words, paths in entry.parts.items():
+            removed.append(f"removes {words}, {decimal(removal.size_of(paths))}")
+            removed_paths += paths
         if removed:
             err.print(f"{entry.run.name}: {'; '.join(removed)}; keeps {kept}")
         else:
             err.print(f"{entry.run.name}: nothing to remove; kept: {kept}")
-    kinds = []
-    if count := sum(len(entry.checkpoints) for entry in prunings):
-        kinds.append(f"{count} checkpoint{'' if count == 1 else 's'}")
-    if any(entry.averages for entry in prunings):
-        kinds.append("snapshots of averages")
-    if any(entry.rows for entry in prunings):
-        kinds.append("rows of evaluations")
-    if not kinds or dry_run:
+    if dry_run or not removed_paths:
         return
-    total = size(path for entry in prunings for path in entry.paths)
-    options.agree(f"Remove {' and '.join(kinds)}, {total}?", "prune", yes)
+    total = decimal(removal.size_of(removed_paths))
+    options.agree(f"Remove all of this, {total}?", "prune", yes)
     for entry in prunings:
         removal.prune(entry)
     err.print(f"removed {total}")
