@@ -97,10 +97,8 @@ def prune(
         for words, paths in entry.parts.items():
             removed.append(f"removes {words}, {decimal(removal.size_of(paths))}")
             removed_paths += paths
-        if removed:
-            err.print(f"{entry.run.name}: {'; '.join(removed)}; keeps {kept}")
-        else:
-            err.print(f"{entry.run.name}: nothing to remove; kept: {kept}")
+        changes = "; ".join(removed) or "nothing to remove"
+        err.print(f"{entry.run.name}: {changes}; keeps {kept}")
     if dry_run or not removed_paths:
         return
     total = decimal(removal.size_of(removed_paths))

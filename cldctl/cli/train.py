@@ -118,8 +118,7 @@ def submit(
         )
     except KeyboardInterrupt:
         run = wanted.run()
-        goes_on = wanted.group is None and not where.blocks and run.exists
-        if not (goes_on and run.ledger.history().submitted):
+        if wanted.group is not None or where.blocks or not run.ledger.history().submitted:
             raise
         submission.say_interrupted(run)
         raise typer.Exit(130) from None

@@ -103,13 +103,12 @@ def outcome(ending: Ending) -> str:
 def _works_ended(works: Sequence[Work]) -> str:
     """How evaluations and tunings ended; one may have finished before it was cancelled."""
     finished = [work for work in works if work.is_done]
-    rest = [work for work in works if not work.is_done]
+    cancelled = [work for work in works if not work.is_done]
     outcomes = []
     if finished:
-        they = "it" if len(finished) == 1 else "they"
-        outcomes.append(f"{_called(finished)} had finished before {they} could be cancelled")
-    if rest:
-        outcomes.append(f"{_called(rest)} {'is' if len(rest) == 1 else 'are'} cancelled")
+        outcomes.append(f"{_called(finished)} had finished already")
+    if cancelled:
+        outcomes.append(f"{_called(cancelled)} {'is' if len(cancelled) == 1 else 'are'} cancelled")
     return "; ".join(outcomes) or "cancelled"
 
 
@@ -125,14 +124,13 @@ def _jobs_of(endings: Iterable[Ending]) -> list[JobRef]:
     return [job for ending in endings for job in ending.jobs]
 
 
-def _kinds(works: Sequence[Work]) -> str:
-    return " and ".join(sorted({f"{work.called}s" for work in works}))
-
-
 def _called(works: Sequence[Work]) -> str:
+    """The kinds of works in words, with their names, or with their number if they are many."""
+    kinds = " and ".join(sorted({f"{work.called}s" for work in works}))
     if len(works) > _MOST_NAMES:
-        return f"{len(works)} {_kinds(works)}"
-    kinds = works[0].called if len(works) == 1 else _kinds(works)
+        return f"{len(works)} {kinds}"
+    if len(works) == 1:
+        kinds = works[0].called
     return f"{kinds} {', '.join(work.name for work in works)}"
 
 
@@ -143,8 +141,7 @@ def waits_for(endings: Sequence[Ending]) -> str:
     trains = any(isinstance(work, Training) for work in works)
     names = endings[0].run.name if len(endings) == 1 else f"{len(endings)} runs"
     if len(endings) == 1 and works and not trains:
-        which = _called(works) if len(works) == 1 else f"{len(works)} {_kinds(works)}"
-        names = f"{which} of {names}"
+        names = f"{_called(works)} of {names}"
     how = "save and end" if trains else "end"
     return f"waiting for {names} to {how} (job {one_line(jobs, 60)}), at most {GRACE_S:.0f} s"
 
@@ -189,8 +186,8 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
             clusters.find(name).cancel(jobs)
         except SchedulerAway as error:
             for ending in endings:
-                if left := [job for job in ending.jobs if job.cluster == name]:
-                    ending.leave(left, error)
+                if unreached := [job for job in ending.jobs if job.cluster == name]:
+                    ending.leave(unreached, error)
         except SchedulerRefused:
             _cancel_apart(endings, name, survey.ask(jobs))
     for ending in endings:
@@ -217,9 +214,9 @@ def _cancel_apart(endings: Sequence[Ending], cluster: str, answers: Answers) -> 
             try:
                 clusters.find(cluster).cancel(jobs)
             except (SchedulerRefused, SchedulerAway) as error:
-                now = survey.ask(jobs)
-                if left := [job for job in jobs if not now.of(job).is_gone]:
-                    ending.leave(left, error)
+                newest = survey.ask(jobs)
+                if alive := [job for job in jobs if not newest.of(job).is_gone]:
+                    ending.leave(alive, error)
 
 
 def wait(
@@ -250,8 +247,8 @@ def wait(
                 waiting.remove(ending)
                 over(ending)
         if is_late and not is_killed:
-            for name, left in by_cluster(_jobs_of(waiting)).items():
-                clusters.find(name).kill(left)
+            for name, alive in by_cluster(_jobs_of(waiting)).items():
+                clusters.find(name).kill(alive)
             is_killed = True
             deadline = time.monotonic() + _KILLED_S
         if shortest_s > POLL_S:
@@ -263,7 +260,7 @@ def wait(
 
 
 def _sleep(
-    waiting: Sequence[Ending], ended: Collection[Path], shortest_s: float, longest_s: float
+    waiting: Sequence[Ending], ended: set[Path], shortest_s: float, longest_s: float
 ) -> None:
     """Sleep until a ledger says that a further attempt has ended, within these limits.
 
@@ -273,7 +270,7 @@ def _sleep(
     begin = time.monotonic()
     while waiting and time.monotonic() < begin + longest_s:
         time.sleep(POLL_S)
-        if time.monotonic() >= begin + shortest_s and _ended(waiting) - set(ended):
+        if time.monotonic() >= begin + shortest_s and _ended(waiting) - ended:
             return
 
 

@@ -142,7 +142,7 @@ class SubmitOptions:
         profile = find_profile(self.profile)
         axes = axes_of(self.sweep)
         refuse_twice("--sweep", [axis.key for axis in axes], self.given)
-        name = ""
+        name: str = ""
         # By the digest of the recipe.
         cells: dict[str, RunCell] = {}
         for values in combinations(axes):
@@ -153,7 +153,12 @@ class SubmitOptions:
             if not cells:
                 # A recipe may be complete only with the values of a cell.
                 name = new_name(recipe.name) if self.name is None else self.name
-                (check_group_name if axes else check_name)(name)
+                check_name(name)
+                if axes and len(name) > MAX_GROUP_NAME:
+                    raise UsageError(
+                        f"--name {name}: the name of a group has at most {MAX_GROUP_NAME} letters, "
+                        f"because the names of its runs begin with it. Use a shorter one."
+                    )
             with named(own):
                 cell = RunCell(
                     name=run_name(name, values), group=name, values=values, recipe=recipe
@@ -276,16 +281,6 @@ def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
             f"Sweep over fewer values, then add the others with the same --name."
         )
     return axes
-
-
-def check_group_name(name: str) -> None:
-    """Raises UsageError if a group cannot have this name."""
-    check_name(name)
-    if len(name) > MAX_GROUP_NAME:
-        raise UsageError(
-            f"--name {name}: the name of a group has at most {MAX_GROUP_NAME} letters, because "
-            f"the names of its runs begin with it. Use a shorter one."
-        )
 
 
 def run_name(group: str, values: Mapping[str, str]) -> str:

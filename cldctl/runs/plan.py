@@ -101,9 +101,14 @@ def check(
     after = options.waits_for(cluster)
     # An unknown metric is refused first.
     _ = options.metrics
-    _require_free_name(options)
+    name = options.cells[0].group
+    namesake = RunFolder(options.root / name)
+    if options.group is None or namesake.exists:
+        namesake.require_free()
+    if options.group is None and find_group(options.root, name) is not None:
+        raise UsageError(f"--name {name}: a group has this name. Choose another one for the run.")
     found = existing(options)
-    if is_preview and not (options.sweep or options.weights or options.partial):
+    if is_preview and options.group is None and options.origin is None:
         require_native(options.cells[0].recipe, cluster, say)
     else:
         _require_complete(options, found, cluster, say)
@@ -120,23 +125,6 @@ def check(
     if cells:
         cluster.check(spec, len(cells))
     return spec
-
-
-def _require_free_name(options: SubmitOptions) -> None:
-    """Raises UsageError if a run has the name of a new group, or the run or a group that of a new
-    run."""
-    if options.group is not None:
-        if RunFolder(options.root / options.group.name).exists:
-            raise UsageError(
-                f"--name {options.group.name}: a run has this name. "
-                f"Choose another one for the group."
-            )
-        return
-    options.run().require_free()
-    if find_group(options.root, options.run().name) is not None:
-        raise UsageError(
-            f"--name {options.name}: a group has this name. Choose another one for the run."
-        )
 
 
 def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpec:
@@ -321,13 +309,11 @@ def evaluations(run: RunFolder, options: EvalOptions, say: Say) -> list[PlannedW
         refuse_twice("--sweep", [axis.key for axis in axes], overrides)
         steps = _steps_of(run, options.checkpoint, say)
         made = make(run, metrics, steps, overrides, axes, options.shards)
-    for text in snapshot.changed_plugins(run, recipe.plugins):
-        say(text)
     data = recipe.data
     with contextlib.suppress(DataError):  # A metric that reads them reports it.
         if isinstance(data, StoredDataSpec):
-            now = {IMAGES: store.of(data).split("train").digest}
-            if are_other_data(now, run.ledger.history().data):
+            identity = {IMAGES: store.of(data).split("train").digest}
+            if are_other_data(identity, run.ledger.history().data):
                 say(f"the examples in {data.path} are not those that {run.name} has trained on")
     return _evaluations_of(run, made, recipe, options.shards, say)
 
@@ -412,9 +398,8 @@ def comparison(
             nfe=nfe,
             seeds=seeds or default_seeds,
         )
-    left_out = (as_typed(text, run, options_of_keys) for text in made.left_out)
-    for text in (*left_out, *snapshot.changed_plugins(run, recipe.plugins)):
-        say(text)
+    for text in made.left_out:
+        say(as_typed(text, run, options_of_keys))
     return _evaluations_of(run, made, recipe, options.shards, say), made
 
 
@@ -506,7 +491,10 @@ def _steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluatin
 def _evaluations_of(
     run: RunFolder, made: EvaluationPlan, recipe: Recipe, shards: int | None, say: Say
 ) -> list[PlannedWork]:
-    """The evaluations of a plan; reports numbers of shards that are not ``--shards``."""
+    """The evaluations of a plan; reports plug-ins that have changed since the run copied them, and
+    numbers of shards that are not ``--shards``."""
+    for text in snapshot.changed_plugins(run, recipe.plugins):
+        say(text)
     works = [Evaluation(run.evals / request.id, request) for request in made.requests]
     if shards is not None:
         most = max(request.shards for request in made.requests)

@@ -280,7 +280,7 @@ def start_on_each(
             continue
         everything.works += started.works
         everything.messages += started.messages
-        everything.blocks = everything.blocks or started.blocks
+        everything.blocks |= started.blocks
     return everything
 
 
@@ -411,7 +411,12 @@ def _store_code(planned: PlannedTraining, cluster: Cluster) -> None:
         run, planned.recipe, cluster, update=planned.update_code
     )
     _use_copies(planned)
-    planned.following = unfinished_at_end(run, planned.recipe)
+    # The evaluations of the last step wait for the training.
+    planned.following = [
+        work
+        for work in evaluations_of(run)
+        if work.request.checkpoint_step == planned.recipe.train.steps and not work.is_done
+    ]
 
 
 def _use_copies(planned: PlannedTraining) -> None:
@@ -429,15 +434,6 @@ def request_after(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | Non
     if not metrics:
         return None
     return request_of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size)
-
-
-def unfinished_at_end(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
-    """The evaluations of the last step that have no result: they wait for the training."""
-    return [
-        work
-        for work in evaluations_of(run)
-        if work.request.checkpoint_step == recipe.train.steps and not work.is_done
-    ]
 
 
 def _find_pieces(planned: PlannedWork, answers: "Answers") -> None:
