@@ -323,15 +323,16 @@ def report(
     from cld_core.run import RunFolder
 
     options.check_output(output, (".html", ".htm"), "reports are")
-    if everything and names:
-        raise UsageError(
-            f"--all writes a table of all runs, not a page of {names[0]}. Leave one of them out."
-        )
-    if everything and not root.is_dir():
-        raise NotFoundError(
-            f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`."
-        )
     if everything:
+        if names:
+            raise UsageError(
+                f"--all writes a table of all runs, not a page of {names[0]}. Leave one of them "
+                f"out."
+            )
+        if not root.is_dir():
+            raise NotFoundError(
+                f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`."
+            )
         target = _index_page(root, output)
     else:
         found = options.find_all(names or (), root) or [options.find_run(None, root)]

@@ -76,9 +76,9 @@ class PlannedWork:
         code: the folder of the code that its jobs import; None for the code of this process.
         outcome: one of `OUTCOMES`; None as long as it is to be started.
         job: the one that was started.
-        following: the evaluations that wait for its end.
-        sweep: the table whose cell it is.
-        error: why it, or what follows it, was not started.
+        following: the evaluations that wait for the end of the work.
+        sweep: the table of which the work is a cell.
+        error: why the work, or the evaluation that follows it, was not started.
         is_new: whether its folder was made by this command.
     """
 
@@ -145,7 +145,7 @@ class Submission:
 
     @property
     def sweep(self) -> Sweep | None:
-        """The table whose cells the works of one run are."""
+        """The table of a sweep, if the works of one run are its cells."""
         return self.works[0].sweep if self.group is None and self.works else None
 
     @property
@@ -168,12 +168,9 @@ class Submission:
 
     @property
     def exit_code(self) -> int:
-        """That of a command which does not wait."""
+        """The exit code of a command that does not wait for the works."""
         errors = (planned.error for planned in self.works)
         return max((error.exit_code for error in errors if error is not None), default=0)
-
-    def those(self, outcome: str) -> list[Work]:
-        return [planned.work for planned in self.works if planned.outcome == outcome]
 
 
 def start(
@@ -231,20 +228,20 @@ def start(
         new_tables += _save_tables(started.works)
         wanted = [planned for planned in wanted if planned.pieces and not planned.error]
         for batch in _batches(wanted, cluster):
-            left = list(batch)
+            unfinished = list(batch)
             try:
                 with uninterrupted(unless=cluster.blocks):
                     _submit(batch, started, cluster, after, parallel, notify)
-                    while left:
-                        _start_following(left[0], started, cluster)
-                        left.pop(0)
+                    while unfinished:
+                        _start_following(unfinished[0], started, cluster)
+                        unfinished.pop(0)
             except CldError as error:
                 if group is None or not started.jobs:
                     raise
-                for planned in left:
+                for planned in unfinished:
                     planned.error = error
                 _remove_unsubmitted(
-                    planned for planned in left if not isinstance(planned, PlannedTraining)
+                    planned for planned in unfinished if not isinstance(planned, PlannedTraining)
                 )
             # After a stop signal, no further trainings are started.
             if cluster.blocks and any(
@@ -323,7 +320,7 @@ def _prepare(works: Sequence[PlannedWork], stack: contextlib.ExitStack, cluster:
             continue
         planned.is_new = not planned.work.folder.exists()
         if planned.work.run is None:
-            # What is in it says what jobs compute with, and which plug-in they import.
+            # Its files say with what the jobs compute, and which plug-in they import.
             planned.work.make_folder()
         _lock(planned, stack, cluster)
         missing.append(planned)
@@ -730,13 +727,13 @@ def clear(work: Work) -> None:
 
 @contextlib.contextmanager
 def uninterrupted(*, unless: bool = False) -> Iterator[None]:
-    """Put Ctrl-C off until the end of the block; a second one ends it at once.
+    """Put Ctrl-C off until the end of the block; a second Ctrl-C ends the block at once.
 
     Args:
         unless: leave Ctrl-C alone, because the block handles it itself.
 
     Raises:
-        KeyboardInterrupt: at the end, if it was asked for.
+        KeyboardInterrupt: at the end, if Ctrl-C was pressed.
     """
     before = signal.getsignal(signal.SIGINT)
     if (

@@ -338,7 +338,8 @@ def say_next_of_evaluations(started: Submission) -> None:
         return
     names = [planned.work.name for planned in started.works]
     out.print("\n".join(names) if started.sweep is None else started.sweep.id)
-    (alive, *_) = started.those("started") or started.those("being computed")
+    by_outcome = {planned.outcome: planned.work for planned in reversed(started.works)}
+    alive = by_outcome.get("started") or by_outcome["being computed"]
     say_next(place, f"status {place.name}", f"logs {place.name} --eval {alive.name} -f")
 
 
