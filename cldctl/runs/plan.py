@@ -108,10 +108,6 @@ def check(
     if options.group is None and find_group(options.root, name) is not None:
         raise UsageError(f"--name {name}: a group has this name. Choose another one for the run.")
     found = existing(options)
-    if is_preview and options.group is None and options.origin is None:
-        require_native(options.cells[0].recipe, cluster, say)
-    else:
-        _require_complete(options, found, cluster, say)
     cells = missing(options, found)
     works = [Training(options.run(cell).path) for cell in cells or options.cells[:1]]
     spec = specs.of_works(
@@ -124,6 +120,10 @@ def check(
     )
     if cells:
         cluster.check(spec, len(cells))
+    if is_preview and options.group is None and options.origin is None:
+        require_native(options.cells[0].recipe, cluster, say)
+    else:
+        _require_complete(options, found, cluster, say)
     return spec
 
 
