@@ -94,7 +94,7 @@ def read() -> dict[str, str]:
 
 
 def _is_line(value: object) -> bool:
-    """Whether a value is a text of one line that is not empty."""
+    """Whether a value is a string of one line that is not empty."""
     return isinstance(value, str) and value != "" and one_line(value, 4096) == value
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from cld_core.run.work import Work
-from cldctl.runs.start import Started
+from cldctl.runs.start import Submission
 from cldctl.show.follow import (
     View,
     say_divided,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cldctl.runs.follow import WorkStates
 
 
-def wait(started: Started, follow: bool) -> bool:
+def wait(started: Submission, follow: bool) -> bool:
     """Watch works until all are over, if this is requested or the cluster blocks.
 
     Returns:
@@ -35,7 +35,7 @@ def wait(started: Started, follow: bool) -> bool:
     return waits
 
 
-def watch(works: Sequence[Work], started: Started) -> "WorkStates":
+def watch(works: Sequence[Work], started: Submission) -> "WorkStates":
     """Show works until all are over. Ctrl-C ends the watching, not the jobs.
 
     Args:
@@ -59,7 +59,7 @@ def watch(works: Sequence[Work], started: Started) -> "WorkStates":
     return look
 
 
-def finish_trainings(started: Started, follow: bool) -> int:
+def finish_trainings(started: Submission, follow: bool) -> int:
     """Print what was started, and follow it if this is requested; return the exit code.
 
     The evaluations that follow the trainings are watched, too.
@@ -86,7 +86,7 @@ def finish_trainings(started: Started, follow: bool) -> int:
     return code or started.exit_code
 
 
-def finish_evaluations(started: Started, follow: bool) -> int:
+def finish_evaluations(started: Submission, follow: bool) -> int:
     """`finish_trainings`, for evaluations of a run or a group."""
     say_divided(started)
     waited = wait(started, follow)

@@ -18,6 +18,9 @@ from cldctl.show.console import Working, err, out
 from . import options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cld_core.run import RunFolder
     from cld_core.run.groups import Group
 
 # Options of `logs` that contradict each other, and why.
@@ -63,6 +66,7 @@ def status(
 
     Example: cldctl status --state RUNNING,FAILED --since 7d --sort loss
     """
+    from cld_core.run.groups import Group
     from cldctl.runs import selection
     from cldctl.runs.index import Index
     from cldctl.show import runs as shown
@@ -78,11 +82,10 @@ def status(
         )
     which = selection.selection(state, since, tags or (), user, group)
     selection.in_order([], sort)
-    groups = _groups_among(names or [], root)
-    runs = options.find_runs_or_group(names or [], root)
-    group_names = [entry.name for entry in groups]
-    index = Index(root, fresh=fresh)
-    query = shown.Query(index, which, everything, runs, group_names, sort, reverse)
+    found = options.find_all(names or (), root)
+    groups = [entry.name for entry in found if isinstance(entry, Group)]
+    runs = options.runs_of(found)
+    query = shown.Query(Index(root, fresh=fresh), which, everything, runs, groups, sort, reverse)
     if watch:
         shown.watch(query)
     elif as_json:
@@ -96,11 +99,6 @@ def status(
             typer.echo(json.dumps(rows, indent=1))
     else:
         shown.show(query)
-
-
-def _groups_among(names: list[str], root: Path) -> "list[Group]":
-    """The groups that have one of these names."""
-    return [group for name in names if (group := options.group_named(name, root)) is not None]
 
 
 def top(
@@ -249,7 +247,7 @@ def usage(
     from cldctl.show.tables import usage_table
 
     begin = 0.0 if since is None else moment(since)
-    runs = options.find_runs_or_group(names, root) if names else find_runs(root)
+    runs = options.runs_of(options.find_all(names, root)) if names else find_runs(root)
     folder = Folder.of(runs, since=begin)
     for problem in folder.problems:
         err.print(problem, style="yellow")
@@ -277,7 +275,9 @@ def board(
     """
     from cldctl.page.curves import stay, tensorboard, tunnel
 
-    runs = options.find_runs_or_group(names, root) if names else [options.find_run(None, root)]
+    runs = (
+        options.runs_of(options.find_all(names, root)) if names else [options.find_run(None, root)]
+    )
     for run in runs:
         if not (run.tensorboard.is_dir() and any(run.tensorboard.iterdir())):
             err.print(f"{run.name} has no curves yet; they will appear", style="yellow")
@@ -320,33 +320,34 @@ def report(
 
     Example: cldctl report --all
     """
+    from cld_core.run import RunFolder
 
     options.check_output(output, (".html", ".htm"), "reports are")
-    names = names or []
-    if everything and names:
-        raise UsageError(
-            f"--all writes a table of all runs, not a page of {names[0]}. Leave one of them out."
-        )
-    if everything and not root.is_dir():
-        raise NotFoundError(
-            f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`."
-        )
-    groups = _groups_among(names, root)
     if everything:
+        if names:
+            raise UsageError(
+                f"--all writes a table of all runs, not a page of {names[0]}. Leave one of them "
+                f"out."
+            )
+        if not root.is_dir():
+            raise NotFoundError(
+                f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`."
+            )
         target = _index_page(root, output)
-    elif groups or len(names) > 1:
-        target = _comparison_page(names, groups, root, output, follow)
     else:
-        target = _page(names[0] if names else None, root, output, follow)
+        found = options.find_all(names or (), root) or [options.find_run(None, root)]
+        if len(found) == 1 and isinstance(found[0], RunFolder):
+            target = _page(found[0], output, follow)
+        else:
+            target = _comparison_page(found, root, output, follow)
     out.print(str(output or target.absolute()), no_wrap=True)
 
 
-def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Path:
+def _page(run: "RunFolder", output: Path | None, follow: bool) -> Path:
     from cld_core.files import write_text
     from cld_core.ownership import require_may_change
     from cldctl.page.report import page, page_of
 
-    run = options.find_run(name, root)
     if output is None:
         require_may_change(run.path, "Its report was not written; use -o FILE.html")
     with Working(f"making the report of {run.name}", announced=True):
@@ -370,18 +371,20 @@ def _index_page(root: Path, output: Path | None) -> Path:
 
 
 def _comparison_page(
-    names: list[str], groups: "list[Group]", root: Path, output: Path | None, follow: bool
+    chosen: "Sequence[RunFolder | Group]", root: Path, output: Path | None, follow: bool
 ) -> Path:
     from cld_core.files import write_text
+    from cld_core.run.groups import Group
     from cldctl.page.report import comparison_page
     from cldctl.runs import survey
     from cldctl.runs.index import Found
     from cldctl.runs.status import status_or_reason
 
-    runs = options.find_runs_or_group(names, root)
+    runs = options.runs_of(chosen)
+    groups = [entry for entry in chosen if isinstance(entry, Group)]
     answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
     found = Found([status_or_reason(run, answers) for run in runs], answers)
-    if len(names) == 1:
+    if len(chosen) == 1:
         title = f"Runs of the group {groups[0].name}"
         file = f"comparison-{groups[0].name}.html"
     else:

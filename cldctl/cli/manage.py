@@ -1,7 +1,5 @@
 """`cldctl note`, `rm` and `prune`: notes about runs, and room on the disk."""
 
-from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -32,7 +30,7 @@ def note(
 
     if text is None and not tags and not untag:
         raise UsageError("nothing to note: write a text, or use --tag or --untag.")
-    for run in options.find_runs_or_group([name], root):
+    for run in options.runs_of(options.find_all([name], root)):
         label(run, text, tags or (), untag or ())
         history = run.ledger.history()
         shown = ", ".join(history.tags) or "none"
@@ -48,7 +46,7 @@ def rm(
     """
     from cldctl.runs import removal
 
-    chosen = options.find_runs_or_group(names, root, whole=yes, damaged=True)
+    chosen = options.runs_of(options.find_all(names, root, whole=yes, damaged=True))
     for folder in {run.path.parent for run in chosen}:
         removal.clear_left(folder)
     with Working("looking at what is to be removed"):
@@ -89,38 +87,22 @@ def prune(
     """
     from cldctl.runs import removal
 
-    chosen = options.find_runs_or_group(names, root, whole=yes or dry_run)
+    chosen = options.runs_of(options.find_all(names, root, whole=yes or dry_run))
     with Working("verifying the checkpoints that stay"):
         prunings = removal.plan_pruning(chosen, keep_every, averages)
-
-    def size(paths: Iterable[Path]) -> str:
-        return decimal(removal.size_of(paths))
-
+    removed_paths: list[Path] = []
     for entry in prunings:
         kept = ", ".join(f"{step} ({why})" for step, why in entry.keep.items()) or "none"
         removed = []
-        if entry.checkpoints:
-            steps = ", ".join(map(str, entry.checkpoints))
-            removed.append(f"removes steps {steps}, {size(chain(*entry.checkpoints.values()))}")
-        if entry.averages:
-            removed.append(f"removes all snapshots of averages, {size(entry.averages)}")
-        if entry.rows:
-            removed.append(f"removes rows that no evaluation names any more, {size(entry.rows)}")
-        if removed:
-            err.print(f"{entry.run.name}: {'; '.join(removed)}; keeps {kept}")
-        else:
-            err.print(f"{entry.run.name}: nothing to remove; kept: {kept}")
-    kinds = []
-    if count := sum(len(entry.checkpoints) for entry in prunings):
-        kinds.append(f"{count} checkpoint{'' if count == 1 else 's'}")
-    if any(entry.averages for entry in prunings):
-        kinds.append("snapshots of averages")
-    if any(entry.rows for entry in prunings):
-        kinds.append("rows of evaluations")
-    if not kinds or dry_run:
+        for words, paths in entry.parts.items():
+            removed.append(f"removes {words}, {decimal(removal.size_of(paths))}")
+            removed_paths += paths
+        changes = "; ".join(removed) or "nothing to remove"
+        err.print(f"{entry.run.name}: {changes}; keeps {kept}")
+    if dry_run or not removed_paths:
         return
-    total = size(path for entry in prunings for path in entry.paths)
-    options.agree(f"Remove {' and '.join(kinds)}, {total}?", "prune", yes)
+    total = decimal(removal.size_of(removed_paths))
+    options.agree(f"Remove all of this, {total}?", "prune", yes)
     for entry in prunings:
         removal.prune(entry)
     err.print(f"removed {total}")

@@ -152,10 +152,10 @@ def group_named(name: str | None, root: Path) -> "Group | None":
     return group
 
 
-def find_runs_or_group(
+def find_all(
     names: Iterable[str], root: Path, *, whole: bool = False, damaged: bool = False
-) -> "list[RunFolder]":
-    """The runs that names and paths mean, each once; a group stands for its runs.
+) -> "list[RunFolder | Group]":
+    """The runs and groups that names and paths mean, each once.
 
     Args:
         whole: the beginning of a name is not enough: the command does not ask, and a later run may
@@ -169,10 +169,10 @@ def find_runs_or_group(
     """
     from cld_core.run.folder import meant
 
-    found: dict[Path, RunFolder] = {}
+    found: dict[Path, RunFolder | Group] = {}
     for name in names:
         if (group := group_named(name, root)) is not None:
-            found.update({run.path: run for run in group.runs()})
+            found[group.path] = group
             continue
         run = meant(name, root)
         if not (damaged and name and run.unreadable is None and run.exists and run.is_damaged):
@@ -183,6 +183,17 @@ def find_runs_or_group(
             )
         found[run.path] = run
     return list(found.values())
+
+
+def runs_of(found: "Iterable[RunFolder | Group]") -> "list[RunFolder]":
+    """The runs, and those of the groups, each once."""
+    from cld_core.run.groups import Group
+
+    runs: dict[Path, RunFolder] = {}
+    for entry in found:
+        members = entry.runs() if isinstance(entry, Group) else [entry]
+        runs.update({run.path: run for run in members})
+    return list(runs.values())
 
 
 def split_runs(words: list[str] | None) -> tuple[list[str], list[str]]:

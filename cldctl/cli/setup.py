@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from cld_core.errors import RecipeError, UsageError
 from cld_core.sanitize import one_line
-from cldctl.show.console import Working, err, listed, out
+from cldctl.show.console import Working, err, listed, out, say_incomplete
 
 from . import options
 
@@ -436,19 +436,17 @@ def data_stats(
     elif not started.jobs:
         err.print("these statistics are already being computed")
     waited = wait(started, follow)
-    logs = work.folder / "logs"
     if waited and not work.is_done:
-        err.failure(f"not complete; see {logs}, and run the same command again")
-        raise typer.Exit(1)
+        raise typer.Exit(say_incomplete([work]))
     out.print(request.output, no_wrap=True)
     if waited or started.is_over:
         clear(work)
     else:
-        err.print(f"logs: {logs}; run it again with --follow to watch")
+        err.print(f"logs: {work.folder / 'logs'}; run it again with --follow to watch")
 
 
 def data_prepare(
-    name: str = Argument(..., metavar="NAME", help="cifar10, celebahq256, folder or idx."),
+    name: str = Argument(..., metavar="NAME", help="One of the kinds of data above."),
     source: Path = Option(..., help="The archive, folder, zip file or .tar that holds the data."),
     output: Path = Option(..., "--out", help="Folder to make; a recipe's data.path."),
     size: int | None = Option(None, min=1, help="Pixels of a side; for folder only."),

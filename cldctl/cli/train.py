@@ -64,7 +64,7 @@ def submit(
     """
     from cldctl import clusters
     from cldctl.runs import plan
-    from cldctl.runs.options import SubmitOptions, require_native
+    from cldctl.runs.options import SubmitOptions
     from cldctl.runs.start import start
     from cldctl.show import submission
 
@@ -93,14 +93,12 @@ def submit(
     elif dry_run and cluster is None:
         where = clusters.described(wanted.cells[0].recipe.cluster)
     with err.status("checking the recipe"):
-        spec = plan.check(wanted, where, submission.remark)
+        spec = plan.check(wanted, where, submission.remark, is_preview=dry_run)
     # The scheduler estimates the start of a run while the job is being written.
     ask_for_start = None
     if wanted.group is None and spec.after is None:
         ask_for_start = where.ask_for_start(spec)
     if dry_run:
-        if not wanted.is_checked_first:
-            require_native(wanted.cells[0].recipe, where, submission.remark)
         if (reason := where.unavailable()) is not None:
             submission.remark(
                 f"{reason}: this is what --cluster {where.name} submits where there is one. "
@@ -108,9 +106,10 @@ def submit(
             )
         submission.preview(wanted, where, spec, ask_for_start)
         return
+    works = plan.trainings(wanted, where, submission.say_continues)
     try:
         started = start(
-            plan.trainings(wanted, where, submission.say_continues, submission.remark),
+            works,
             where,
             wanted.group,
             after=spec.after,
@@ -119,8 +118,7 @@ def submit(
         )
     except KeyboardInterrupt:
         run = wanted.run()
-        goes_on = wanted.group is None and not where.blocks and run.exists
-        if not (goes_on and run.ledger.history().submitted):
+        if wanted.group is not None or where.blocks or not run.ledger.history().submitted:
             raise
         submission.say_interrupted(run)
         raise typer.Exit(130) from None
@@ -156,15 +154,14 @@ def resume(
 
     Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
     """
+    from cld_core.run.groups import Group
     from cldctl.runs import survey
     from cldctl.runs.options import with_profile
     from cldctl.runs.resume import Continuation
     from cldctl.runs.status import message_of
 
     names, overrides = options.split_runs(words)
-    group = options.group_named(names[0], root) if len(names) == 1 else None
-    if group is not None and from_step is not None:
-        raise UsageError("--from goes with one run, not with a group. Name a run.")
+    chosen = options.find_all(names, root)
     wanted = Continuation(
         overrides=with_profile(profile, overrides),
         from_step=from_step,
@@ -173,21 +170,20 @@ def resume(
         update_code=update_code,
         other_data=other_data,
     )
-    if group is not None:
-        raise typer.Exit(_continue(group, wanted, cluster, follow))
-    if names:
-        runs = options.find_runs_or_group(names, root)
-        code = 0
+    if len(chosen) == 1:
+        if from_step is not None and isinstance(chosen[0], Group):
+            raise UsageError("--from goes with one run, not with a group. Name a run.")
+        raise typer.Exit(_continue(chosen[0], wanted, cluster, follow))
+    code = 0
+    if chosen:
+        runs = options.runs_of(chosen)
+        # One poll of the cluster is about all runs.
+        survey.of_runs(runs)
     else:
         runs, code = _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
-    if names and len(runs) == 1:
-        raise typer.Exit(_continue(runs[0], wanted, cluster, follow))
-    # One question to the cluster is about all runs.
     wanted = replace(wanted, max_age_s=survey.TO_LOOK_S)
-    if names:
-        survey.of_runs(runs)
     for run in runs:
         try:
             code = _continue(run, wanted, cluster, follow) or code
@@ -265,7 +261,7 @@ def cancel(
     from cldctl.runs import cancel as policy
 
     try:
-        runs = options.find_runs_or_group(names, root)
+        runs = options.runs_of(options.find_all(names, root))
         works = [] if evaluation is None else policy.named_works(runs, evaluation)
     except CldError as error:
         raise type(error)(f"{error} Nothing was cancelled.") from error

@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cld_core.records import whole
-from cld_core.rendezvous import Place
 from cld_core.run.events import JobRef
 from cld_core.sanitize import one_line
 from cld_core.stop import StopFlag
@@ -35,6 +34,9 @@ from .base import (
     Task,
 )
 
+if TYPE_CHECKING:
+    from cld_core.rendezvous import Place
+
 # A variable of tasks that share the GPUs and cores: NUMBER/TASKS.
 _SHARE = "CLDCTL_LOCAL_SHARE"
 # A process of a job has this word in its command line, and the log folder as the last one.
@@ -48,7 +50,7 @@ _Controller = Mapping[str, Any]
 
 
 class LocalJob(InJob):
-    def place(self) -> Place:
+    def place(self) -> "Place":
         # A file rather than a port: nothing else on this machine can be using it.
         meeting = Path(self.ref.logs) / f".meeting_{self.ref.job_id}"
         place = local_processes.place(f"file://{meeting}")

@@ -12,24 +12,28 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cld_core.errors import RecipeError
 from cld_core.ownership import require_private
 from cld_core.records import real, whole
-from cld_core.rendezvous import Place
 from cld_core.run import pids as processes
 from cld_core.run.events import JobRef
 
 from .base import Answer, Cluster, JobSpec, SchedulerRefused, Survey
 
+if TYPE_CHECKING:
+    from cld_core.rendezvous import Place
+
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 
-def place(init_method: str) -> Place:
+def place(init_method: str) -> "Place":
     """This process among those of its job, according to submitit."""
     import submitit
+
+    from cld_core.rendezvous import Place  # Only jobs need it.
 
     environment = submitit.JobEnvironment()
     return Place(

@@ -22,7 +22,7 @@ from cld_core.run import RunFolder
 from cld_core.sanitize import local_time, printable
 from cld_core.version import __version__
 from cldctl.evals.results import set_logarithmic
-from cldctl.show.tables import STYLES
+from cldctl.show.console import STYLES
 
 from .curves import Points, is_inside, parts
 

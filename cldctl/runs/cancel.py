@@ -103,13 +103,12 @@ def outcome(ending: Ending) -> str:
 def _works_ended(works: Sequence[Work]) -> str:
     """How evaluations and tunings ended; one may have finished before it was cancelled."""
     finished = [work for work in works if work.is_done]
-    rest = [work for work in works if not work.is_done]
+    cancelled = [work for work in works if not work.is_done]
     outcomes = []
     if finished:
-        they = "it" if len(finished) == 1 else "they"
-        outcomes.append(f"{_called(finished)} had finished before {they} could be cancelled")
-    if rest:
-        outcomes.append(f"{_called(rest)} {'is' if len(rest) == 1 else 'are'} cancelled")
+        outcomes.append(f"{_called(finished)} had finished already")
+    if cancelled:
+        outcomes.append(f"{_called(cancelled)} {'is' if len(cancelled) == 1 else 'are'} cancelled")
     return "; ".join(outcomes) or "cancelled"
 
 
@@ -125,14 +124,13 @@ def _jobs_of(endings: Iterable[Ending]) -> list[JobRef]:
     return [job for ending in endings for job in ending.jobs]
 
 
-def _kinds(works: Sequence[Work]) -> str:
-    return " and ".join(sorted({f"{work.called}s" for work in works}))
-
-
 def _called(works: Sequence[Work]) -> str:
+    """The kinds of works in words, with their names, or with their number if they are many."""
+    kinds = " and ".join(sorted({f"{work.called}s" for work in works}))
     if len(works) > _MOST_NAMES:
-        return f"{len(works)} {_kinds(works)}"
-    kinds = works[0].called if len(works) == 1 else _kinds(works)
+        return f"{len(works)} {kinds}"
+    if len(works) == 1:
+        kinds = works[0].called
     return f"{kinds} {', '.join(work.name for work in works)}"
 
 
@@ -143,8 +141,7 @@ def waits_for(endings: Sequence[Ending]) -> str:
     trains = any(isinstance(work, Training) for work in works)
     names = endings[0].run.name if len(endings) == 1 else f"{len(endings)} runs"
     if len(endings) == 1 and works and not trains:
-        which = _called(works) if len(works) == 1 else f"{len(works)} {_kinds(works)}"
-        names = f"{which} of {names}"
+        names = f"{_called(works)} of {names}"
     how = "save and end" if trains else "end"
     return f"waiting for {names} to {how} (job {one_line(jobs, 60)}), at most {GRACE_S:.0f} s"
 
@@ -178,9 +175,8 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
     for run in runs:
         require_may_change(run.path, "Nothing was cancelled")
     answers = survey.of_runs(runs)
-    answers.require(
-        filter(clusters.CLUSTERS.__contains__, answers.surveys), "Nothing was cancelled"
-    )
+    known = (cluster.name for cluster in answers.clusters)
+    answers.require(known, "Nothing was cancelled")
     endings = [_ending(run, answers, works) for run in runs]
     for name, jobs in by_cluster(_jobs_of(endings)).items():
         # Noted before they end, so that the ledger tells what their end means.
@@ -190,8 +186,8 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
             clusters.find(name).cancel(jobs)
         except SchedulerAway as error:
             for ending in endings:
-                if left := [job for job in ending.jobs if job.cluster == name]:
-                    ending.leave(left, error)
+                if unreached := [job for job in ending.jobs if job.cluster == name]:
+                    ending.leave(unreached, error)
         except SchedulerRefused:
             _cancel_apart(endings, name, survey.ask(jobs))
     for ending in endings:
@@ -218,9 +214,9 @@ def _cancel_apart(endings: Sequence[Ending], cluster: str, answers: Answers) -> 
             try:
                 clusters.find(cluster).cancel(jobs)
             except (SchedulerRefused, SchedulerAway) as error:
-                now = survey.ask(jobs)
-                if left := [job for job in jobs if not now.of(job).is_gone]:
-                    ending.leave(left, error)
+                newest = survey.ask(jobs)
+                if alive := [job for job in jobs if not newest.of(job).is_gone]:
+                    ending.leave(alive, error)
 
 
 def wait(
@@ -237,14 +233,13 @@ def wait(
     waiting = list(endings)
     deadline = time.monotonic() + grace_s
     is_killed = False
-    least_s = max((clusters.find(job.cluster).question_s for job in _jobs_of(waiting)), default=0.0)
-    pause_s = least_s
+    longest_s = 0.0
     while waiting:
         ended = _ended(waiting)
         jobs = _jobs_of(waiting)
         answers = survey.ask(jobs)
-        polled = time.monotonic()
-        is_late = polled > deadline
+        shortest_s = answers.pause_s
+        is_late = time.monotonic() > deadline
         _cancel_requeued(jobs, answers)
         for ending in list(waiting):
             _look(ending, answers)
@@ -252,18 +247,31 @@ def wait(
                 waiting.remove(ending)
                 over(ending)
         if is_late and not is_killed:
-            for name, left in by_cluster(_jobs_of(waiting)).items():
-                clusters.find(name).kill(left)
+            for name, alive in by_cluster(_jobs_of(waiting)).items():
+                clusters.find(name).kill(alive)
             is_killed = True
             deadline = time.monotonic() + _KILLED_S
-        earliest = polled + least_s
-        latest = earliest if any(ending.detector.seen for ending in waiting) else polled + pause_s
-        if least_s > POLL_S:
-            pause_s = min(pause_s * _SLOWER, _LONGEST_S)
-        while waiting and time.monotonic() < min(latest, max(deadline, earliest)):
-            time.sleep(POLL_S)
-            if _ended(waiting) - ended and time.monotonic() >= earliest:
-                break
+        if shortest_s > POLL_S:
+            longest_s = min(longest_s * _SLOWER, _LONGEST_S)
+        longest_s = max(longest_s, shortest_s)
+        looks_over = any(ending.detector.seen for ending in waiting)
+        pause_s = shortest_s if looks_over else min(longest_s, deadline - time.monotonic())
+        _sleep(waiting, ended, shortest_s, max(pause_s, shortest_s))
+
+
+def _sleep(
+    waiting: Sequence[Ending], ended: set[Path], shortest_s: float, longest_s: float
+) -> None:
+    """Sleep until a ledger says that a further attempt has ended, within these limits.
+
+    Args:
+        ended: what `_ended` returned before the launchers were polled.
+    """
+    begin = time.monotonic()
+    while waiting and time.monotonic() < begin + longest_s:
+        time.sleep(POLL_S)
+        if time.monotonic() >= begin + shortest_s and _ended(waiting) - ended:
+            return
 
 
 def _cancel_requeued(jobs: Iterable[JobRef], answers: Answers) -> None:
@@ -292,13 +300,9 @@ def _look(ending: Ending, answers: Answers) -> None:
         job.job_id == ended or answers.of(job).ended == "cancelled" for job in ending.jobs
     )
     is_gone = all(answers.of(job).is_gone for job in ending.jobs)
-    ending.detector.look(
-        is_gone, answers.among(job.cluster for job in ending.jobs), is_sure=is_sure
-    )
-    needed = 1
-    if not is_sure:
-        needed = max(clusters.find(job.cluster).looks_to_believe_an_end for job in ending.jobs)
-    ending.is_over = ending.detector.seen >= needed
+    of_its_clusters = answers.among(job.cluster for job in ending.jobs)
+    is_believed = ending.detector.look(is_gone, of_its_clusters, is_sure=is_sure)
+    ending.is_over = is_believed or (is_gone and is_sure)
 
 
 def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending:

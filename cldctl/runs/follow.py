@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from cld_core.run.state import OVER, ShardedFacts, state_of
 from cld_core.run.work import Work
-from cldctl import clusters
 
 from . import survey
 from .status import RunStatus, status_or_reason
@@ -38,12 +37,10 @@ def follow(works: Sequence[Work]) -> Iterator[WorkStates]:
         yield look
         found = set(look.states)
         is_sure = found <= {"FINISHED", "CANCELLED"}
-        ends.look(found <= OVER, look.answers, is_sure=is_sure)
-        known = [clusters.find(name) for name in look.answers.surveys if name in clusters.CLUSTERS]
-        looks = max((cluster.looks_to_believe_an_end for cluster in known), default=1)
-        if found <= {"FINISHED"} or ends.seen >= looks:
+        is_believed = ends.look(found <= OVER, look.answers, is_sure=is_sure)
+        if is_believed or found <= {"FINISHED"}:
             return
-        time.sleep(max((cluster.question_s for cluster in known), default=0.4))
+        time.sleep(look.answers.pause_s)
 
 
 def states_of(works: Sequence[Work], max_age_s: float = 0.0) -> WorkStates:

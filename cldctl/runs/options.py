@@ -68,8 +68,13 @@ _SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedRun:
-    """One run: its name, that of its group, its value on each axis of a sweep, and its recipe."""
+class RunCell:
+    """A run of a sweep, or the only run.
+
+    Attributes:
+        group: the name of the sweep's group, or again that of the run.
+        values: the value on each axis, by key.
+    """
 
     name: str
     group: str
@@ -121,7 +126,7 @@ class SubmitOptions:
         return find_recipe(self.recipe)
 
     @cached_property
-    def cells(self) -> tuple[PlannedRun, ...]:
+    def cells(self) -> tuple[RunCell, ...]:
         """The runs of a sweep, the last axis changing fastest, or the only run.
 
         Raises:
@@ -137,9 +142,9 @@ class SubmitOptions:
         profile = find_profile(self.profile)
         axes = axes_of(self.sweep)
         refuse_twice("--sweep", [axis.key for axis in axes], self.given)
-        name = ""
+        name: str = ""
         # By the digest of the recipe.
-        cells: dict[str, PlannedRun] = {}
+        cells: dict[str, RunCell] = {}
         for values in combinations(axes):
             own = settings(values)
             # Errors of the first cell do not name it: they may be those of all cells.
@@ -148,9 +153,14 @@ class SubmitOptions:
             if not cells:
                 # A recipe may be complete only with the values of a cell.
                 name = new_name(recipe.name) if self.name is None else self.name
-                (check_group_name if axes else check_name)(name)
+                check_name(name)
+                if axes and len(name) > MAX_GROUP_NAME:
+                    raise UsageError(
+                        f"--name {name}: the name of a group has at most {MAX_GROUP_NAME} letters, "
+                        f"because the names of its runs begin with it. Use a shorter one."
+                    )
             with named(own):
-                cell = PlannedRun(
+                cell = RunCell(
                     name=run_name(name, values), group=name, values=values, recipe=recipe
                 )
                 check_name(cell.name)
@@ -187,14 +197,6 @@ class SubmitOptions:
         return StartingWeights.of(self.weights, self.root)
 
     @property
-    def is_checked_first(self) -> bool:
-        """Whether everything is checked before a preview, too.
-
-        A preview of another run does not need its data.
-        """
-        return bool(self.sweep or self.weights or self.partial)
-
-    @property
     def group(self) -> Group | None:
         """The runs of a sweep."""
         return Group(self.root, self.cells[0].group) if self.sweep else None
@@ -222,7 +224,7 @@ class SubmitOptions:
             )
         return After((JobRef(cluster=cluster.name, job_id=job_id),), _AFTER[how])
 
-    def run(self, cell: PlannedRun | None = None) -> RunFolder:
+    def run(self, cell: RunCell | None = None) -> RunFolder:
         """The folder of a run; default: the first one."""
         return RunFolder(self.root / (cell or self.cells[0]).name)
 
@@ -281,16 +283,6 @@ def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
     return axes
 
 
-def check_group_name(name: str) -> None:
-    """Raises UsageError if a group cannot have this name."""
-    check_name(name)
-    if len(name) > MAX_GROUP_NAME:
-        raise UsageError(
-            f"--name {name}: the name of a group has at most {MAX_GROUP_NAME} letters, because "
-            f"the names of its runs begin with it. Use a shorter one."
-        )
-
-
 def run_name(group: str, values: Mapping[str, str]) -> str:
     """The name of a run of a group, made of its values alone: toy-seed0-lr1e-4.
 
@@ -338,7 +330,7 @@ def existing(options: SubmitOptions) -> dict[str, RunFolder]:
     return found
 
 
-def _check_same(run: RunFolder, cell: PlannedRun) -> None:
+def _check_same(run: RunFolder, cell: RunCell) -> None:
     """Raises UsageError if the run of a cell was submitted with other settings."""
     requested = _comparable(cell.recipe.anchored(Path.cwd()))
     submitted = _comparable(load_frozen(run.recipe_file))
@@ -390,7 +382,7 @@ def _differing(stored: Mapping[str, object], wanted: Mapping[str, object]) -> li
     return [key for key in {**wanted, **stored} if not same(key)]
 
 
-def _check_size(first: PlannedRun, cell: PlannedRun) -> None:
+def _check_size(first: RunCell, cell: RunCell) -> None:
     if cell.recipe.cluster != first.recipe.cluster:
         expected = asdict(first.recipe.cluster)
         size = asdict(cell.recipe.cluster)

@@ -2,8 +2,14 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import heapq
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cld_core import metrics as registry
@@ -35,7 +41,7 @@ from cldctl.jobs import specs
 from . import snapshot
 from .options import (
     EvalOptions,
-    PlannedRun,
+    RunCell,
     Say,
     SubmitOptions,
     as_typed,
@@ -53,6 +59,11 @@ if TYPE_CHECKING:
 
     from .resume import OnContinue
 
+# The newest runs among which an estimate searches, and the seconds that it may take.
+NEWEST = 200
+WITHIN_S = 1.0
+# The rates of this many comparable runs are enough.
+ENOUGH = 5
 # The keys of these sections that have an effect on a tuning.
 _READ_BY_TUNINGS = (
     "sampling.eps",
@@ -67,14 +78,18 @@ _READ_BY_TUNINGS = (
 # --- trainings
 
 
-def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
+def check(
+    options: SubmitOptions,
+    cluster: Cluster,
+    say: Say = lambda text: None,
+    *,
+    is_preview: bool = False,
+) -> JobSpec:
     """Check that runs can be submitted.
 
-    Data and the like of a run that is not `SubmitOptions.is_checked_first` are checked by
-    `trainings`.
-
     Args:
-        say: called with warnings about the runs of a sweep, and with the weights they start from.
+        say: called with warnings about the runs, and with the weights they start from.
+        is_preview: nothing is submitted, so that the data of a single run need not be there.
 
     Returns:
         The job of the runs that are missing.
@@ -84,32 +99,31 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
             start from are missing or do not fit, or the cluster has no such jobs or not so many.
     """
     after = options.waits_for(cluster)
-    group = options.group
     # An unknown metric is refused first.
     _ = options.metrics
-    if group is None:
-        options.run().require_free()
-        if find_group(options.root, options.run().name) is not None:
-            raise UsageError(
-                f"--name {options.name}: a group has this name. Choose another one for the run."
-            )
-    elif RunFolder(options.root / group.name).exists:
-        raise UsageError(
-            f"--name {group.name}: a run has this name. Choose another one for the group."
-        )
-    if options.is_checked_first:
-        _require_complete(options, cluster, say)
-    cells = missing(options)
+    name = options.cells[0].group
+    namesake = RunFolder(options.root / name)
+    if options.group is None or namesake.exists:
+        namesake.require_free()
+    if options.group is None and find_group(options.root, name) is not None:
+        raise UsageError(f"--name {name}: a group has this name. Choose another one for the run.")
+    found = existing(options)
+    cells = missing(options, found)
+    works = [Training(options.run(cell).path) for cell in cells or options.cells[:1]]
     spec = specs.of_works(
-        [Training(options.run(cell).path) for cell in cells or options.cells[:1]],
+        works,
         options.cells[0].recipe.cluster,
         cluster,
-        group=group,
+        group=options.group,
         after=after,
         parallel=options.parallel,
     )
     if cells:
         cluster.check(spec, len(cells))
+    if is_preview and options.group is None and options.origin is None:
+        require_native(options.cells[0].recipe, cluster, say)
+    else:
+        _require_complete(options, found, cluster, say)
     return spec
 
 
@@ -128,13 +142,12 @@ def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpe
     return replace(spec, code=code.place_of(owner.path, manifest.code))
 
 
-def missing(options: SubmitOptions) -> list[PlannedRun]:
+def missing(options: SubmitOptions, found: Mapping[str, RunFolder]) -> list[RunCell]:
     """The cells whose run does not exist, or is not finished.
 
-    Raises:
-        UsageError: a name is taken, or a run was submitted with another recipe.
+    Args:
+        found: what `existing` returns.
     """
-    found = existing(options)
     return [
         cell
         for cell in options.cells
@@ -143,24 +156,21 @@ def missing(options: SubmitOptions) -> list[PlannedRun]:
 
 
 def trainings(
-    options: SubmitOptions, cluster: Cluster, about: "OnContinue", say: Say
+    options: SubmitOptions, cluster: Cluster, about: "OnContinue"
 ) -> Iterator[PlannedWork]:
     """The training of a new run; of a sweep, of the missing runs and of those to continue.
 
+    Their options have passed `check`.
+
     Args:
         about: called before a run of a sweep continues.
-        say: called with remarks about a run that is not `SubmitOptions.is_checked_first`.
 
     Raises:
-        RecipeError: data are missing, samples drawn as the recipe says would be useless, or the
-            processor emulates the precision.
-        UsageError: the name is taken, or an evaluation lacks what it needs.
+        CldError: the name has been taken since, or as `resume.of_group`.
     """
-    if not options.is_checked_first:
-        _require_complete(options, cluster, say)
     found = existing(options)
     continued: dict[str, PlannedWork] = {}
-    if found:
+    if options.group is not None:
         from .resume import Continuation, of_group
 
         for planned in of_group(options.group, found.values(), Continuation(), cluster, about):
@@ -176,7 +186,6 @@ def trainings(
         )
         yield PlannedTraining(
             work=Training(options.run(cell).path),
-            size=cell.recipe.cluster,
             recipe=cell.recipe,
             request=request,
             options=options,
@@ -184,23 +193,28 @@ def trainings(
         )
 
 
-def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> None:
-    """Refuse new runs whose data or settings are missing, or whose samples would be useless.
+def _require_complete(
+    options: SubmitOptions, found: Mapping[str, RunFolder], cluster: Cluster, say: Say
+) -> None:
+    """Refuse runs whose data or settings are missing, or whose samples would be useless.
+
+    Args:
+        found: the runs that exist already: the weights that these started from are not read.
 
     Raises:
-        RecipeError, UsageError
-        CldError: the weights that they are to start from do not fit, see
-            `StartingWeights.require_fit`.
+        RecipeError: data are missing, samples drawn as the recipe says would be useless, or the
+            processor emulates the precision.
+        UsageError: an evaluation lacks what it needs.
+        CldError: the weights do not fit, see `StartingWeights.require_fit`.
     """
-    once = functools.cache(say)  # The data of a sweep are mostly the same.
+    say_once = functools.cache(say)  # The data of a sweep are mostly the same.
     origin = options.origin
-    found = existing(options)
     for cell in options.cells:
         recipe = cell.recipe
-        require_inputs(recipe, once)
+        require_inputs(recipe, say_once)
         if origin is not None and cell.name not in found:
             with named(settings(cell.values)):
-                once(origin.require_fit(recipe, partial=options.partial))
+                say_once(origin.require_fit(recipe, partial=options.partial))
         # Continuing a run that has such settings is allowed: it may do without samples.
         recipe.sampling.require_usable()
         if recipe.sampling.needs_solution:
@@ -210,6 +224,70 @@ def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> Non
             )
         request_after(recipe, options.metrics)
         require_native(recipe, cluster, say)
+
+
+# --- how long a training will take
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Seconds of training at the rate of comparable runs.
+
+    Attributes:
+        rate: steps per second, the median of ``runs``.
+        hours: of all GPUs, or without any, of all CPU cores; ``unit`` says which.
+        runs: names of the runs that the rate was measured in, the newest first.
+    """
+
+    seconds: float
+    rate: float
+    hours: float
+    unit: str
+    runs: tuple[str, ...]
+
+
+def estimate(root: Path, recipe: Recipe, *, without: str | None = None) -> TimeEstimate | None:
+    """How long a training from step 0 takes; None if no comparable run has measured its rate.
+
+    Comparable runs have the same model, data, optimiser, number of ranks and batch size, and both
+    or neither use GPUs.
+
+    Args:
+        without: the name of the run that is estimated.
+    """
+    deadline = time.monotonic() + WITHIN_S
+    rates: dict[str, float] = {}
+    for run in _newest_runs(root, deadline):
+        if time.monotonic() > deadline or len(rates) == ENOUGH:
+            break
+        rate = run.progress().get("steps_per_s") or 0.0
+        # A damaged run, or one of another version, is no measurement.
+        with contextlib.suppress(Exception):
+            if rate > 0 and run.name != without and _rate_key(run.recipe()) == _rate_key(recipe):
+                rates[run.name] = rate
+    if not rates:
+        return None
+    rate = statistics.median(rates.values())
+    seconds = recipe.train.steps / rate
+    size = recipe.cluster
+    hours = (size.gpus or size.cores) * seconds / 3600
+    unit = "GPU-hours" if size.gpus else "core-hours"
+    return TimeEstimate(seconds, rate, hours, unit, tuple(rates))
+
+
+def _newest_runs(root: Path, deadline: float) -> Iterator[RunFolder]:
+    """The runs that were changed last, newest first; those that were seen by ``deadline``."""
+    changed: list[tuple[float, str]] = []
+    with contextlib.suppress(OSError), os.scandir(root) as entries:
+        for entry in itertools.takewhile(lambda _: time.monotonic() < deadline, entries):
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                changed.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
+    return (RunFolder(root / name) for _, name in heapq.nlargest(NEWEST, changed))
+
+
+def _rate_key(recipe: Recipe) -> tuple[str, int, int, bool]:
+    size = recipe.cluster
+    return recipe.model_digest(), size.world_size, recipe.train.batch_size, size.uses_gpu
 
 
 # --- evaluations and tunings
@@ -231,13 +309,11 @@ def evaluations(run: RunFolder, options: EvalOptions, say: Say) -> list[PlannedW
         refuse_twice("--sweep", [axis.key for axis in axes], overrides)
         steps = _steps_of(run, options.checkpoint, say)
         made = make(run, metrics, steps, overrides, axes, options.shards)
-    for text in snapshot.changed_plugins(run, recipe.plugins):
-        say(text)
     data = recipe.data
     with contextlib.suppress(DataError):  # A metric that reads them reports it.
         if isinstance(data, StoredDataSpec):
-            now = {IMAGES: store.of(data).split("train").digest}
-            if are_other_data(now, run.ledger.history().data):
+            identity = {IMAGES: store.of(data).split("train").digest}
+            if are_other_data(identity, run.ledger.history().data):
                 say(f"the examples in {data.path} are not those that {run.name} has trained on")
     return _evaluations_of(run, made, recipe, options.shards, say)
 
@@ -322,9 +398,8 @@ def comparison(
             nfe=nfe,
             seeds=seeds or default_seeds,
         )
-    left_out = (as_typed(text, run, options_of_keys) for text in made.left_out)
-    for text in (*left_out, *snapshot.changed_plugins(run, recipe.plugins)):
-        say(text)
+    for text in made.left_out:
+        say(as_typed(text, run, options_of_keys))
     return _evaluations_of(run, made, recipe, options.shards, say), made
 
 
@@ -416,7 +491,10 @@ def _steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluatin
 def _evaluations_of(
     run: RunFolder, made: EvaluationPlan, recipe: Recipe, shards: int | None, say: Say
 ) -> list[PlannedWork]:
-    """The evaluations of a plan; reports numbers of shards that are not ``--shards``."""
+    """The evaluations of a plan; reports plug-ins that have changed since the run copied them, and
+    numbers of shards that are not ``--shards``."""
+    for text in snapshot.changed_plugins(run, recipe.plugins):
+        say(text)
     works = [Evaluation(run.evals / request.id, request) for request in made.requests]
     if shards is not None:
         most = max(request.shards for request in made.requests)

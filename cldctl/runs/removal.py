@@ -247,9 +247,15 @@ class Pruning:
     rows: list[Path]
 
     @property
-    def paths(self) -> list[Path]:
-        """All that is removed."""
-        return [*itertools.chain(*self.checkpoints.values()), *self.averages, *self.rows]
+    def parts(self) -> dict[str, list[Path]]:
+        """What is removed, in words, and its files and folders; empty if nothing is."""
+        steps = ", ".join(map(str, self.checkpoints))
+        parts = {
+            f"steps {steps}": list(itertools.chain(*self.checkpoints.values())),
+            "all snapshots of averages": self.averages,
+            "rows that no evaluation names any more": self.rows,
+        }
+        return {words: paths for words, paths in parts.items() if paths}
 
 
 def plan_pruning(

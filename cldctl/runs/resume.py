@@ -112,7 +112,7 @@ def of_run(
 
 
 def of_group(
-    group: Group | None,
+    group: Group,
     runs: Iterable[RunFolder],
     continuation: Continuation,
     cluster: Cluster,
@@ -130,8 +130,7 @@ def of_group(
     runs = list(runs)
     jobs = survey.jobs_of_all(runs)
     answers = survey.ask_about(jobs)
-    name = "the group" if group is None else group.name
-    unknown = f"Which runs of {name} are alive is unknown, and nothing was started"
+    unknown = f"Which runs of {group.name} are alive is unknown, and nothing was started"
     answers.require_about(jobs, unknown)
     has_more_steps = any(text.startswith("train.steps=") for text in continuation.overrides)
     for run in runs:
@@ -214,7 +213,6 @@ def _ready(
     )
     return PlannedTraining(
         work=Training(run.path),
-        size=recipe.cluster,
         recipe=recipe,
         request=request,
         update_code=continuation.update_code,

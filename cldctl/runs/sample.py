@@ -251,36 +251,33 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
     labels = model.labels(label if rows is None else rows, count, caller="--label")
     number = None if label is None or model.classes is None else model.classes.index(label)
     given = None
-    by = None
     density = None
-    line = None
+    name = pictures.name_of(model, count, options.seed, label)
     if observed.given:
         given = observed.observation(model)
-        by = observed.way()
         density = ConditionalDensity.of(model, given, number)
-        line = None if density is None else density.line
-    name = pictures.name_of(model, count, options.seed, label)
-    if given is not None:
         # It also depends on the observation and the way of conditioning.
         digest = given.digest(observed.description)
         name = f"{name.removesuffix('.png')}_given-{digest}.png"
     target = options.output or run.samples / name
     _require_room(count, model, target)
-    drawn = _drawn(model, count, options.seed, working, label=labels, observation=given, by=by)
+    drawn = _drawn(
+        model, count, options.seed, working, label=labels, observation=given, by=observed.way()
+    )
     working.phase(f"writing {target.name}")
-    how = pictures.how(model, drawn, label)
+    title = pictures.how(model, drawn, label)
     if target.suffix == ".npz":
         _write_arrays(target.absolute(), drawn, labels, model.is_image)
     elif given is None:
-        pictures.show(target.absolute(), drawn.x, model, how, rows)
+        pictures.show(target.absolute(), drawn.x, model, title, rows)
     else:
         pictures.show_given(
             target.absolute(),
             drawn.x,
             model,
             given,
-            line,
-            f"{observed.description} ({how})",
+            None if density is None else density.line,
+            f"{observed.description} ({title})",
             number,
         )
     weights = ", ".join(filter(None, [f"step {model.step}", recipe.ema.words]))

@@ -174,7 +174,7 @@ def label(
     """Give a run a note and tags.
 
     Args:
-        note: replaces the one before; an empty text removes it, and None leaves it.
+        note: replaces the one before; an empty string removes it, and None leaves it.
         tags: are added.
         untag: are removed.
 

@@ -32,6 +32,7 @@ from cldctl import clusters, locks
 from cldctl.clusters.base import (
     After,
     Cluster,
+    JobSpec,
     Limit,
     SchedulerAway,
     SchedulerRefused,
@@ -75,9 +76,9 @@ class PlannedWork:
         code: the folder of the code that its jobs import; None for the code of this process.
         outcome: one of `OUTCOMES`; None as long as it is to be started.
         job: the one that was started.
-        following: the evaluations that wait for its end.
-        sweep: the table whose cell it is.
-        error: why it, or what follows it, was not started.
+        following: the evaluations that wait for the end of the work.
+        sweep: the table of which the work is a cell.
+        error: why the work, or the evaluation that follows it, was not started.
         is_new: whether its folder was made by this command.
     """
 
@@ -101,7 +102,7 @@ class PlannedWork:
 
 @dataclass(kw_only=True)
 class PlannedTraining(PlannedWork):
-    """A training that begins or continues.
+    """A training that begins or continues. The size of its jobs is that of its recipe.
 
     Attributes:
         request: for the ledger; `start` adds time, process, cluster and code.
@@ -117,13 +118,16 @@ class PlannedTraining(PlannedWork):
     update_code: bool = False
     pieces: Sequence[int] = (0,)
 
+    def __post_init__(self) -> None:
+        self.size = self.recipe.cluster
+
 
 @dataclass(kw_only=True)
-class Started:
-    """What a command has started.
+class Submission:
+    """The works that a command asked for, and the jobs that it has started for them.
 
     Attributes:
-        works: all that it asked for.
+        works: all of them.
         group: the group that they belong to; None for works of one run, or of none.
         blocks: whether they have been computed, because the cluster blocks.
         messages: how works were divided into tasks, a line each.
@@ -141,7 +145,7 @@ class Started:
 
     @property
     def sweep(self) -> Sweep | None:
-        """The table whose cells the works of one run are."""
+        """The table of a sweep, if the works of one run are its cells."""
         return self.works[0].sweep if self.group is None and self.works else None
 
     @property
@@ -164,12 +168,9 @@ class Started:
 
     @property
     def exit_code(self) -> int:
-        """That of a command which does not wait."""
+        """The exit code of a command that does not wait for the works."""
         errors = (planned.error for planned in self.works)
         return max((error.exit_code for error in errors if error is not None), default=0)
-
-    def those(self, outcome: str) -> list[Work]:
-        return [planned.work for planned in self.works if planned.outcome == outcome]
 
 
 def start(
@@ -180,7 +181,7 @@ def start(
     after: After | None = None,
     parallel: int | None = None,
     notify: Callable[[RunFolder], None] = lambda run: None,
-) -> Started:
+) -> Submission:
     """Start trainings, and the pieces of other works that are missing and that no job computes.
 
     A job that begins at once finds its own request in the ledger of a training.
@@ -200,7 +201,7 @@ def start(
             were started, the error is that of the others (`PlannedWork.error`).
     """
     group = place if isinstance(place, Group) else None
-    started = Started(group=group, blocks=cluster.blocks)
+    started = Submission(group=group, blocks=cluster.blocks)
     new_tables: list[Path] = []
     with contextlib.ExitStack() as stack:
         if place is not None:
@@ -227,20 +228,20 @@ def start(
         new_tables += _save_tables(started.works)
         wanted = [planned for planned in wanted if planned.pieces and not planned.error]
         for batch in _batches(wanted, cluster):
-            left = list(batch)
+            unfinished = list(batch)
             try:
                 with uninterrupted(unless=cluster.blocks):
                     _submit(batch, started, cluster, after, parallel, notify)
-                    while left:
-                        _start_following(left[0], started, cluster)
-                        left.pop(0)
+                    while unfinished:
+                        _start_following(unfinished[0], started, cluster)
+                        unfinished.pop(0)
             except CldError as error:
                 if group is None or not started.jobs:
                     raise
-                for planned in left:
+                for planned in unfinished:
                     planned.error = error
                 _remove_unsubmitted(
-                    planned for planned in left if not isinstance(planned, PlannedTraining)
+                    planned for planned in unfinished if not isinstance(planned, PlannedTraining)
                 )
             # After a stop signal, no further trainings are started.
             if cluster.blocks and any(
@@ -252,7 +253,7 @@ def start(
 
 def start_on_each(
     works: Mapping[str, Sequence[PlannedWork]], group: Group, parallel: int | None = None
-) -> Started:
+) -> Submission:
     """Start works of the runs of a group, on several clusters.
 
     Args:
@@ -263,7 +264,7 @@ def start_on_each(
         CldError: as `start`, from the first cluster. The errors of further ones are those of their
             works.
     """
-    everything = Started(group=group)
+    everything = Submission(group=group)
     for name, planned in works.items():
         try:
             started = start(planned, clusters.find(name), group, parallel=parallel)
@@ -276,7 +277,7 @@ def start_on_each(
             continue
         everything.works += started.works
         everything.messages += started.messages
-        everything.blocks = everything.blocks or started.blocks
+        everything.blocks |= started.blocks
     return everything
 
 
@@ -319,7 +320,7 @@ def _prepare(works: Sequence[PlannedWork], stack: contextlib.ExitStack, cluster:
             continue
         planned.is_new = not planned.work.folder.exists()
         if planned.work.run is None:
-            # What is in it says what jobs compute with, and which plug-in they import.
+            # Its files say with what the jobs compute, and which plug-in they import.
             planned.work.make_folder()
         _lock(planned, stack, cluster)
         missing.append(planned)
@@ -330,7 +331,7 @@ def _prepare(works: Sequence[PlannedWork], stack: contextlib.ExitStack, cluster:
 
 def _prepare_trainings(
     trainings: Sequence[PlannedTraining],
-    started: Started,
+    started: Submission,
     stack: contextlib.ExitStack,
     cluster: Cluster,
 ) -> None:
@@ -407,7 +408,12 @@ def _store_code(planned: PlannedTraining, cluster: Cluster) -> None:
         run, planned.recipe, cluster, update=planned.update_code
     )
     _use_copies(planned)
-    planned.following = unfinished_at_end(run, planned.recipe)
+    # The evaluations of the last step wait for the training.
+    planned.following = [
+        work
+        for work in evaluations_of(run)
+        if work.request.checkpoint_step == planned.recipe.train.steps and not work.is_done
+    ]
 
 
 def _use_copies(planned: PlannedTraining) -> None:
@@ -425,15 +431,6 @@ def request_after(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | Non
     if not metrics:
         return None
     return request_of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size)
-
-
-def unfinished_at_end(run: RunFolder, recipe: Recipe) -> list[Evaluation]:
-    """The evaluations of the last step that have no result: they wait for the training."""
-    return [
-        work
-        for work in evaluations_of(run)
-        if work.request.checkpoint_step == recipe.train.steps and not work.is_done
-    ]
 
 
 def _find_pieces(planned: PlannedWork, answers: "Answers") -> None:
@@ -535,7 +532,7 @@ def _batches(works: Sequence[PlannedWork], cluster: Cluster) -> list[list[Planne
 
 def _submit(
     batch: Sequence[PlannedWork],
-    started: Started,
+    started: Submission,
     cluster: Cluster,
     after: After | None,
     parallel: int | None,
@@ -544,59 +541,40 @@ def _submit(
     """Start one job whose tasks compute the pieces of works."""
     first = batch[0]
     is_world = first.work.is_world
-    group = started.group
-    logs = None
-    if started.sweep is not None:
-        logs = first.run.evals / started.sweep.id / "logs"
-    imported = code.importable(first.code)
-    if group is not None and is_world and imported is not None and not cluster.blocks:
-        # Each of the runs may be removed while the others train.
-        imported = snapshot.store(group.path, snapshot.copy_of(imported), like=imported)
-    spec = specs.of_works(
-        [planned.work for planned in batch],
-        first.size,
-        cluster,
-        group=group,
-        logs=logs,
-        after=after,
-        parallel=parallel,
-        code=imported,
-    )
-    spec = replace(spec, earlier=tuple(started.jobs))
+    spec = _job_of(batch, started, cluster, after, parallel)
     by_folder = {str(planned.work.folder): planned for planned in batch}
     pieces = [(folder, planned.pieces) for folder, planned in by_folder.items()]
     limit = Limit(len(batch))
     digest = None
-    if is_world and group is not None:
+    if is_world and started.group is not None:
         specs.list_runs(spec, [planned.run for planned in batch])
+    elif first.work.together:
+        limit = Limit(1)
     elif not is_world:
-        limit = (
-            Limit(1) if first.work.together else cluster.most_tasks(replace(spec, size=first.size))
-        )
-        digest = _digest(imported, cluster)
+        limit = cluster.most_tasks(replace(spec, size=first.size))
     shares = divided(pieces, limit.tasks)
     if not is_world:
+        digest = _digest(spec.code, cluster)
         cluster.check(spec, len(shares))
     why = limit.why
 
     def note(refs: Sequence[JobRef]) -> None:
-        for ref, share in zip(refs, shares, strict=True):
-            for piece in share:
-                event = Submitted(job=ref, exclude=spec.exclude)
-                if not is_world:
-                    event = replace(event, shards=piece.shards, code=digest)
-                by_folder[piece.folder].work.ledger.append(event)
+        pairs = zip(refs, shares, strict=True)
+        jobs = [(by_folder[piece.folder], piece, ref) for ref, share in pairs for piece in share]
+        for planned, piece, ref in jobs:
+            event = Submitted(job=ref, exclude=spec.exclude)
+            if not is_world:
+                event = replace(event, shards=piece.shards, code=digest)
+            planned.work.ledger.append(event)
         # If a ledger cannot be written, there are no jobs after all.
-        for ref, share in zip(refs, shares, strict=True):
-            for piece in share:
-                planned = by_folder[piece.folder]
-                planned.job = planned.job or ref
-                planned.outcome = "started"
-                if isinstance(planned, PlannedTraining):
-                    planned.outcome = "resumed" if planned.options is None else "new"
-                    # The job goes on without its terminal.
-                    with contextlib.suppress(OSError):
-                        notify(planned.run)
+        for planned, _, ref in jobs:
+            planned.job = planned.job or ref
+            planned.outcome = "started"
+            if isinstance(planned, PlannedTraining):
+                planned.outcome = "resumed" if planned.options is None else "new"
+                # The job goes on without its terminal.
+                with contextlib.suppress(OSError):
+                    notify(planned.run)
 
     with contextlib.ExitStack() as stack:
         for planned in batch:
@@ -623,6 +601,37 @@ def _submit(
         started.messages.append(f"{count} shards in {len(shares)} tasks: {why}")
 
 
+def _job_of(
+    batch: Sequence[PlannedWork],
+    started: Submission,
+    cluster: Cluster,
+    after: After | None,
+    parallel: int | None,
+) -> JobSpec:
+    """The job whose tasks compute works, after the jobs that were started before it."""
+    first = batch[0]
+    group = started.group
+    logs = None
+    if started.sweep is not None:
+        logs = first.run.evals / started.sweep.id / "logs"
+    imported = code.importable(first.code)
+    if group is not None and first.work.is_world and imported is not None and not cluster.blocks:
+        # Each of the runs may be removed while the others train.
+        imported = snapshot.store(group.path, snapshot.copy_of(imported), like=imported)
+    works = [planned.work for planned in batch]
+    spec = specs.of_works(
+        works,
+        first.size,
+        cluster,
+        group=group,
+        logs=logs,
+        after=after,
+        parallel=parallel,
+        code=imported,
+    )
+    return replace(spec, earlier=tuple(started.jobs))
+
+
 def _digest(imported: Path | None, cluster: Cluster) -> str | None:
     """The digest of the code that tasks import; None where they run in this process."""
     if cluster.blocks:
@@ -641,18 +650,12 @@ def _requested(planned: PlannedTraining, cluster: Cluster) -> Iterator[None]:
     """
     run = planned.run
     put_back = hooks.allow(run, planned.recipe)
-    run.ledger.append(
-        replace(
-            planned.request,
-            code=code.name_of(planned.code),
-            live=cluster.blocks,
-            # Now: on a cluster that blocks, the runs of a group train one after another.
-            time=round(time.time(), 3),
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            cluster=cluster.name,
-        )
-    )
+    name = code.name_of(planned.code)
+    request = replace(planned.request, code=name, live=cluster.blocks, cluster=cluster.name)
+    # The runs of a group train one after another on a cluster that blocks: each has its own time.
+    requested_at = round(time.time(), 3)
+    host = socket.gethostname()
+    run.ledger.append(replace(request, time=requested_at, host=host, pid=os.getpid()))
     try:
         yield
     except (SchedulerRefused, SchedulerAway) as error:
@@ -673,7 +676,7 @@ def or_warned(what: str) -> Iterator[None]:
         print(f"warning: {what} ({error.strerror or error})", file=sys.stderr)
 
 
-def _start_following(planned: PlannedWork, started: Started, cluster: Cluster) -> None:
+def _start_following(planned: PlannedWork, started: Submission, cluster: Cluster) -> None:
     """Start the evaluations that follow a training.
 
     On a cluster that blocks, the training has ended; elsewhere they wait for its end.
@@ -724,13 +727,13 @@ def clear(work: Work) -> None:
 
 @contextlib.contextmanager
 def uninterrupted(*, unless: bool = False) -> Iterator[None]:
-    """Put Ctrl-C off until the end of the block; a second one ends it at once.
+    """Put Ctrl-C off until the end of the block; a second Ctrl-C ends the block at once.
 
     Args:
         unless: leave Ctrl-C alone, because the block handles it itself.
 
     Raises:
-        KeyboardInterrupt: at the end, if it was asked for.
+        KeyboardInterrupt: at the end, if Ctrl-C was pressed.
     """
     before = signal.getsignal(signal.SIGINT)
     if (

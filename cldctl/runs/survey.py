@@ -11,7 +11,7 @@ from cld_core.run.events import Cancelled, GivenUp, JobRef
 from cld_core.run.history import History
 from cld_core.run.work import RequestedWork, Work, works_of
 from cldctl import clusters
-from cldctl.clusters.base import Answer, SchedulerAway, Survey
+from cldctl.clusters.base import Answer, Cluster, SchedulerAway, Survey
 
 # Seconds after which nothing more is expected of a job that wrote why it ends.
 _SETTLED_S = 3600.0
@@ -46,6 +46,17 @@ class Answers:
         """Whether a job may be alive; its launcher need not know a job whose end is known."""
         phase = self.of(job).phase
         return phase != "gone" and not (phase == "unknown" and is_settled)
+
+    @property
+    def clusters(self) -> list[Cluster]:
+        """The clusters of the answers, without those that this version of cldctl does not know."""
+        return [clusters.find(name) for name in self.surveys if name in clusters.CLUSTERS]
+
+    @property
+    def pause_s(self) -> float:
+        """The least number of seconds before the clusters may be polled again."""
+        pauses = (cluster.question_s for cluster in self.clusters)
+        return max(pauses, default=Cluster.question_s)
 
     @property
     def problem(self) -> str | None:
@@ -253,8 +264,8 @@ class EndDetector:
     seen: int = 0
     max_age_s: float = TO_LOOK_S
 
-    def look(self, is_over: bool, answers: Answers, *, is_sure: bool) -> None:
-        """Another look.
+    def look(self, is_over: bool, answers: Answers, *, is_sure: bool) -> bool:
+        """Count another look; return whether as many looks agree as the clusters need.
 
         Args:
             is_sure: whether the files or a launcher are certain of it; else the last answer of a
@@ -265,3 +276,5 @@ class EndDetector:
         elif is_sure or answers.problem is None:
             self.seen += 1
         self.max_age_s = 0.0 if self.seen and answers.problem is None and not is_sure else TO_LOOK_S
+        needed = (cluster.looks_to_believe_an_end for cluster in answers.clusters)
+        return self.seen >= max(needed, default=1)

@@ -1,14 +1,8 @@
-"""What the trainings of runs used of the cluster, and what a new one may use (docs/usage.md)."""
+"""What the trainings of runs used of the cluster (docs/usage.md)."""
 
-import contextlib
-import heapq
-import itertools
-import os
-import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cld_core.run import RunFolder
@@ -18,16 +12,10 @@ from cld_core.run.timeline import Stretch, stretches
 from cld_core.sanitize import one_line
 
 if TYPE_CHECKING:
-    from cld_core.config import Recipe
     from cld_core.config.cluster import ClusterSpec
 
 # An attempt without an end that has not reported for so many seconds is over.
 SILENT_S = 900.0
-# The newest runs among which an estimate searches, and the seconds that it may take.
-NEWEST = 200
-WITHIN_S = 1.0
-# The rates of this many comparable runs are enough.
-ENOUGH = 5
 GPU = "GPU-hours"
 CORE = "core-hours"
 JOB = "job-hours"
@@ -252,66 +240,3 @@ class Folder:
             "totals": [usage.to_dict() for usage in self.totals],
             "problems": list(self.problems),
         }
-
-
-# --- before a run is submitted
-
-
-@dataclass(frozen=True)
-class TimeEstimate:
-    """Seconds of training at the rate of comparable runs.
-
-    Attributes:
-        rate: steps per second, the median of ``runs``.
-        hours: of all GPUs, or without any, of all CPU cores; ``unit`` says which.
-        runs: names of the runs that the rate was measured in, the newest first.
-    """
-
-    seconds: float
-    rate: float
-    hours: float
-    unit: str
-    runs: tuple[str, ...]
-
-
-def estimate(root: Path, recipe: "Recipe", *, without: str | None = None) -> TimeEstimate | None:
-    """How long a training from step 0 takes; None if no comparable run has measured its rate.
-
-    Comparable runs have the same model, data, optimiser, number of ranks and batch size, and both
-    or neither use GPUs.
-
-    Args:
-        without: the name of the run that is estimated.
-    """
-    deadline = time.monotonic() + WITHIN_S
-    rates: dict[str, float] = {}
-    for run in _newest(root, deadline):
-        if time.monotonic() > deadline or len(rates) == ENOUGH:
-            break
-        rate = run.progress().get("steps_per_s") or 0.0
-        # A damaged run, or one of another version, is no measurement.
-        with contextlib.suppress(Exception):
-            if rate > 0 and run.name != without and _kind(run.recipe()) == _kind(recipe):
-                rates[run.name] = rate
-    if not rates:
-        return None
-    rate = statistics.median(rates.values())
-    seconds = recipe.train.steps / rate
-    devices = _requested_devices(recipe.cluster)
-    unit = GPU if devices[GPU] else CORE
-    return TimeEstimate(seconds, rate, devices[unit] * seconds / 3600, unit, tuple(rates))
-
-
-def _newest(root: Path, deadline: float) -> Iterator[RunFolder]:
-    """The runs that were changed last, newest first; those that were seen by ``deadline``."""
-    changed: list[tuple[float, str]] = []
-    with contextlib.suppress(OSError), os.scandir(root) as entries:
-        for entry in itertools.takewhile(lambda _: time.monotonic() < deadline, entries):
-            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
-                changed.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
-    return (RunFolder(root / name) for _, name in heapq.nlargest(NEWEST, changed))
-
-
-def _kind(recipe: "Recipe") -> tuple[str, int, int, bool]:
-    size = recipe.cluster
-    return recipe.model_digest(), size.world_size, recipe.train.batch_size, size.uses_gpu

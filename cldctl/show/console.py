@@ -33,6 +33,19 @@ from cld_core.sanitize import one_line, printable
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
     from cld_core.run.groups import Group
+    from cld_core.run.work import Work
+
+# The styles in which states are shown.
+STYLES = {
+    "RUNNING": "bold green",
+    "REQUEUED": "yellow",
+    "PENDING": "yellow",
+    "FAILED": "bold red",
+    "LOST": "bold red",
+    "STOPPED": "magenta",
+    "CANCELLED": "dim",
+    "FINISHED": "green",
+}
 
 for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
@@ -167,6 +180,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
+def hours(value: float) -> str:
+    """Hours in at least three significant digits, such as 0.0123, 1.53 or 1,234."""
+    return f"{value:,.0f}" if value >= 100 else number(value, 3)
+
+
 def count(value: int | None) -> str:
     """A whole number with thousands separated; a dash for None."""
     return "-" if value is None else f"{value:,}"
@@ -204,6 +222,11 @@ def shortened(name: str, width: int) -> str:
     return f"{name[: max(width - 1 - last, 0)]}…{name[len(name) - last :]}"
 
 
+def state_text(state: str) -> Text:
+    """The word for a state, in its colour."""
+    return Text(state, style=STYLES.get(state, ""))
+
+
 def strong(*parts: str) -> Text:
     """A text whose second, fourth, ... part is bold."""
     styles = itertools.cycle(("", "bold"))
@@ -220,6 +243,24 @@ def say_next(place: "RunFolder | Group", *texts: str) -> None:
     from cldctl.runs.selection import command
 
     err.print("next:\n" + "\n".join(f"  {command(text, place)}" for text in texts))
+
+
+def say_incomplete(works: "Iterable[Work]") -> int:
+    """Print which works are not complete, and where to see why; return the exit code, 1 if one is
+    not."""
+    from cldctl.runs.selection import command
+
+    code = 0
+    for work in works:
+        name = work.name
+        logs = str(work.folder / "logs")
+        if work.run is not None:
+            name = f"{work.called} {work.name} of {work.run.name}"
+            logs = command(f"logs {work.run.name} --eval {work.name}", work.run)
+        err.failure(f"{name} is not complete; `{work.command}` computes what is missing. See")
+        err.failure(f"  {logs}")
+        code = 1
+    return code
 
 
 class _Head(ProgressColumn):

@@ -21,7 +21,7 @@ from cldctl.runs import survey
 from cldctl.runs.selection import command
 from cldctl.runs.status import evaluation_status, message_of, tuning_status
 
-from .console import count, err, number, out, say_next
+from .console import count, err, number, out, say_incomplete, say_next, state_text
 from .tables import (
     Cell,
     TextTable,
@@ -31,7 +31,6 @@ from .tables import (
     numbers_of,
     result_columns,
     short_keys,
-    state_text,
 )
 
 if TYPE_CHECKING:
@@ -384,7 +383,7 @@ def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited:
         waited: whether the command has waited for the tunings, so that missing ones are a failure.
     """
     done = [work for work in works if work.is_done]
-    missing = [work.name for work in works if work not in done]
+    missing = [work for work in works if work not in done]
     if as_json:
         entries = [_tuning_to_json(work) for work in works]
         print(json.dumps({"run": run.name, "tunings": entries}, indent=1))
@@ -399,16 +398,11 @@ def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited:
                     style="yellow",
                 )
     else:
-        out.print("\n".join(missing))
+        out.print("\n".join(work.name for work in missing))
     if missing and waited:
-        for name in missing:
-            err.failure(
-                f"{name} is not complete; see {run.tuned / name / 'logs'}, and run the same "
-                f"command again"
-            )
-        return 1
+        return say_incomplete(missing)
     if missing:
-        err.print(f"logs: {run.tuned / missing[0] / 'logs'}; run it again with --follow to watch")
+        err.print(f"logs: {missing[0].folder / 'logs'}; run it again with --follow to watch")
     else:
         say_next(run, f"sample {run.name} --method tuned --nfe {works[-1].request.nfe}")
     return 0

@@ -16,10 +16,21 @@ from cld_core.run.groups import Group
 from cld_core.run.work import Training, Work
 from cldctl.runs.selection import command
 from cldctl.runs.snapshot import left_out_code
-from cldctl.runs.start import OUTCOMES, PlannedWork, Started
+from cldctl.runs.start import OUTCOMES, PlannedWork, Submission
 
-from .console import Bars, duration, err, number, out, say_next, shortened, strong
-from .tables import STYLES, state_text
+from .console import (
+    STYLES,
+    Bars,
+    duration,
+    err,
+    number,
+    out,
+    say_incomplete,
+    say_next,
+    shortened,
+    state_text,
+    strong,
+)
 
 if TYPE_CHECKING:
     from cldctl.runs.follow import WorkStates
@@ -76,7 +87,7 @@ class View(Bars):
         self._lines: dict[str, tuple[Shown, float, set[str]]] = {}
         self._has_warned = False
 
-    def draw(self, works: Sequence[Work], look: "WorkStates", started: Started) -> None:
+    def draw(self, works: Sequence[Work], look: "WorkStates", started: Submission) -> None:
         """Show a look at works: at runs of a group below a line of the group, if they are few."""
         remark = look.answers.remark or ""
         group = started.group
@@ -172,7 +183,7 @@ def _of_run(row: "RunStatus", name: str, remark: str = "") -> Shown:
     )
 
 
-def _title(works: Sequence[Work], started: Started) -> str:
+def _title(works: Sequence[Work], started: Submission) -> str:
     """The name of the line of works other than trainings."""
     if started.sweep is not None:
         return started.sweep.id
@@ -236,7 +247,7 @@ def say_unwatched(place: RunFolder | Group | None) -> None:
 # --- what was started
 
 
-def say_trainings(started: Started) -> None:
+def say_trainings(started: Submission) -> None:
     """Print which runs were started, by which jobs, and the evaluations that follow."""
     place = started.place
     # On a terminal, the name of a run has just been printed.
@@ -265,7 +276,7 @@ def say_trainings(started: Started) -> None:
     say_errors(started.works)
 
 
-def say_divided(started: Started) -> None:
+def say_divided(started: Submission) -> None:
     """Print which works of runs are complete, which are being computed, and by which job."""
     say_errors(started.works)
     by_run: dict[Path, list[PlannedWork]] = {}
@@ -306,7 +317,7 @@ def _counted(works: Iterable[PlannedWork]) -> str:
     return ", ".join(f"{counts[word]} {word}" for word in OUTCOMES if counts[word])
 
 
-def say_next_of_trainings(started: Started) -> None:
+def say_next_of_trainings(started: Submission) -> None:
     """Print what to type while trainings go on."""
     place = started.place
     if started.group is None:
@@ -318,7 +329,7 @@ def say_next_of_trainings(started: Started) -> None:
     say_next(place, f"status {place.name}", then, f"cancel {place.name}")
 
 
-def say_next_of_evaluations(started: Started) -> None:
+def say_next_of_evaluations(started: Submission) -> None:
     """Print the names of evaluations that are not followed, and what to type next."""
     place = started.place
     if started.group is not None:
@@ -327,7 +338,8 @@ def say_next_of_evaluations(started: Started) -> None:
         return
     names = [planned.work.name for planned in started.works]
     out.print("\n".join(names) if started.sweep is None else started.sweep.id)
-    (alive, *_) = started.those("started") or started.those("being computed")
+    by_outcome = {planned.outcome: planned.work for planned in reversed(started.works)}
+    alive = by_outcome.get("started") or by_outcome["being computed"]
     say_next(place, f"status {place.name}", f"logs {place.name} --eval {alive.name} -f")
 
 
@@ -355,7 +367,7 @@ def say_end_of_run(run: RunFolder, row: "RunStatus", works: Sequence[Work]) -> i
     return code
 
 
-def say_end_of_evaluations(started: Started, *, waited: bool) -> int:
+def say_end_of_evaluations(started: Submission, *, waited: bool) -> int:
     """Print the results of evaluations, or of those that are not complete what to type next.
 
     Args:
@@ -424,14 +436,3 @@ def say_results(works: Sequence[Work], sweep: Sweep | None = None) -> int:
     for line in remarks(rows):
         err.print(line)
     return say_incomplete(missing)
-
-
-def say_incomplete(works: Iterable[Work]) -> int:
-    """Print which works of runs are not complete, and where to see why; return the exit code."""
-    code = 0
-    for work in works:
-        if work.run is not None:
-            err.failure(f"{work.called} {work.name} of {work.run.name} is not complete; see")
-            err.failure(f"  {command(f'logs {work.run.name} --eval {work.name}', work.run)}")
-            code = 1
-    return code

@@ -22,7 +22,7 @@ from cldctl.runs.index import Found, Index
 from cldctl.runs.selection import command
 from cldctl.runs.status import WAITING, RunStatus, named_status
 
-from .console import age, count, duration, err, number, out, short
+from .console import age, count, duration, err, number, out, short, state_text
 from .tables import (
     MANY,
     Cell,
@@ -35,7 +35,6 @@ from .tables import (
     progress_bar,
     result_columns,
     short_keys,
-    state_text,
     usage_line,
 )
 

@@ -16,14 +16,12 @@ from cld_core.run.groups import Group
 from cldctl.clusters.base import After, Cluster, JobSpec
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
-from cldctl.runs.options import SubmitOptions
-from cldctl.runs.plan import missing, with_code
+from cldctl.runs.options import SubmitOptions, existing
+from cldctl.runs.plan import TimeEstimate, estimate, missing, with_code
 from cldctl.runs.selection import command
 from cldctl.runs.start import request_after, without_jobs
-from cldctl.runs.usage import TimeEstimate, estimate
 
-from .console import duration, err, keys_differ, number, out, strong
-from .tables import hours
+from .console import duration, err, hours, keys_differ, number, out, strong
 
 # A job that starts within so many seconds "begins at once".
 AT_ONCE_S = 5.0
@@ -75,14 +73,14 @@ def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> Non
 
 def _preview_group(options: SubmitOptions, group: Group, cluster: Cluster, spec: JobSpec) -> None:
     cells = options.cells
-    open_cells = [cell.name for cell in missing(options)]
-    existing = {run.name for run in group.runs()}
+    found = existing(options)
+    open_cells = [cell.name for cell in missing(options, found)]
     _show(f"# group: {group.name}, {len(cells)} runs in {group.root}")
     for cell in cells:
         if cell.name not in open_cells:
             state = "finished"
         else:
-            state = "exists" if cell.name in existing else "new"
+            state = "exists" if cell.name in found else "new"
         values = " ".join(f"{key}={value}" for key, value in cell.values.items())
         _show(f"#   {cell.name}  {values}  {state}")
     _show(f"# the recipe of {cells[0].name}\n{dump(cells[0].recipe)}")

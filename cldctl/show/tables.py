@@ -13,7 +13,7 @@ from cld_core import metrics as registry
 from cld_core.metrics import Number, Quantity
 from cld_core.sanitize import printable
 
-from .console import age, count, duration, number, out, shortened
+from .console import age, count, duration, hours, out, shortened
 
 if TYPE_CHECKING:
     from cldctl.runs.status import RunStatus
@@ -30,17 +30,6 @@ _GAP = 3
 _NAME = 20
 _SENTENCE = 36
 _LONGEST = 80
-# The styles in which states are shown.
-STYLES = {
-    "RUNNING": "bold green",
-    "REQUEUED": "yellow",
-    "PENDING": "yellow",
-    "FAILED": "bold red",
-    "LOST": "bold red",
-    "STOPPED": "magenta",
-    "CANCELLED": "dim",
-    "FINISHED": "green",
-}
 
 
 @dataclass(frozen=True)
@@ -161,11 +150,6 @@ def facts(lines: Iterable[tuple[str, RenderableType]]) -> table.Table:
     for name, value in lines:
         drawn.add_row(name, _as_text(value))
     return drawn
-
-
-def state_text(state: str) -> Text:
-    """The word for a state, in its colour."""
-    return Text(state, style=STYLES.get(state, ""))
 
 
 def progress_bar(row: "RunStatus") -> ProgressBar:
@@ -295,11 +279,6 @@ def usage_line(usage: Mapping[str, Any] | None) -> str:
     if usage["waited_s"] >= 1:
         line += f"; queued {duration(usage['waited_s'])}"
     return line
-
-
-def hours(value: float) -> str:
-    """Hours in at least three significant digits, such as 0.0123, 1.53 or 1,234."""
-    return f"{value:,.0f}" if value >= 100 else number(value, 3)
 
 
 def share(part: float, whole: float) -> str:

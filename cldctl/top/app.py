@@ -31,9 +31,8 @@ from cldctl.runs.logs import Log, LogReader, failed_log, find_log
 from cldctl.runs.selection import Selection
 from cldctl.runs.status import RunStatus, message_of
 from cldctl.runs.why import Why
-from cldctl.show.console import duration, short
+from cldctl.show.console import STYLES, duration, short
 from cldctl.show.runs import Look, Query, group_details, nothing, run_columns, states
-from cldctl.show.tables import STYLES
 
 from .selected import Command, Detail, Files, LossCurve, Printable, command_for, panel
 

@@ -36,9 +36,9 @@ from cldctl.runs import why
 from cldctl.runs.selection import command
 from cldctl.runs.status import RunStatus, message_of
 from cldctl.runs.survey import Answers
-from cldctl.show.console import duration, number
+from cldctl.show.console import STYLES, duration, number
 from cldctl.show.runs import details
-from cldctl.show.tables import STYLES, facts, progress_bar
+from cldctl.show.tables import facts, progress_bar
 
 # The letter at the end of an attempt, so that the line can be read without colours.
 LETTERS = {

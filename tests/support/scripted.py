@@ -159,7 +159,7 @@ def alone(**how):
 
 def submitted(options, cluster):
     """Start what `submit` is to start."""
-    works = plan.trainings(options, cluster, lambda *about: None, lambda text: None)
+    works = plan.trainings(options, cluster, lambda *about: None)
     after = options.waits_for(cluster)
     return start(works, cluster, options.group, after=after, parallel=options.parallel)
 

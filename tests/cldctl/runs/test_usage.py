@@ -9,7 +9,8 @@ from cld_core.config import load
 from cld_core.files import write_json
 from cld_core.run.events import Ended, Started, Submitted, Wished
 from cld_core.run.groups import Group
-from cldctl.runs.usage import estimate, usage_of
+from cldctl.runs.plan import estimate
+from cldctl.runs.usage import usage_of
 from cldctl.show.submission import estimate_line
 from tests.support.made_up import job, run_with
 from tests.support.paths import TOY

@@ -4,14 +4,13 @@ happens."""
 import pytest
 
 from cld_core.files import write_json
-from cld_core.run.events import Ended, JobRef, Submitted
-from cld_core.run.events import Started as Trains
+from cld_core.run.events import Ended, JobRef, Started, Submitted
 from cld_core.run.work import Training
 from cldctl.cli.finish import watch
 from cldctl.clusters.slurm import poll
 from cldctl.runs import follow, logs, selection, status
 from cldctl.runs.index import Index
-from cldctl.runs.start import PlannedWork, Started
+from cldctl.runs.start import PlannedWork, Submission
 from cldctl.show import follow as drawn
 from cldctl.show import runs as shown_runs
 from tests.support import scheduler
@@ -27,7 +26,7 @@ def training(path, job_id, when):
     run = run_with(path, 10)
     job = JobRef(cluster="slurm", job_id=job_id, logs=str(run.logs), restarts=True)
     run.ledger.append(Submitted(time=when, job=job))
-    run.ledger.append(Trains(time=when, attempt=0, job_id=job_id, step=10))
+    run.ledger.append(Started(time=when, attempt=0, job_id=job_id, step=10))
     write_json(
         run.progress_file,
         {"attempt": 0, "step": 12, "steps": 100, "steps_per_s": 1.0, "time": when},
@@ -59,7 +58,7 @@ def test_three_minutes_of_watchers_are_at_most_10_calls(tmp_path, monkeypatch, c
 
     clock.then = others_look
     with pytest.raises(Over):
-        watch([Training(run.path)], Started(works=[PlannedWork(work=Training(run.path))]))
+        watch([Training(run.path)], Submission(works=[PlannedWork(work=Training(run.path))]))
     assert slurm.calls.total() <= 10, slurm.calls
     assert slurm.calls["squeue"] >= 5, "they do look"
     assert "RUNNING" in capsys.readouterr().err

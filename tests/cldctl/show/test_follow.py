@@ -14,7 +14,7 @@ from cldctl.cli.finish import finish_trainings
 from cldctl.runs import follow
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
-from cldctl.runs.start import PlannedWork, Started
+from cldctl.runs.start import PlannedWork, Submission
 from cldctl.runs.status import status_of
 from cldctl.runs.survey import Answers
 from cldctl.show import runs
@@ -56,7 +56,7 @@ def test_the_exit_code_says_how_a_run_ended(
 ):
     run = trained(run_with(tmp_path / "mine", 10), "1", "gone")
     run.ledger.append(Ended(attempt=0, cause=cause, step=10))
-    started = Started(works=[PlannedWork(work=Training(run.path))])
+    started = Submission(works=[PlannedWork(work=Training(run.path))])
     assert finish_trainings(started, follow=True) == code
     said = capsys.readouterr().err
     assert f"{state} at step 10" in said
@@ -83,5 +83,5 @@ def test_a_run_that_stalls_is_warned_of_once(tmp_path, capsys):
     for seconds in (181, 182):
         stalled = replace(row, state="RUNNING", reason=f"no report for {seconds} s")
         look = follow.WorkStates(Answers({}), ["RUNNING"], [stalled])
-        view.draw([Training(run.path)], look, Started())
+        view.draw([Training(run.path)], look, Submission())
     assert capsys.readouterr().err.count("no report") == 1
