@@ -293,6 +293,16 @@ class Cluster(ABC):
         """Whether ``size`` sets keys that only this cluster uses."""
         return False
 
+    def ref(self, job_id: str, logs: Path, **details: object) -> JobRef:
+        """A job of this cluster, as ledgers name it."""
+        return JobRef(
+            cluster=self.name,
+            job_id=job_id,
+            logs=str(logs),
+            restarts=self.restarts,
+            details=details,
+        )
+
     @abstractmethod
     def most_tasks(self, spec: JobSpec) -> Limit:
         """The largest number of tasks for the shards of one submission.

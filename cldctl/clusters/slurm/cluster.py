@@ -50,7 +50,8 @@ class SlurmCluster(base.Cluster):
         return any(getattr(size, name) for name in SCHEDULER_KEYS)
 
     def most_tasks(self, spec: JobSpec) -> base.Limit:
-        return submit.most_tasks(spec.size.account, spec.size.qos)
+        limits = submit.job_limits(spec.size.account, spec.size.qos)
+        return min((submit.array_limit(), *limits), key=lambda limit: limit.tasks)
 
     def array_size(self) -> int:
         return submit.array_limit().tasks
@@ -73,16 +74,11 @@ class SlurmCluster(base.Cluster):
     def submit(
         self, spec: JobSpec, works: Sequence[base.Payload], note: Callable[[Sequence[JobRef]], None]
     ) -> None:
-        def note_ids(job_ids: Sequence[str]) -> None:
-            logs = str(spec.logs)
-            jobs = [
-                JobRef(cluster=self.name, job_id=job_id, logs=logs, restarts=self.restarts)
-                for job_id in job_ids
-            ]
-            note(jobs)
-
+        tasks = [base.Task(work, self) for work in works]
         with job_logs.refusals(spec.logs):
-            submit.submit_tasks(spec, [base.Task(work, self) for work in works], note_ids)
+            submit.submit_tasks(
+                spec, tasks, lambda job_ids: note([self.ref(it, spec.logs) for it in job_ids])
+            )
 
     def survey(
         self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0

@@ -13,8 +13,7 @@ import shlex
 import socket
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from cldctl.clusters import local_processes
 from cldctl.clusters.base import Check, DoctorOptions, SchedulerAway, SchedulerRefused, read_from
 
 from . import client, poll, script, submit
+from .client import Facts
 
 QOS_COLUMNS = ("Name", "Preempt", "PreemptMode", "GraceTime")
 # The largest number of names that a node looks up.
@@ -51,10 +51,6 @@ _FOLDER = "runs folder on a node"
 _SHARE = "Put the runs on a file system that all nodes have (--runs-dir, or $CLDCTL_RUNS)."
 
 
-# Slurm's settings of itself, a partition or a QOS, by its own names; missing ones are empty.
-Facts = Mapping[str, str]
-
-
 @dataclass(frozen=True, kw_only=True)
 class FromNode:
     """What a job finds on a node."""
@@ -72,7 +68,7 @@ def checks(runs: Path, options: DoctorOptions) -> Iterator[Check]:
         advice = "Run this command again later, or use --cluster local."
         yield Check("slurm", "fail", answer.last_line, advice)
         return
-    slurm = parse_configuration(answer.text)
+    slurm = client.settings_in(answer.text)
     yield Check("slurm", "ok", f"{slurm['SLURM_VERSION']}, cluster {slurm['ClusterName']}")
     requeues = slurm["JobRequeue"] == "1"
     advice = "" if requeues else "Other jobs of yours need --requeue."
@@ -164,15 +160,9 @@ def _by_qos(slurm: Facts, options: DoctorOptions) -> Iterator[Check]:
         yield on_preemption_by_qos(subject, qos, every, slurm, options.slowest_save_s)
 
 
-def parse_configuration(text: str) -> Facts:
-    """The settings in the text of `scontrol show config`."""
-    rows = (line.partition("=") for line in text.splitlines())
-    return _facts((key.strip(), value.strip()) for key, _, value in rows)
-
-
 def parse_partitions(text: str) -> list[Facts]:
     """The partitions in the text of `scontrol --oneliner show partition`, in its order."""
-    lines = [_facts(client.pairs_in(line).items()) for line in text.splitlines()]
+    lines = map(client.words_in, text.splitlines())
     return [partition for partition in lines if partition["PartitionName"]]
 
 
@@ -183,14 +173,10 @@ def parse_qos(text: str) -> list[Facts]:
     """
     rows = [line.split("|") for line in text.splitlines()]
     return [
-        _facts(zip(QOS_COLUMNS, row, strict=True)) for row in rows if len(row) == len(QOS_COLUMNS)
+        client.facts(zip(QOS_COLUMNS, row, strict=True))
+        for row in rows
+        if len(row) == len(QOS_COLUMNS)
     ]
-
-
-def _facts(pairs: Iterable[tuple[str, str]]) -> Facts:
-    return defaultdict(
-        str, {key: "" if value in ("(null)", "N/A") else value for key, value in pairs}
-    )
 
 
 def parse_duration(text: str) -> int | None:
@@ -395,14 +381,14 @@ def _from_a_node(
     runs: Path, partition: Facts, arguments: Sequence[str], options: DoctorOptions
 ) -> Iterator[Check]:
     """The folder, Python, scontrol and names, seen from a node by a small job."""
-    nodes = client.output_of(["scontrol", "show", "hostnames", partition["Nodes"]]) or ""
+    nodes = client.nodes_in(partition["Nodes"]) or ()
     options.notify(
         f"waiting for a small job on partition {partition['PartitionName']}, at most "
         f"{options.wait_s:.0f} s"
     )
     try:
         with local_processes.scratch_folder(runs) as folder:
-            yield from probe(Path(folder), nodes.split()[:MAX_HOSTS], arguments, options)
+            yield from probe(Path(folder), nodes[:MAX_HOSTS], arguments, options)
     except OSError as error:
         yield Check(_JOB, "fail", str(error), "Fix the folder, or choose another --runs-dir.")
 
@@ -479,11 +465,11 @@ def _where(size: ClusterSpec) -> str:
     return " in the container" if is_inside else ""
 
 
-def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], FromNode | None]:
+def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[Facts, FromNode | None]:
     """The job's `scontrol show job` at its end or after ``wait_s`` seconds, and its answer."""
     deadline = time.monotonic() + wait_s
     is_over = False
-    job: dict[str, str] = {}
+    job = client.words_in("")
     while True:
         answer = find_record(FromNode, folder / _ANSWER)
         if answer is not None:
@@ -492,18 +478,18 @@ def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], Fro
             return job, None
         if not is_over:
             job = client.show_job(job_id) or job
-            is_over = poll.seen_of(job.get("JobState", "")).is_gone
+            is_over = poll.seen_of(job["JobState"]).is_gone
             if is_over:
                 late_s = _APPEARS_LATE_S if job["JobState"] == "COMPLETED" else 0.0
                 deadline = time.monotonic() + late_s
         time.sleep(0.3)
 
 
-def _without_an_answer(name: str, job: Mapping[str, str], folder: Path, where: str) -> Check:
-    state = job.get("JobState", "")
-    code = job.get("ExitCode", "").split(":")[0]
+def _without_an_answer(name: str, job: Facts, folder: Path, where: str) -> Check:
+    state = job["JobState"]
+    code = job["ExitCode"].split(":")[0]
     if not poll.seen_of(state).is_gone:
-        reason = job.get("Reason", "no answer from slurmctld")
+        reason = job["Reason"] or "no answer from slurmctld"
         return Check(_JOB, "warn", f"{name} did not run ({reason})", "Wait longer: --wait SECONDS.")
     if state == "COMPLETED":
         return Check(_FOLDER, "fail", f"what {name} wrote is not seen here", _SHARE)
@@ -521,8 +507,8 @@ def _without_an_answer(name: str, job: Mapping[str, str], folder: Path, where: s
     return Check(subject, "fail", found, advice)
 
 
-def _requeueable(job: Mapping[str, str]) -> Check:
-    if job.get("Requeue", "1") == "1":
+def _requeueable(job: Facts) -> Check:
+    if job["Requeue"] in ("1", ""):
         return Check("--requeue", "ok", "accepted")
     advice = (
         "A job that is preempted or loses a node does not come back; set cluster.successor=true."

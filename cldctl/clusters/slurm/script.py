@@ -3,13 +3,12 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterable
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from cld_core.config.cluster import ClusterSpec, misread, not_plain
 from cld_core.errors import RecipeError, UsageError
-from cld_core.run.events import JobRef
+from cld_core.run.history import array_of
 from cld_core.sanitize import printable
 from cldctl.clusters.base import JobSpec, SchedulerRefused
 
@@ -111,13 +110,9 @@ def dependency(spec: JobSpec) -> str | None:
         how = {"ended": "afterany", "succeeded": "afterok"}[after.how]
         conditions.append(":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)]))
     if spec.parallel is not None and spec.earlier:
-        conditions.append(":".join(["afterany", *arrays_of(spec.earlier)]))
+        arrays = dict.fromkeys(array_of(job.job_id) for job in spec.earlier)
+        conditions.append(":".join(["afterany", *arrays]))
     return ",".join(conditions) or None
-
-
-def arrays_of(jobs: Iterable[JobRef]) -> list[str]:
-    """The ids of the jobs, and of the arrays to which tasks belong, in their order."""
-    return list(dict.fromkeys(job.job_id.partition("_")[0] for job in jobs))
 
 
 def _check_time(spec: JobSpec) -> None:
