@@ -447,6 +447,11 @@ class InJob:
     began: float | None = None
     in_process: bool = False
 
+    @property
+    def start(self) -> tuple[str, int]:
+        """The job and the number of this start, as events name them (`events.Failed.start`)."""
+        return self.ref.job_id, self.restart
+
     def place(self) -> "Place":
         """This process among those of its task."""
         from cld_core.rendezvous import Place  # Only jobs need it.

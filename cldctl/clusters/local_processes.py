@@ -46,7 +46,38 @@ class ProcessCluster(Cluster):
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         """Refuse jobs of several machines, or of GPUs on a machine without one."""
-        _check_fits(spec)
+        size = spec.size
+        found = gpus()
+        lacks_gpus = size.uses_gpu and not found
+        if size.nodes > 1:
+            settings = ["cluster.nodes=1"]
+            if size.gpus_per_node and size.gpus_per_node != found:
+                settings.append(f"cluster.gpus_per_node={found}")
+            if size.tasks_per_node is not None and size.uses_gpu:
+                settings.append(f"cluster.tasks_per_node={max(found, 1)}")
+            if lacks_gpus:
+                raise RecipeError(
+                    f"recipe: 'cluster.nodes' is {size.nodes}, but this cluster is one machine "
+                    "without a visible GPU. Submit it where the GPUs are, or to try it on the CPU, "
+                    f"which is slow, set {' '.join(settings)}."
+                )
+            raise RecipeError(
+                f"recipe: 'cluster.nodes' is {size.nodes}, but this cluster is one machine. "
+                f"Set {' '.join(settings)}."
+            )
+        if lacks_gpus and size.gpus_per_node:
+            raise RecipeError(
+                f"recipe: 'cluster.gpus_per_node' is {size.gpus_per_node}, but no GPU is visible "
+                "on this machine. Submit it where the GPUs are, or to try it on the CPU, which is "
+                "slow, set cluster.gpus_per_node=0."
+            )
+        if lacks_gpus:
+            raise RecipeError(
+                "recipe: 'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none "
+                "is visible on this machine. Submit it where the GPUs are, or to try it on the "
+                "CPU, which is slow, set cluster.gres=null cluster.sbatch_args=[] "
+                "cluster.srun_args=[]."
+            )
 
     def living(self, jobs: Collection[JobRef]) -> dict[str, list[Any]]:
         """By job id, the processes that get the signals for a job; none if it has ended."""
@@ -87,40 +118,6 @@ class ProcessCluster(Cluster):
         for job in jobs:
             for process in [*living.get(job.job_id, ()), find(job.details)]:
                 send(process, signal.SIGKILL, family=True)
-
-
-def _check_fits(spec: JobSpec) -> None:
-    size = spec.size
-    found = gpus()
-    lacks_gpus = size.uses_gpu and not found
-    if size.nodes > 1:
-        settings = "cluster.nodes=1"
-        if size.gpus_per_node and size.gpus_per_node != found:
-            settings += f" cluster.gpus_per_node={found}"
-        if size.tasks_per_node is not None and size.uses_gpu:
-            settings += f" cluster.tasks_per_node={max(found, 1)}"
-        if lacks_gpus:
-            raise RecipeError(
-                f"recipe: 'cluster.nodes' is {size.nodes}, but this cluster is one machine without "
-                "a visible GPU. Submit it where the GPUs are, or to try it on the CPU, which is "
-                f"slow, set {settings}."
-            )
-        raise RecipeError(
-            f"recipe: 'cluster.nodes' is {size.nodes}, but this cluster is one machine. "
-            f"Set {settings}."
-        )
-    if lacks_gpus and size.gpus_per_node:
-        raise RecipeError(
-            f"recipe: 'cluster.gpus_per_node' is {size.gpus_per_node}, but no GPU is visible on "
-            "this machine. Submit it where the GPUs are, or to try it on the CPU, which is slow, "
-            "set cluster.gpus_per_node=0."
-        )
-    if lacks_gpus:
-        raise RecipeError(
-            "recipe: 'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is "
-            "visible on this machine. Submit it where the GPUs are, or to try it on the CPU, which "
-            "is slow, set cluster.gres=null cluster.sbatch_args=[] cluster.srun_args=[]."
-        )
 
 
 def gpus() -> int:
@@ -292,7 +289,7 @@ def detached_children(env: Mapping[str, str]) -> Iterator[None]:
             after.callback(os.close, kept)
             os.dup2(nowhere, descriptor)
             after.callback(os.dup2, kept, descriptor)
-        after.enter_context(variables({**os.environ, **safe_path(), **env, **SAFE_PATH}))
+        after.enter_context(variables({**os.environ, **safe_path(), **env}))
         yield
 
 

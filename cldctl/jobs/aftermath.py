@@ -86,16 +86,19 @@ def decide(history: History, job: InJob, budget: Budget, code: int = 1) -> Given
     """What to do about a job that ended badly in this start.
 
     None if it never began, or noted itself why it cannot continue. A job that was cancelled does
-    not begin again, whatever is decided (`failures.begin_again`).
+    not begin again, whatever is decided (`go_on`).
 
     Args:
         history: of its work, with what `note_end` has noted.
         code: the exit code of the task.
     """
-    job_id = job.ref.job_id
-    if any(event.start == (job_id, job.restart) for event in history.unfit):
-        return _after_unfit(history, job)
-    crashes = history.crashes.get(job_id, 0)
+    unfit = [event for event in history.unfit if event.start == job.start]
+    if unfit:
+        # No retry is spent on a machine that is not fit to train on.
+        count = len({event.start for event in history.unfit})
+        reason = f"{count} starts in a row found an unfit machine, at last {unfit[-1].reason}"
+        return _within(count, UNFIT_STARTS, job, reason, f"unfit: {unfit[0].reason}", "unfit")
+    crashes = history.crashes.get(job.ref.job_id, 0)
     if crashes and code not in _HOPELESS:
         reason = f"{crashes} crashes ({budget.retries} allowed)"
         why = f"crash {crashes} of {budget.retries} allowed"
@@ -103,21 +106,9 @@ def decide(history: History, job: InJob, budget: Budget, code: int = 1) -> Given
     return _after_attempt(history, job, budget)
 
 
-def _after_unfit(history: History, job: InJob) -> GivenUp | Retry:
-    """No retry is spent on a machine that is not fit to train on."""
-    first, *others = [
-        event for event in history.unfit if event.start == (job.ref.job_id, job.restart)
-    ]
-    count = len({event.start for event in history.unfit})
-    last = others[-1] if others else first
-    reason = f"{count} starts in a row found an unfit machine, at last {last.reason}"
-    return _within(count, UNFIT_STARTS, job, reason, f"unfit: {first.reason}", "unfit")
-
-
 def _after_attempt(history: History, job: InJob, budget: Budget) -> GivenUp | Retry | None:
     """As `decide`, of a training, by its attempts."""
     job_id = job.ref.job_id
-    last = history.last
     count = history.crashes_in_a_row
     event = history.last_of.get(job_id)
     early = event if isinstance(event, Failed) and event.kind == "early" else None
@@ -129,8 +120,9 @@ def _after_attempt(history: History, job: InJob, budget: Budget) -> GivenUp | Re
         why = f"{_IN_SETUP}: attempt {count} of {budget.retries} allowed"
         return _within(count, budget.retries, job, reason, why, "timeout")
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
-    if not starts or last is None:
+    if not starts:
         return None
+    last = history.attempts[-1]
     has_trained = starts[-1].restart == job.restart
     is_last = last.job_id == job_id
     if has_trained and is_last and _was_noticed(last) and history.requeued is None:
@@ -184,9 +176,8 @@ def missing_event(
         step: the last step that it reported.
     """
     job_id = job.ref.job_id
-    last = history.last
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
-    if not starts or last is None:
+    if not starts:
         return None  # It never began: a wrong recipe or environment.
     if starts[-1].restart != job.restart:
         event = history.last_of[job_id]
@@ -195,6 +186,7 @@ def missing_event(
             return None
         reason = f"start {job.restart} ended with code {code} before it trained; see cldctl logs"
         return failures.failed("early", job, reason)
+    last = history.attempts[-1]
     if last.job_id != job_id or last.cause is not None:
         return None
     how = f"a rank ended with code {code}"
@@ -220,15 +212,14 @@ def _note_end_of_training(run: RunFolder, job: InJob, code: int) -> None:
     """Note how an attempt ended, and which rank failed first, if only the launcher knows."""
     ledger = run.ledger
     offset = log_offset(run)
-    start = job.ref.job_id, job.restart
-    if any(event.start == start for event in ledger.full_history().unfit):
+    history = ledger.full_history()
+    if any(event.start == job.start for event in history.unfit):
         return
     unfit = failures.unfit_by_log(job, offset, code)
-    for event in unfit:
-        ledger.note(event, within_s=_NOTE_WITHIN_S)
-    if unfit:
+    if unfit is not None:
+        ledger.note(unfit, within_s=_NOTE_WITHIN_S)
         return
-    if any(attempt.job_id == job.ref.job_id for attempt in ledger.full_history().attempts):
+    if any(attempt.job_id == job.ref.job_id for attempt in history.attempts):
         explain_previous(run, job)
     # The watchdog (faulthandler) ended rank 0 in this attempt, and left the stacks in its log.
     hung = "Timeout (" in job.log_since(offset)
@@ -238,7 +229,7 @@ def _note_end_of_training(run: RunFolder, job: InJob, code: int) -> None:
         ledger.note(missing, within_s=_NOTE_WITHIN_S)
     trained = not isinstance(missing, Failed)
     history = ledger.full_history()
-    is_noted = any(event.kind == "rank" and event.start == start for event in history.failures)
+    is_noted = any(event.kind == "rank" and event.start == job.start for event in history.failures)
     if is_noted or (trained and (history.last is None or history.last.cause not in CRASHES)):
         return
     failed = failures.killed_rank(job, offset, hung=hung, trained=trained)
@@ -247,15 +238,18 @@ def _note_end_of_training(run: RunFolder, job: InJob, code: int) -> None:
         log(f"{run.name}: rank {failed.rank} on {failed.host} failed: {failed.reason}")
 
 
-def carry_out(work: Work, job: InJob, decision: GivenUp | Retry | None) -> None:
-    """Give the work up, or wish that the job begins again.
+def after(work: Work, job: InJob, end: End) -> None:
+    """Note how a start of a task ended, and start the task again or give the work up.
 
     Raises:
-        OSError: the wish cannot be written.
+        OSError: nothing can be read, or the wish cannot be written.
     """
+    note_end(work, job, end)
+    history = work.ledger.full_history()
+    decision = decide(history, job, work.budget(_READ_WITHIN_S), end.code)
     name = failures.task_name(work, job)
     if isinstance(decision, GivenUp):
-        is_bug = decision.reason == work.ledger.full_history().bug
+        is_bug = decision.reason == history.bug
         why = "a fault in code or recipe" if is_bug else "the budget is spent"
         work.ledger.note(decision, within_s=_NOTE_WITHIN_S)
         log(f"{name}: {decision.reason}; {why}: not started again")
@@ -266,17 +260,6 @@ def carry_out(work: Work, job: InJob, decision: GivenUp | Retry | None) -> None:
     if isinstance(decision, Retry):
         log(f"{name}: {decision.why}{failures.AGAIN}{decision.delay_s:.0f} s")
         go_on(work, job, decision.cause, delay_s=decision.delay_s, within_s=_NOTE_WITHIN_S)
-
-
-def after(work: Work, job: InJob, end: End) -> None:
-    """Note how a start of a task ended, and start the task again or give the work up.
-
-    Raises:
-        OSError: nothing can be read, or the wish cannot be written.
-    """
-    note_end(work, job, end)
-    budget = work.budget(_READ_WITHIN_S)
-    carry_out(work, job, decide(work.ledger.full_history(), job, budget, end.code))
 
 
 def note_word(work: Work, job: InJob, end: End) -> None:
@@ -314,10 +297,7 @@ def work_of(kind: str, folder: Path, job: InJob) -> Work:
         NotFoundError: the file or the folder is damaged, or of another version of cldctl.
     """
     if kind == "trainings":
-        run = specs.listed_run(folder, job.task)
-        if run is None:
-            raise NotFoundError(f"{folder}: it is damaged.")
-        return opened(run)
+        return opened(specs.listed_run(folder, job.task))
     readable(folder / "request.json", _READ_WITHIN_S)
     return opened(folder)
 

@@ -11,7 +11,7 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,14 +25,14 @@ from cld_core.errors import (
     UsageError,
 )
 from cld_core.run import RunFolder
-from cld_core.run.events import CRASHES, Cause, Event, Failed, Kind, Wished
+from cld_core.run.events import CRASHES, Failed, Kind
 from cld_core.run.history import Attempt, History
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
-from cldctl.clusters.base import Cluster, InJob, JobSpec, Requeue
+from cldctl.clusters.base import Cluster, InJob, JobSpec
 
-from .process import NOTE_WITHIN_S, UNFIT, log
+from .process import UNFIT
 
 _MAX_REASON = 500  # characters
 # Seconds for which a rank that failed tries to say so: srun is about to end the others, and this
@@ -71,36 +71,36 @@ def noted(run: RunFolder, job: InJob) -> Iterator[None]:
     except Exception as error:
         if not job.in_process:
             with contextlib.suppress(Exception):  # What is raised below matters more.
-                for event in _events(job, error):
-                    run.ledger.note(event, within_s=_NOTE_WITHIN_S)
+                failure = _failure_of(job, error)
+                if failure is not None:
+                    run.ledger.note(failure, within_s=_NOTE_WITHIN_S)
         raise
 
 
-def _events(job: InJob, error: Exception) -> Sequence[Event]:
+def _failure_of(job: InJob, error: Exception) -> Failed | None:
+    """The failure of this rank; None if another rank notes it."""
     rank = job.place().rank
     host = job.node or socket.gethostname()
     if isinstance(error, UnfitError):
         if rank in error.hosts:
             node = error.hosts[rank] or host
-            return [failed("unfit", job, str(error), rank=rank, host=node, check=error.check)]
+            return failed("unfit", job, str(error), rank=rank, host=node, check=error.check)
         if not error.hosts and rank == 0:
-            return [failed("unfit", job, str(error), check=error.check)]
-        return []
+            return failed("unfit", job, str(error), check=error.check)
+        return None
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, _SHARED) or is_secondary(reason):
-        return []
-    return [failed("rank", job, reason, rank=rank, host=host)]
+        return None
+    return failed("rank", job, reason, rank=rank, host=host)
 
 
-def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
-    """Failed health checks that the ranks could not note, by the exit codes of the ranks."""
+def unfit_by_log(job: InJob, offset: int, code: int) -> Failed | None:
+    """A failed health check that the ranks could not note, by their exit codes."""
     reason = "its ranks could not write down which health check failed; see cldctl logs"
     for task in job.cluster.ended_tasks(_of_this_start(job, offset)):
         if task.code == UNFIT:
-            return [failed("unfit", job, reason, rank=task.rank, host=task.node, check="folder")]
-    if code == UNFIT:
-        return [failed("unfit", job, reason, check="unknown")]
-    return []
+            return failed("unfit", job, reason, rank=task.rank, host=task.node, check="folder")
+    return failed("unfit", job, reason, check="unknown") if code == UNFIT else None
 
 
 def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed | None:
@@ -271,37 +271,6 @@ def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) 
         return spec
     avoided = _newest(found, nodes.excluded, nodes.usable, spec.size.nodes)
     return replace(spec, exclude=(*spec.exclude, *avoided))
-
-
-def begin_again(
-    work: Work, job: InJob, cause: Cause, delay_s: float, within_s: float = NOTE_WITHIN_S
-) -> None:
-    """Wish that a job begins again, away from nodes where it failed, unless it was cancelled.
-
-    Args:
-        within_s: seconds for which writing lines that the next start needs is retried.
-
-    Raises:
-        OSError: the wish could not be written.
-    """
-    history = work.ledger.full_history()
-    name = task_name(work, job)
-    if job.ref.job_id in history.cancelled:
-        log(f"{name}: job {job.ref.job_id} was cancelled: not started again")
-        return
-    of_run: list[Failed] = []
-    if work.run is not None and not work.is_world:
-        # Other work of the run may have failed on a node, too.
-        of_run = failures_in(work.run.ledger)
-    avoided, readmitted = for_next_start(history, job, work.nodes(within_s), of_run)
-    for node, why in avoided.items():
-        if node not in history.avoided.get(job.ref.job_id, ()):
-            log(f"{name}: node {node} is avoided from now on: {why}")
-    # The ledger comes first: the next start reads it.
-    event = Wished(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=tuple(avoided))
-    work.ledger.note(event, within_s=within_s)
-    work.ledger.settle(within_s)
-    job.wish(Requeue(delay_s, avoid=tuple(avoided), readmit=readmitted))
 
 
 def _newest(

@@ -14,10 +14,8 @@ from pathlib import Path
 from cld_core import files
 from cld_core.errors import CldError, SolverError, UnfitError, UnusableSamplesError
 from cld_core.files import passes, retried
-from cld_core.run.events import Cause
-from cld_core.run.pids import start_time
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob, Requeue
+from cldctl.clusters.base import InJob
 
 # How a process of a job ends, in place of 1 as after a crash, if another start would end in the
 # same way.
@@ -117,16 +115,6 @@ def readable(file: Path, within_s: float = READ_WITHIN_S) -> None:
             raise
 
 
-def wish_after_term(job: InJob, cause: Cause | None) -> None:
-    """Wish that a task which SIGTERM has ended begins again if that was the time limit.
-
-    The meaning of the signal may not be known yet; the launcher's notice follows soon.
-    """
-    if cause in ("terminated", None):
-        with written_down(job):
-            job.wish(Requeue(after_limit=True))
-
-
 @contextlib.contextmanager
 def written_down(job: InJob) -> Iterator[None]:
     """End with an exit code that says so if a wish cannot be written down inside."""
@@ -158,8 +146,3 @@ def log_size(job: InJob) -> int:
     with contextlib.suppress(OSError):
         return job.log.stat().st_size if job.log is not None else 0
     return 0
-
-
-def began(job: InJob) -> float | None:
-    """When a start got its machines: as its launcher says, else when this process began."""
-    return None if job.in_process else job.began or start_time(os.getpid())

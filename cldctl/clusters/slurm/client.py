@@ -117,16 +117,9 @@ def configuration() -> str:
     return os.environ.get("SLURM_CONF") or next(filter(os.path.exists, _CONFIGURATIONS), "")
 
 
-def is_configured() -> bool:
-    """Whether Slurm's clients have a cluster.
-
-    True with $SLURM_CONF, with a configuration file, or if a controller answers within 2 s.
-    """
-    return bool(configuration()) or _answers()
-
-
 @functools.cache
-def _answers() -> bool:
+def has_controller() -> bool:
+    """Whether a controller answers within 2 s."""
     return output_of(["scontrol", "show", "config"], _CONFIGURED_WITHIN_S) is not None
 
 

@@ -173,7 +173,12 @@ def _setup(spec: JobSpec) -> list[str]:
     lines = [
         *_follow(spec),
         *spec.size.setup,
-        *_PREPARED,
+        # From here on, the job itself decides what follows its end.
+        "cldctl_plain",
+        "trap - ERR",
+        "trap '' TERM",
+        "trap cldctl_follow EXIT",
+        "cldctl_phase=work",
         # If sbatch passes the job no variables, srun would pass its tasks none either.
         "unset SLURM_EXPORT_ENV",
         "cldctl_import || exit 1",
@@ -181,16 +186,6 @@ def _setup(spec: JobSpec) -> list[str]:
     if spec.size.successor:
         lines.append("cldctl_succeed")
     return lines
-
-
-# Lines after those of the recipe: from now on, the job itself decides what follows its end.
-_PREPARED = (
-    "cldctl_plain",
-    "trap - ERR",
-    "trap '' TERM",
-    "trap cldctl_follow EXIT",
-    "cldctl_phase=work",
-)
 
 
 def _follow(spec: JobSpec) -> list[str]:

@@ -51,10 +51,10 @@ def test_clients_alone_are_not_the_default(monkeypatch, tmp_path, file, variable
     clients(tmp_path, monkeypatch, f"exit {code}")
     monkeypatch.setattr(client, "_CONFIGURATIONS", (file,))
     monkeypatch.setenv("SLURM_CONF", variable)
-    client._answers.cache_clear()
+    client.has_controller.cache_clear()
     assert SlurmCluster.unavailable() is None
     assert clusters.default().name == name
-    client._answers.cache_clear()
+    client.has_controller.cache_clear()
 
 
 NOTICE = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO {} ***\n"
