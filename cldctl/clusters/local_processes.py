@@ -135,7 +135,10 @@ def gpus() -> int:
 
 
 def file_system_of(path: Path) -> tuple[str, str]:
-    """Type and device of the file system of ``path``, for example ("nfs4", "server:/home")."""
+    """Type and device of the file system that holds, or will hold, ``path``.
+
+    For example ("nfs4", "server:/home").
+    """
     import psutil
 
     where = path.resolve()
@@ -151,20 +154,16 @@ def file_system_of(path: Path) -> tuple[str, str]:
     return nearest.fstype, nearest.device
 
 
-def nearest_folder(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
-
-
 def scratch_folder(near: Path) -> tempfile.TemporaryDirectory[str]:
     """A temporary folder on the file system that holds, or will hold, ``near``.
 
     Raises:
         OSError: no folder can be created there.
     """
+    path = near.absolute()
+    nearest = next(folder for folder in (path, *path.parents) if folder.is_dir())
     return tempfile.TemporaryDirectory(
-        prefix=".cldctl-doctor-", dir=nearest_folder(near), ignore_cleanup_errors=True
+        prefix=".cldctl-doctor-", dir=nearest, ignore_cleanup_errors=True
     )
 
 

@@ -13,7 +13,7 @@ told to end, and Slurm knows by now why, and ``withdrawn`` that it was to follow
 cancelled. The exit code is 0 if it is decided what follows, and 9 if no file could be read or
 written. Loads no torch.
 
-It decides with what it knows: a disk that is full keeps no job from starting again.
+A full disk does not keep a job from starting again: what cannot be written is left out.
 
 The time limit may come while `cluster.setup` is still at work, before there is anything to save.
 Slurm sends its notice to steps alone, and there is none yet: at the limit it ends the batch script,
@@ -50,9 +50,8 @@ _HOPELESS = (UsageError.exit_code, NotFoundError.exit_code, HOPELESS, NOT_REQUEU
 # the next one.
 UNFIT_STARTS = 10
 _MOST_UNFIT_S = 300.0
-# Seconds for which something is tried to be read, and a line that the next start will need to be
-# written: the batch script waits for 20 s, and Slurm may kill it KillWait seconds (30 s by default)
-# after it told it to end.
+# Seconds for which reading is retried, and writing a line that the next start needs. The batch
+# script waits for 20 s, and Slurm may kill it KillWait seconds (30 s by default) after SIGTERM.
 _READ_WITHIN_S = 8.0
 _NOTE_WITHIN_S = 3.0
 _MAX_REASON = 500  # characters
@@ -74,8 +73,7 @@ class End:
 
 @dataclass(frozen=True)
 class Retry:
-    """Start the job again after ``delay_s`` seconds; ``why``, for people, and the cause, for the
-    ledger."""
+    """Start the job again after ``delay_s`` seconds; the log gets ``why``, the ledger ``cause``."""
 
     delay_s: float
     why: str
@@ -158,8 +156,10 @@ def _was_noticed(attempt: Attempt) -> bool:
 def _within(
     count: int, allowed: int, job: InJob, reason: str, why: str, cause: Cause = "crashed"
 ) -> GivenUp | Retry:
-    """Another start, the longer after the last one the more there were, or the ``reason`` for which
-    there is none."""
+    """Another start, after a delay that doubles with ``count``, if so many are allowed.
+
+    If not, the work is given up for ``reason``.
+    """
     if count > allowed:
         return GivenUp(reason=reason, job_id=job.ref.job_id, never_began=cause == "timeout")
     delay_s = BACK_OFF_S * 2 ** (count - 1)
@@ -221,7 +221,7 @@ def _note_end_of_training(run: RunFolder, job: InJob, code: int) -> None:
         return
     if any(attempt.job_id == job.ref.job_id for attempt in history.attempts):
         explain_previous(run, job)
-    # The watchdog (faulthandler) ended rank 0 in this attempt, and left the stacks in its log.
+    # The watchdog (faulthandler) that ended rank 0 left the stacks in its log.
     hung = "Timeout (" in job.log_since(offset)
     step = int(run.progress().get("step", 0))
     missing = missing_event(ledger.full_history(), job, code, hung=hung, step=step)
@@ -275,7 +275,7 @@ def note_word(work: Work, job: InJob, end: End) -> None:
 
 
 def end_of(arguments: Sequence[str], job: InJob) -> End | None:
-    """The end that the arguments tell of; None if the launcher itself knows what follows."""
+    """The end that EXIT_CODE, PHASE and ABOUT describe; None if nothing is to follow."""
     phase, about = arguments[1:]
     code = int(arguments[0])
     if phase != "setup":

@@ -1,10 +1,10 @@
 """Failures of ranks and machines, the nodes that later starts avoid, and recent crashes of a run.
 
 Ranks note their own failures; of those that cannot, the launcher's log tells. A node is avoided
-after two failures of a run or of sharded work within a day, or one failed health check: otherwise
-Slurm keeps giving a job the node that it crashed on, because that node is idle. The number of
-avoided nodes is bounded; they are in the ledger (`Submitted.exclude`, `Wished.exclude`), and are
-forgotten after a day.
+after two failures of a work within a day, or one failed health check: otherwise Slurm keeps giving
+a job the node that it crashed on, because that node is idle. The number of avoided nodes is
+bounded; they are in the ledger (`Submitted.exclude`, `Wished.exclude`), and are forgotten after a
+day.
 """
 
 import contextlib
@@ -35,18 +35,16 @@ from cldctl.clusters.base import Cluster, InJob, JobSpec
 from .process import UNFIT
 
 _MAX_REASON = 500  # characters
-# Seconds for which a rank that failed tries to say so: srun is about to end the others, and this
-# one is to blame.
+# Seconds for which a rank that failed tries to note that, before srun ends all ranks.
 _NOTE_WITHIN_S = 5.0
 # Errors that all ranks meet at the same moment, or that say nothing about the machine.
 _SHARED = (LeaseHeldError, LeaseLostError, NonFiniteError, NotFoundError, SaveError, UsageError)
 _HANGING = "Killed"
-# How the reason begins for which a job did not get beyond `cluster.setup`.
+# The beginning of the reason why a job did not get beyond `cluster.setup`.
 SETUP_FAILED = "cluster.setup failed"
 # In the line with which an aftermath announces the next start.
 AGAIN = "; again in "
-# What a rank says whose peers are gone: gloo, NCCL, the store that ranks meet at, and our own
-# watcher.
+# Errors of ranks whose peers are gone: of gloo, NCCL, the store where ranks meet, and our watcher.
 _PEER = re.compile(
     r"another rank is gone|connection (?:closed|reset) by peer|broken pipe|rank 0 could not"
     r"|\bgloo\b|NCCL|ProcessGroup|RankError|DistBackendError|DistNetworkError|DistStoreError",
@@ -104,14 +102,12 @@ def unfit_by_log(job: InJob, offset: int, code: int) -> Failed | None:
 
 
 def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed | None:
-    """The rank that failed first, as far as the launcher's log tells it, if no rank has noted that
-    itself.
+    """The failure of the rank that failed first, by the launcher's log; None if it names none.
 
     Args:
         offset: where in the log this attempt, or an earlier one, begins, bytes.
-        hung: whether ranks ended because no step was finished: then it is the one that had to be
-            killed.
-        trained: whether the start came so far; before, the first rank that ends is to blame.
+        hung: whether no step was finished in time: the rank that had to be killed is to blame.
+        trained: whether the start trained; if not, the first rank that ended is to blame.
     """
     tasks = job.cluster.ended_tasks(_of_this_start(job, offset))
     by_signal = [task for task in tasks if task.code is None]
@@ -145,7 +141,7 @@ def task_name(work: Work, job: InJob) -> str:
 
 
 def is_secondary(text: str) -> bool:
-    """Whether this is the error, with its type, of a rank that another one has taken along."""
+    """Whether an error, with its type, follows from the failure of another rank."""
     return _PEER.search(text) is not None
 
 
@@ -254,8 +250,7 @@ def for_next_start(
 
 
 def failures_in(*ledgers: Ledger) -> list[Failed]:
-    """What failed on which machine; a ledger that cannot be read is no reason not to start a
-    job."""
+    """The failures in ledgers, except those that cannot be read: jobs start nevertheless."""
     found: list[Failed] = []
     for ledger in ledgers:
         with contextlib.suppress(OSError):

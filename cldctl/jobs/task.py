@@ -78,14 +78,14 @@ def run_task(
                 return
             outcome = _compute_alone(pieces, job, stop, gpu)
             if not outcome.is_done and job.ref.restarts:
-                # A notice is one to go on, whatever it means.
+                # After USR2, the task begins again, whatever the signal means.
                 is_notice = outcome.code is StopCode.USR2
                 cause = "timeout" if is_notice else job.cause_of(outcome.code, log_offset)
                 follow(work, job, outcome.code, cause)
 
 
 def opened(folder: Path) -> Work:
-    """As `open_work`; what a training decides, its hook is told."""
+    """As `open_work`. The ledger of a training calls the run's hook for decisions."""
     work = open_work(folder)
     return Training(folder, hooks.heard(folder)) if isinstance(work, Training) else work
 
@@ -156,10 +156,10 @@ def _start_of(work: Training, job: InJob) -> Start:
 
 
 def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Outcome:
-    """Compute piece after piece, until one is stopped. What fails leaves the others alone.
+    """Compute one work after another until a signal stops one.
 
     Raises:
-        CldError: the first one, when nothing else is left to do.
+        CldError: the first error of a work, after the other works are computed.
     """
     for folder in pieces:
         use_plugins(folder)
@@ -204,8 +204,10 @@ def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Out
 
 
 def _compare_code(pieces: Pieces, job: InJob, digest: str) -> None:
-    """Note that the code has changed since the task was submitted: pieces of one result may differ
-    in it."""
+    """Note in the works that their code has changed since the task was submitted.
+
+    Pieces of one result may then differ in their code.
+    """
     imported = code.imported()
     if imported == digest:
         return

@@ -89,19 +89,19 @@ class SlurmCluster(base.Cluster):
         return poll.survey(jobs, settled, max_age_s)
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
-        """Call scancel, after leaving a mark beside each job that keeps it from starting again."""
-        marks = [job_env.file_of(job, "cancelled") for job in jobs if job.logs]
-        for mark in marks:
+        """Call scancel, after writing a file for each job that keeps it from starting again."""
+        files = [job_env.file_of(job, "cancelled") for job in jobs if job.logs]
+        for file in files:
             # The run may have been moved, and the disk may be full.
             with contextlib.suppress(OSError):
-                mark.touch()
+                file.touch()
         waiting = [ref.job_id for job in jobs if (ref := job_env.successor_of(job)) is not None]
         try:
             client.cancel([*(job.job_id for job in jobs), *waiting])
         except (base.SchedulerRefused, base.SchedulerAway):
-            for mark in marks:
+            for file in files:
                 with contextlib.suppress(OSError):
-                    mark.unlink()
+                    file.unlink()
             raise
 
     def kill(self, jobs: Collection[JobRef]) -> None:

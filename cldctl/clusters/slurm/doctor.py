@@ -65,8 +65,12 @@ def checks(runs: Path, options: DoctorOptions) -> Iterator[Check]:
     """
     answer = client.run(["scontrol", "show", "config"])
     if answer.code != 0:
-        advice = "Run this command again later, or use --cluster local."
-        yield Check("slurm", "fail", answer.last_line, advice)
+        yield Check(
+            "slurm",
+            "fail",
+            answer.last_line,
+            "Run this command again later, or use --cluster local.",
+        )
         return
     slurm = client.settings_in(answer.text)
     yield Check("slurm", "ok", f"{slurm['SLURM_VERSION']}, cluster {slurm['ClusterName']}")
@@ -136,8 +140,12 @@ def _partition(
     if _is_default(partition):
         name += " (default)"
     if partition["State"] not in ("UP", ""):
-        advice = "Use another partition, or ask the administrators."
-        yield Check(name, "warn", "is not up: jobs wait", advice)
+        yield Check(
+            name,
+            "warn",
+            "is not up: jobs wait",
+            "Use another partition, or ask the administrators.",
+        )
     yield on_preemption(f"{name}: preemption", partition, every, slurm, options.slowest_save_s)
     yield at_the_limit(f"{name}: time limit", partition, options.notice_s)
 
@@ -153,8 +161,12 @@ def _by_qos(slurm: Facts, options: DoctorOptions) -> Iterator[Check]:
     if not every:
         reason = answer.last_line if answer.text.strip() else "it lists none"
         problem = f"sacctmgr does not say which QOS there are: {reason}"
-        advice = "Ask the administrators which QOS preempts yours, and for its GraceTime."
-        yield Check("QOS: preemption", "warn", problem, advice)
+        yield Check(
+            "QOS: preemption",
+            "warn",
+            problem,
+            "Ask the administrators which QOS preempts yours, and for its GraceTime.",
+        )
     for qos in every:
         subject = f"QOS {qos['Name']}: preemption"
         yield on_preemption_by_qos(subject, qos, every, slurm, options.slowest_save_s)
@@ -244,11 +256,13 @@ def _outcome(
     if mode == "OFF":
         return Check(name, "ok", "never: PreemptMode=OFF")
     if mode == "SUSPEND":
-        advice = (
+        return Check(
+            name,
+            "warn",
+            f"{by}SUSPEND: frozen in memory, continued later",
             "Set train.hang_timeout_s above the longest suspension, or the watchdog takes it "
-            "for a hang."
+            "for a hang.",
         )
-        return Check(name, "warn", f"{by}SUSPEND: frozen in memory, continued later", advice)
     # A partition has seconds, a QOS a duration.
     grace_s = parse_duration(preempted["GraceTime"]) or _leading_number(preempted["GraceTime"])
     signals = "SIGTERM at once"
@@ -281,18 +295,28 @@ def _mode(preempted: Facts, slurm: Facts) -> str:
 def save_fits(name: str, notice: float, save_s: float | None) -> Check:
     """Whether the slowest save so far fits into ``notice`` seconds, if possible twice."""
     if save_s is None:
-        advice = "Run this again once a run has saved a checkpoint."
-        return Check(name, "ok", "no save was measured yet", advice)
+        return Check(
+            name,
+            "ok",
+            "no save was measured yet",
+            "Run this again once a run has saved a checkpoint.",
+        )
     found = f"the slowest save took {save_s:.1f} s"
     if save_s > notice:
-        advice = (
+        return Check(
+            name,
+            "fail",
+            f"{found} and does not fit",
             "A run loses up to train.checkpoint_minutes or checkpoint_every: lower it, or use a "
-            "longer GraceTime."
+            "longer GraceTime.",
         )
-        return Check(name, "fail", f"{found} and does not fit", advice)
     if 2 * save_s > notice:
-        advice = "Lower train.checkpoint_minutes, so that little is lost if a save is cut off."
-        return Check(name, "warn", f"{found} and fits barely", advice)
+        return Check(
+            name,
+            "warn",
+            f"{found} and fits barely",
+            "Lower train.checkpoint_minutes, so that little is lost if a save is cut off.",
+        )
     return Check(name, "ok", f"{found} and fits")
 
 
@@ -309,14 +333,20 @@ def at_the_limit(name: str, partition: Facts, notice_s: int) -> Check:
         f"{_span(most_s)}"
     )
     if most_s is not None and most_s <= notice_s:
-        advice = "No job there lasts long enough to train and save. Use another partition."
-        return Check(name, "fail", found, advice)
-    if limit is not None and limit <= notice_s + 60:
-        advice = (
-            "Set cluster.time_min: with the default limit a job is told to stop as soon as it "
-            "begins."
+        return Check(
+            name,
+            "fail",
+            found,
+            "No job there lasts long enough to train and save. Use another partition.",
         )
-        return Check(name, "warn", found, advice)
+    if limit is not None and limit <= notice_s + 60:
+        return Check(
+            name,
+            "warn",
+            found,
+            "Set cluster.time_min: with the default limit a job is told to stop as soon as it "
+            "begins.",
+        )
     return Check(name, "ok", found)
 
 
@@ -334,11 +364,13 @@ def _refusal(arguments: Sequence[str]) -> str:
 def without_limits(name: str, partition: Facts, slurm: Facts, refusal: str) -> Check:
     """The limits of a job that sets neither time nor memory, or the ``refusal`` of sbatch."""
     if refusal:
-        advice = (
+        return Check(
+            name,
+            "warn",
+            f"is refused: {refusal}",
             "Jobs must always ask for both: set cluster.time_min and cluster.mem_gb, for "
-            "example in a profile."
+            "example in a profile.",
         )
-        return Check(name, "warn", f"is refused: {refusal}", advice)
     limit = _span(parse_duration(partition["DefaultTime"]) or parse_duration(partition["MaxTime"]))
     key, size = _default_memory(partition, slurm)
     if key:
@@ -354,8 +386,9 @@ def without_limits(name: str, partition: Facts, slurm: Facts, refusal: str) -> C
             "(EnforcePartLimits=NO)"
         )
     if 0 < size < _LITTLE_MB:
-        advice = "Set cluster.mem_gb: a rank that needs more memory is killed."
-        return Check(name, "warn", found, advice)
+        return Check(
+            name, "warn", found, "Set cluster.mem_gb: a rank that needs more memory is killed."
+        )
     return Check(name, "ok", found)
 
 
@@ -510,10 +543,12 @@ def _without_an_answer(name: str, job: Facts, folder: Path, where: str) -> Check
 def _requeueable(job: Facts) -> Check:
     if job["Requeue"] in ("1", ""):
         return Check("--requeue", "ok", "accepted")
-    advice = (
-        "A job that is preempted or loses a node does not come back; set cluster.successor=true."
+    return Check(
+        "--requeue",
+        "fail",
+        "this cluster drops it",
+        "A job that is preempted or loses a node does not come back; set cluster.successor=true.",
     )
-    return Check("--requeue", "fail", "this cluster drops it", advice)
 
 
 def _on_this_node(
@@ -549,11 +584,13 @@ def _scontrol(node: str, where: str, problem: str) -> Check:
     """Whether the batch script, which runs outside of a container, can requeue jobs."""
     if problem:
         found = f"answers here, but not on {node}: {_last_line(problem)}"
-        advice = (
+        return Check(
+            "scontrol",
+            "fail",
+            found,
             "After a crash or a time limit, only cluster.successor or `cldctl resume` continues a "
-            "run."
+            "run.",
         )
-        return Check("scontrol", "fail", found, advice)
     inside = client.run(["scontrol", "ping"], within_s=_PING_WITHIN_S)
     if inside.code != 0:
         reason = "there is none" if inside.missing else inside.last_line
@@ -572,11 +609,13 @@ def _names(hosts: Sequence[str]) -> Check:
         shown = ", ".join(unresolved[:5])
         if len(unresolved) > 5:
             shown += " ..."
-        advice = (
+        return Check(
+            "MASTER_ADDR",
+            "fail",
+            f"names that a node cannot resolve: {shown}",
             "Processes of several nodes cannot connect there; ask the administrators, or use "
-            "cluster.nodes=1."
+            "cluster.nodes=1.",
         )
-        return Check("MASTER_ADDR", "fail", f"names that a node cannot resolve: {shown}", advice)
     return Check("MASTER_ADDR", "ok", f"the names of {len(hosts)} nodes resolve there")
 
 
@@ -588,11 +627,13 @@ def _own_name(host: str) -> Check:
     found = f"{host} is {address} there, which no other node can reach"
     if address is None:
         found = f"{host} does not resolve there"
-    advice = (
+    return Check(
+        "own name of a node",
+        "warn",
+        found,
         "cldctl lets gloo use the interface that leads to the other nodes; set "
-        f"{rendezvous.GLOO} to use another one."
+        f"{rendezvous.GLOO} to use another one.",
     )
-    return Check("own name of a node", "warn", found, advice)
 
 
 def _interface(variable: str, value: str) -> Check:
@@ -616,8 +657,12 @@ def _interface(variable: str, value: str) -> Check:
     if fits:
         return Check(variable, "ok", f"{value}, which that node has")
     found = f"{value}: that node has only {', '.join(interfaces)}"
-    advice = "Jobs of several ranks cannot start there; unset it, or name one of these."
-    return Check(variable, "fail", found, advice)
+    return Check(
+        variable,
+        "fail",
+        found,
+        "Jobs of several ranks cannot start there; unset it, or name one of these.",
+    )
 
 
 def main() -> int:

@@ -159,9 +159,9 @@ class SlurmJob(base.InJob):
     def nodes(self) -> Nodes | None:
         """From the files of the batch script, since a container may have no client."""
         job = _shown(self.ref)
-        excluded, mark, rows = read_from(file_of(self.ref, "nodes"), 0).partition("--\n")
+        excluded, separator, rows = read_from(file_of(self.ref, "nodes"), 0).partition("--\n")
         usable = client.usable_nodes(rows, job["Partition"], job["Features"])
-        return None if usable is None or not mark else Nodes(usable, excluded.split())
+        return None if usable is None or not separator else Nodes(usable, excluded.split())
 
     def _log_with_a_reason(self, offset: int) -> str:
         """The log of this attempt, once it has a reason, or after `_NOTICE_WITHIN_S`."""

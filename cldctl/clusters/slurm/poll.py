@@ -298,15 +298,16 @@ class Memory:
 
 def memory_of_this_user() -> Memory:
     """The memory for the Slurm that this process would ask."""
-    mark = ""
+    version = ""
     file = client.configuration()
     # The file of another cluster may replace it at the same path.
     with contextlib.suppress(OSError):
         status = os.stat(file)
-        mark = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
+        version = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
     # Each machine has its own file: on a network file system, machines see each other's locks and
     # files late.
-    name = f"{_FORMAT}\n{socket.gethostname()}\n{file}\n{mark}\n{os.environ.get('SLURM_CLUSTERS')}"
+    clusters = os.environ.get("SLURM_CLUSTERS")
+    name = f"{_FORMAT}\n{socket.gethostname()}\n{file}\n{version}\n{clusters}"
     key = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
     folder = config.cache_folder()
     return _memory(folder / f"slurm-{key}.json" if folder is not None else None)

@@ -127,11 +127,7 @@ def submit_tasks(
                 has_script = any(spec.logs.glob(".submission_file_*"))
         note(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
-        code = getattr(error.__cause__, "returncode", 1)
-        message = str(error).strip() or f"sbatch ended with {code}"
-        if code == -signal.SIGKILL:
-            message = f"no answer within {SBATCH_WITHIN_S} s"
-        raise _explained(spec, message, began) from error
+        raise _explained(spec, error, began) from error
     except BaseException:
         if jobs or has_script:
             _forget(spec, jobs, began)
@@ -211,8 +207,12 @@ def submitted_since(spec: JobSpec, when: float) -> list[str] | None:
     return sorted(found - {array_of(job.job_id) for job in spec.earlier})
 
 
-def _explained(spec: JobSpec, error: str, since: float) -> SchedulerRefused | SchedulerAway:
-    """The exception for the error of sbatch, with the fix."""
+def _explained(spec: JobSpec, failure: Exception, since: float) -> SchedulerRefused | SchedulerAway:
+    """The exception for submitit's, which has the errors that sbatch printed, with the fix."""
+    code = getattr(failure.__cause__, "returncode", 1)
+    error = str(failure).strip() or f"sbatch ended with {code}"
+    if code == -signal.SIGKILL:
+        error = f"no answer within {SBATCH_WITHIN_S} s"
     # At some sites, sbatch prints more than its errors.
     lines = [_PREFIX.sub("", line) for line in error.splitlines() if _PREFIX.match(line)]
     lines = lines or error.splitlines()
