@@ -110,7 +110,7 @@ def _processor(recipe: Recipe | None) -> Check:
 
 def _runs_folder(runs: Path) -> Check:
     """Whether files can be written, linked (the lease) and locked (`resume`), and the free room."""
-    kind, device = local_processes.file_system_of(local_processes.nearest_folder(runs))
+    kind, device = local_processes.file_system_of(runs)
     where = f"{runs.absolute()} on {kind}"
     if ":" in device:
         where += f" ({device})"

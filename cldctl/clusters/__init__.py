@@ -95,9 +95,10 @@ def default() -> Cluster:
     try:
         return find(name)
     except UsageError as error:
-        file = config.file()
-        places = "$CLDCTL_CLUSTER" if file is None else f"$CLDCTL_CLUSTER or {file}"
-        raise UsageError(f"{error} It is the default, in {places}.") from error
+        places = ["$CLDCTL_CLUSTER", *filter(None, [config.file()])]
+        raise UsageError(
+            f"{error} It is the default, in {' or '.join(map(str, places))}."
+        ) from error
 
 
 def default_profile(cluster: Cluster) -> str | None:

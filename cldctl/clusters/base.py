@@ -293,6 +293,16 @@ class Cluster(ABC):
         """Whether ``size`` sets keys that only this cluster uses."""
         return False
 
+    def ref(self, job_id: str, logs: Path, **details: object) -> JobRef:
+        """A job of this cluster, as ledgers name it."""
+        return JobRef(
+            cluster=self.name,
+            job_id=job_id,
+            logs=str(logs),
+            restarts=self.restarts,
+            details=details,
+        )
+
     @abstractmethod
     def most_tasks(self, spec: JobSpec) -> Limit:
         """The largest number of tasks for the shards of one submission.
@@ -436,6 +446,11 @@ class InJob:
     log: Path | None = None
     began: float | None = None
     in_process: bool = False
+
+    @property
+    def start(self) -> tuple[str, int]:
+        """The job and the number of this start, as events name them (`events.Failed.start`)."""
+        return self.ref.job_id, self.restart
 
     def place(self) -> "Place":
         """This process among those of its task."""

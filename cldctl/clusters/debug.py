@@ -31,10 +31,7 @@ class DebugCluster(ProcessCluster):
         ids = [str(pid)]
         if len(works) != 1:
             ids = [f"{pid}_{number}" for number in range(len(works))]
-        jobs = [
-            JobRef(cluster=self.name, job_id=job_id, logs=str(spec.logs), details=details)
-            for job_id in ids
-        ]
+        jobs = [self.ref(job_id, spec.logs, **details) for job_id in ids]
         note(jobs)
         for job, work in zip(jobs, works, strict=True):
             task = InJob(cluster=self, ref=job, node=details["host"], in_process=True)

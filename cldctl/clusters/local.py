@@ -131,8 +131,7 @@ class LocalCluster(local_processes.ProcessCluster):
     def current_job(self, logs: Path | None = None) -> InJob:
         job_id = os.environ["SUBMITIT_LOCAL_JOB_ID"]
         details = local_processes.details_of(int(job_id))
-        folder = str(logs or os.environ["SUBMITIT_FOLDER"])
-        ref = JobRef(cluster=self.name, job_id=job_id, logs=folder, details=details)
+        ref = self.ref(job_id, logs or Path(os.environ["SUBMITIT_FOLDER"]), **details)
         return LocalJob(cluster=self, ref=ref, node=details["host"])
 
     def _start(
@@ -165,9 +164,8 @@ class LocalCluster(local_processes.ProcessCluster):
             executor.update_parameters(tasks_per_node=ranks, timeout_min=_FOREVER_MIN)
             task = _LocalTask(work, self, waits_for, size.time_min, spec.notice_s, gpus, umask)
             pid = int(executor.submit(task).job_id)
-        others = [dict(other) for other in waits_for]
-        details = {**local_processes.details_of(pid), "waits_for": others, "ranks": ranks}
-        return JobRef(cluster=self.name, job_id=str(pid), logs=str(spec.logs), details=details)
+        details = local_processes.details_of(pid)
+        return self.ref(str(pid), spec.logs, **details, waits_for=list(waits_for), ranks=ranks)
 
     def _controllers_of(self, after: After | None) -> tuple[_Controller, ...]:
         """The controllers of jobs to wait for.

@@ -50,7 +50,38 @@ class ProcessCluster(Cluster):
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         """Refuse jobs of several machines, or of GPUs on a machine without one."""
-        _check_fits(spec)
+        size = spec.size
+        found = gpus()
+        lacks_gpus = size.uses_gpu and not found
+        if size.nodes > 1:
+            settings = ["cluster.nodes=1"]
+            if size.gpus_per_node and size.gpus_per_node != found:
+                settings.append(f"cluster.gpus_per_node={found}")
+            if size.tasks_per_node is not None and size.uses_gpu:
+                settings.append(f"cluster.tasks_per_node={max(found, 1)}")
+            if lacks_gpus:
+                raise RecipeError(
+                    f"recipe: 'cluster.nodes' is {size.nodes}, but this cluster is one machine "
+                    "without a visible GPU. Submit it where the GPUs are, or to try it on the CPU, "
+                    f"which is slow, set {' '.join(settings)}."
+                )
+            raise RecipeError(
+                f"recipe: 'cluster.nodes' is {size.nodes}, but this cluster is one machine. "
+                f"Set {' '.join(settings)}."
+            )
+        if lacks_gpus and size.gpus_per_node:
+            raise RecipeError(
+                f"recipe: 'cluster.gpus_per_node' is {size.gpus_per_node}, but no GPU is visible "
+                "on this machine. Submit it where the GPUs are, or to try it on the CPU, which is "
+                "slow, set cluster.gpus_per_node=0."
+            )
+        if lacks_gpus:
+            raise RecipeError(
+                "recipe: 'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none "
+                "is visible on this machine. Submit it where the GPUs are, or to try it on the "
+                "CPU, which is slow, set cluster.gres=null cluster.sbatch_args=[] "
+                "cluster.srun_args=[]."
+            )
 
     def living(self, jobs: Collection[JobRef]) -> dict[str, list[Any]]:
         """By job id, the processes that get the signals for a job; none if it has ended."""
@@ -93,40 +124,6 @@ class ProcessCluster(Cluster):
                 send(process, signal.SIGKILL, family=True)
 
 
-def _check_fits(spec: JobSpec) -> None:
-    size = spec.size
-    found = gpus()
-    lacks_gpus = size.uses_gpu and not found
-    if size.nodes > 1:
-        settings = "cluster.nodes=1"
-        if size.gpus_per_node and size.gpus_per_node != found:
-            settings += f" cluster.gpus_per_node={found}"
-        if size.tasks_per_node is not None and size.uses_gpu:
-            settings += f" cluster.tasks_per_node={max(found, 1)}"
-        if lacks_gpus:
-            raise RecipeError(
-                f"recipe: 'cluster.nodes' is {size.nodes}, but this cluster is one machine without "
-                "a visible GPU. Submit it where the GPUs are, or to try it on the CPU, which is "
-                f"slow, set {settings}."
-            )
-        raise RecipeError(
-            f"recipe: 'cluster.nodes' is {size.nodes}, but this cluster is one machine. "
-            f"Set {settings}."
-        )
-    if lacks_gpus and size.gpus_per_node:
-        raise RecipeError(
-            f"recipe: 'cluster.gpus_per_node' is {size.gpus_per_node}, but no GPU is visible on "
-            "this machine. Submit it where the GPUs are, or to try it on the CPU, which is slow, "
-            "set cluster.gpus_per_node=0."
-        )
-    if lacks_gpus:
-        raise RecipeError(
-            "recipe: 'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is "
-            "visible on this machine. Submit it where the GPUs are, or to try it on the CPU, which "
-            "is slow, set cluster.gres=null cluster.sbatch_args=[] cluster.srun_args=[]."
-        )
-
-
 def gpus() -> int:
     """Number of GPUs that processes here may use, as far as it is known without torch."""
     for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
@@ -142,7 +139,10 @@ def gpus() -> int:
 
 
 def file_system_of(path: Path) -> tuple[str, str]:
-    """Type and device of the file system of ``path``, for example ("nfs4", "server:/home")."""
+    """Type and device of the file system that holds, or will hold, ``path``.
+
+    For example ("nfs4", "server:/home").
+    """
     import psutil
 
     where = path.resolve()
@@ -158,20 +158,16 @@ def file_system_of(path: Path) -> tuple[str, str]:
     return nearest.fstype, nearest.device
 
 
-def nearest_folder(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
-
-
 def scratch_folder(near: Path) -> tempfile.TemporaryDirectory[str]:
     """A temporary folder on the file system that holds, or will hold, ``near``.
 
     Raises:
         OSError: no folder can be created there.
     """
+    path = near.absolute()
+    nearest = next(folder for folder in (path, *path.parents) if folder.is_dir())
     return tempfile.TemporaryDirectory(
-        prefix=".cldctl-doctor-", dir=nearest_folder(near), ignore_cleanup_errors=True
+        prefix=".cldctl-doctor-", dir=nearest, ignore_cleanup_errors=True
     )
 
 
@@ -296,7 +292,7 @@ def detached_children(env: Mapping[str, str]) -> Iterator[None]:
             after.callback(os.close, kept)
             os.dup2(nowhere, descriptor)
             after.callback(os.dup2, kept, descriptor)
-        after.enter_context(variables({**os.environ, **safe_path(), **env, **SAFE_PATH}))
+        after.enter_context(variables({**os.environ, **safe_path(), **env}))
         yield
 
 

@@ -13,7 +13,7 @@ told to end, and Slurm knows by now why, and ``withdrawn`` that it was to follow
 cancelled. The exit code is 0 if it is decided what follows, and 9 if no file could be read or
 written. Loads no torch.
 
-It decides with what it knows: a disk that is full keeps no job from starting again.
+A full disk does not keep a job from starting again: what cannot be written is left out.
 
 The time limit may come while `cluster.setup` is still at work, before there is anything to save.
 Slurm sends its notice to steps alone, and there is none yet: at the limit it ends the batch script,
@@ -50,9 +50,8 @@ _HOPELESS = (UsageError.exit_code, NotFoundError.exit_code, HOPELESS, NOT_REQUEU
 # the next one.
 UNFIT_STARTS = 10
 _MOST_UNFIT_S = 300.0
-# Seconds for which something is tried to be read, and a line that the next start will need to be
-# written: the batch script waits for 20 s, and Slurm may kill it KillWait seconds (30 s by default)
-# after it told it to end.
+# Seconds for which reading is retried, and writing a line that the next start needs. The batch
+# script waits for 20 s, and Slurm may kill it KillWait seconds (30 s by default) after SIGTERM.
 _READ_WITHIN_S = 8.0
 _NOTE_WITHIN_S = 3.0
 _MAX_REASON = 500  # characters
@@ -74,8 +73,7 @@ class End:
 
 @dataclass(frozen=True)
 class Retry:
-    """Start the job again after ``delay_s`` seconds; ``why``, for people, and the cause, for the
-    ledger."""
+    """Start the job again after ``delay_s`` seconds; the log gets ``why``, the ledger ``cause``."""
 
     delay_s: float
     why: str
@@ -86,16 +84,19 @@ def decide(history: History, job: InJob, budget: Budget, code: int = 1) -> Given
     """What to do about a job that ended badly in this start.
 
     None if it never began, or noted itself why it cannot continue. A job that was cancelled does
-    not begin again, whatever is decided (`failures.begin_again`).
+    not begin again, whatever is decided (`go_on`).
 
     Args:
         history: of its work, with what `note_end` has noted.
         code: the exit code of the task.
     """
-    job_id = job.ref.job_id
-    if any(event.start == (job_id, job.restart) for event in history.unfit):
-        return _after_unfit(history, job)
-    crashes = history.crashes.get(job_id, 0)
+    unfit = [event for event in history.unfit if event.start == job.start]
+    if unfit:
+        # No retry is spent on a machine that is not fit to train on.
+        count = len({event.start for event in history.unfit})
+        reason = f"{count} starts in a row found an unfit machine, at last {unfit[-1].reason}"
+        return _within(count, UNFIT_STARTS, job, reason, f"unfit: {unfit[0].reason}", "unfit")
+    crashes = history.crashes.get(job.ref.job_id, 0)
     if crashes and code not in _HOPELESS:
         reason = f"{crashes} crashes ({budget.retries} allowed)"
         why = f"crash {crashes} of {budget.retries} allowed"
@@ -103,21 +104,9 @@ def decide(history: History, job: InJob, budget: Budget, code: int = 1) -> Given
     return _after_attempt(history, job, budget)
 
 
-def _after_unfit(history: History, job: InJob) -> GivenUp | Retry:
-    """No retry is spent on a machine that is not fit to train on."""
-    first, *others = [
-        event for event in history.unfit if event.start == (job.ref.job_id, job.restart)
-    ]
-    count = len({event.start for event in history.unfit})
-    last = others[-1] if others else first
-    reason = f"{count} starts in a row found an unfit machine, at last {last.reason}"
-    return _within(count, UNFIT_STARTS, job, reason, f"unfit: {first.reason}", "unfit")
-
-
 def _after_attempt(history: History, job: InJob, budget: Budget) -> GivenUp | Retry | None:
     """As `decide`, of a training, by its attempts."""
     job_id = job.ref.job_id
-    last = history.last
     count = history.crashes_in_a_row
     event = history.last_of.get(job_id)
     early = event if isinstance(event, Failed) and event.kind == "early" else None
@@ -129,8 +118,9 @@ def _after_attempt(history: History, job: InJob, budget: Budget) -> GivenUp | Re
         why = f"{_IN_SETUP}: attempt {count} of {budget.retries} allowed"
         return _within(count, budget.retries, job, reason, why, "timeout")
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
-    if not starts or last is None:
+    if not starts:
         return None
+    last = history.attempts[-1]
     has_trained = starts[-1].restart == job.restart
     is_last = last.job_id == job_id
     if has_trained and is_last and _was_noticed(last) and history.requeued is None:
@@ -166,8 +156,10 @@ def _was_noticed(attempt: Attempt) -> bool:
 def _within(
     count: int, allowed: int, job: InJob, reason: str, why: str, cause: Cause = "crashed"
 ) -> GivenUp | Retry:
-    """Another start, the longer after the last one the more there were, or the ``reason`` for which
-    there is none."""
+    """Another start, after a delay that doubles with ``count``, if so many are allowed.
+
+    If not, the work is given up for ``reason``.
+    """
     if count > allowed:
         return GivenUp(reason=reason, job_id=job.ref.job_id, never_began=cause == "timeout")
     delay_s = BACK_OFF_S * 2 ** (count - 1)
@@ -184,9 +176,8 @@ def missing_event(
         step: the last step that it reported.
     """
     job_id = job.ref.job_id
-    last = history.last
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
-    if not starts or last is None:
+    if not starts:
         return None  # It never began: a wrong recipe or environment.
     if starts[-1].restart != job.restart:
         event = history.last_of[job_id]
@@ -195,6 +186,7 @@ def missing_event(
             return None
         reason = f"start {job.restart} ended with code {code} before it trained; see cldctl logs"
         return failures.failed("early", job, reason)
+    last = history.attempts[-1]
     if last.job_id != job_id or last.cause is not None:
         return None
     how = f"a rank ended with code {code}"
@@ -220,17 +212,16 @@ def _note_end_of_training(run: RunFolder, job: InJob, code: int) -> None:
     """Note how an attempt ended, and which rank failed first, if only the launcher knows."""
     ledger = run.ledger
     offset = log_offset(run)
-    start = job.ref.job_id, job.restart
-    if any(event.start == start for event in ledger.full_history().unfit):
+    history = ledger.full_history()
+    if any(event.start == job.start for event in history.unfit):
         return
     unfit = failures.unfit_by_log(job, offset, code)
-    for event in unfit:
-        ledger.note(event, within_s=_NOTE_WITHIN_S)
-    if unfit:
+    if unfit is not None:
+        ledger.note(unfit, within_s=_NOTE_WITHIN_S)
         return
-    if any(attempt.job_id == job.ref.job_id for attempt in ledger.full_history().attempts):
+    if any(attempt.job_id == job.ref.job_id for attempt in history.attempts):
         explain_previous(run, job)
-    # The watchdog (faulthandler) ended rank 0 in this attempt, and left the stacks in its log.
+    # The watchdog (faulthandler) that ended rank 0 left the stacks in its log.
     hung = "Timeout (" in job.log_since(offset)
     step = int(run.progress().get("step", 0))
     missing = missing_event(ledger.full_history(), job, code, hung=hung, step=step)
@@ -238,7 +229,7 @@ def _note_end_of_training(run: RunFolder, job: InJob, code: int) -> None:
         ledger.note(missing, within_s=_NOTE_WITHIN_S)
     trained = not isinstance(missing, Failed)
     history = ledger.full_history()
-    is_noted = any(event.kind == "rank" and event.start == start for event in history.failures)
+    is_noted = any(event.kind == "rank" and event.start == job.start for event in history.failures)
     if is_noted or (trained and (history.last is None or history.last.cause not in CRASHES)):
         return
     failed = failures.killed_rank(job, offset, hung=hung, trained=trained)
@@ -247,15 +238,18 @@ def _note_end_of_training(run: RunFolder, job: InJob, code: int) -> None:
         log(f"{run.name}: rank {failed.rank} on {failed.host} failed: {failed.reason}")
 
 
-def carry_out(work: Work, job: InJob, decision: GivenUp | Retry | None) -> None:
-    """Give the work up, or wish that the job begins again.
+def after(work: Work, job: InJob, end: End) -> None:
+    """Note how a start of a task ended, and start the task again or give the work up.
 
     Raises:
-        OSError: the wish cannot be written.
+        OSError: nothing can be read, or the wish cannot be written.
     """
+    note_end(work, job, end)
+    history = work.ledger.full_history()
+    decision = decide(history, job, work.budget(_READ_WITHIN_S), end.code)
     name = failures.task_name(work, job)
     if isinstance(decision, GivenUp):
-        is_bug = decision.reason == work.ledger.full_history().bug
+        is_bug = decision.reason == history.bug
         why = "a fault in code or recipe" if is_bug else "the budget is spent"
         work.ledger.note(decision, within_s=_NOTE_WITHIN_S)
         log(f"{name}: {decision.reason}; {why}: not started again")
@@ -266,17 +260,6 @@ def carry_out(work: Work, job: InJob, decision: GivenUp | Retry | None) -> None:
     if isinstance(decision, Retry):
         log(f"{name}: {decision.why}{failures.AGAIN}{decision.delay_s:.0f} s")
         go_on(work, job, decision.cause, delay_s=decision.delay_s, within_s=_NOTE_WITHIN_S)
-
-
-def after(work: Work, job: InJob, end: End) -> None:
-    """Note how a start of a task ended, and start the task again or give the work up.
-
-    Raises:
-        OSError: nothing can be read, or the wish cannot be written.
-    """
-    note_end(work, job, end)
-    budget = work.budget(_READ_WITHIN_S)
-    carry_out(work, job, decide(work.ledger.full_history(), job, budget, end.code))
 
 
 def note_word(work: Work, job: InJob, end: End) -> None:
@@ -292,7 +275,7 @@ def note_word(work: Work, job: InJob, end: End) -> None:
 
 
 def end_of(arguments: Sequence[str], job: InJob) -> End | None:
-    """The end that the arguments tell of; None if the launcher itself knows what follows."""
+    """The end that EXIT_CODE, PHASE and ABOUT describe; None if nothing is to follow."""
     phase, about = arguments[1:]
     code = int(arguments[0])
     if phase != "setup":
@@ -314,10 +297,7 @@ def work_of(kind: str, folder: Path, job: InJob) -> Work:
         NotFoundError: the file or the folder is damaged, or of another version of cldctl.
     """
     if kind == "trainings":
-        run = specs.listed_run(folder, job.task)
-        if run is None:
-            raise NotFoundError(f"{folder}: it is damaged.")
-        return opened(run)
+        return opened(specs.listed_run(folder, job.task))
     readable(folder / "request.json", _READ_WITHIN_S)
     return opened(folder)
 

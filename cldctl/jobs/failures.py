@@ -1,17 +1,17 @@
 """Failures of ranks and machines, the nodes that later starts avoid, and recent crashes of a run.
 
 Ranks note their own failures; of those that cannot, the launcher's log tells. A node is avoided
-after two failures of a run or of sharded work within a day, or one failed health check: otherwise
-Slurm keeps giving a job the node that it crashed on, because that node is idle. The number of
-avoided nodes is bounded; they are in the ledger (`Submitted.exclude`, `Wished.exclude`), and are
-forgotten after a day.
+after two failures of a work within a day, or one failed health check: otherwise Slurm keeps giving
+a job the node that it crashed on, because that node is idle. The number of avoided nodes is
+bounded; they are in the ledger (`Submitted.exclude`, `Wished.exclude`), and are forgotten after a
+day.
 """
 
 import contextlib
 import re
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,28 +25,26 @@ from cld_core.errors import (
     UsageError,
 )
 from cld_core.run import RunFolder
-from cld_core.run.events import CRASHES, Cause, Event, Failed, Kind, Wished
+from cld_core.run.events import CRASHES, Failed, Kind
 from cld_core.run.history import Attempt, History
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
-from cldctl.clusters.base import Cluster, InJob, JobSpec, Requeue
+from cldctl.clusters.base import Cluster, InJob, JobSpec
 
-from .process import NOTE_WITHIN_S, UNFIT, log
+from .process import UNFIT
 
 _MAX_REASON = 500  # characters
-# Seconds for which a rank that failed tries to say so: srun is about to end the others, and this
-# one is to blame.
+# Seconds for which a rank that failed tries to note that, before srun ends all ranks.
 _NOTE_WITHIN_S = 5.0
 # Errors that all ranks meet at the same moment, or that say nothing about the machine.
 _SHARED = (LeaseHeldError, LeaseLostError, NonFiniteError, NotFoundError, SaveError, UsageError)
 _HANGING = "Killed"
-# How the reason begins for which a job did not get beyond `cluster.setup`.
+# The beginning of the reason why a job did not get beyond `cluster.setup`.
 SETUP_FAILED = "cluster.setup failed"
 # In the line with which an aftermath announces the next start.
 AGAIN = "; again in "
-# What a rank says whose peers are gone: gloo, NCCL, the store that ranks meet at, and our own
-# watcher.
+# Errors of ranks whose peers are gone: of gloo, NCCL, the store where ranks meet, and our watcher.
 _PEER = re.compile(
     r"another rank is gone|connection (?:closed|reset) by peer|broken pipe|rank 0 could not"
     r"|\bgloo\b|NCCL|ProcessGroup|RankError|DistBackendError|DistNetworkError|DistStoreError",
@@ -71,47 +69,45 @@ def noted(run: RunFolder, job: InJob) -> Iterator[None]:
     except Exception as error:
         if not job.in_process:
             with contextlib.suppress(Exception):  # What is raised below matters more.
-                for event in _events(job, error):
-                    run.ledger.note(event, within_s=_NOTE_WITHIN_S)
+                failure = _failure_of(job, error)
+                if failure is not None:
+                    run.ledger.note(failure, within_s=_NOTE_WITHIN_S)
         raise
 
 
-def _events(job: InJob, error: Exception) -> Sequence[Event]:
+def _failure_of(job: InJob, error: Exception) -> Failed | None:
+    """The failure of this rank; None if another rank notes it."""
     rank = job.place().rank
     host = job.node or socket.gethostname()
     if isinstance(error, UnfitError):
         if rank in error.hosts:
             node = error.hosts[rank] or host
-            return [failed("unfit", job, str(error), rank=rank, host=node, check=error.check)]
+            return failed("unfit", job, str(error), rank=rank, host=node, check=error.check)
         if not error.hosts and rank == 0:
-            return [failed("unfit", job, str(error), check=error.check)]
-        return []
+            return failed("unfit", job, str(error), check=error.check)
+        return None
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, _SHARED) or is_secondary(reason):
-        return []
-    return [failed("rank", job, reason, rank=rank, host=host)]
+        return None
+    return failed("rank", job, reason, rank=rank, host=host)
 
 
-def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
-    """Failed health checks that the ranks could not note, by the exit codes of the ranks."""
+def unfit_by_log(job: InJob, offset: int, code: int) -> Failed | None:
+    """A failed health check that the ranks could not note, by their exit codes."""
     reason = "its ranks could not write down which health check failed; see cldctl logs"
     for task in job.cluster.ended_tasks(_of_this_start(job, offset)):
         if task.code == UNFIT:
-            return [failed("unfit", job, reason, rank=task.rank, host=task.node, check="folder")]
-    if code == UNFIT:
-        return [failed("unfit", job, reason, check="unknown")]
-    return []
+            return failed("unfit", job, reason, rank=task.rank, host=task.node, check="folder")
+    return failed("unfit", job, reason, check="unknown") if code == UNFIT else None
 
 
 def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed | None:
-    """The rank that failed first, as far as the launcher's log tells it, if no rank has noted that
-    itself.
+    """The failure of the rank that failed first, by the launcher's log; None if it names none.
 
     Args:
         offset: where in the log this attempt, or an earlier one, begins, bytes.
-        hung: whether ranks ended because no step was finished: then it is the one that had to be
-            killed.
-        trained: whether the start came so far; before, the first rank that ends is to blame.
+        hung: whether no step was finished in time: the rank that had to be killed is to blame.
+        trained: whether the start trained; if not, the first rank that ended is to blame.
     """
     tasks = job.cluster.ended_tasks(_of_this_start(job, offset))
     by_signal = [task for task in tasks if task.code is None]
@@ -145,7 +141,7 @@ def task_name(work: Work, job: InJob) -> str:
 
 
 def is_secondary(text: str) -> bool:
-    """Whether this is the error, with its type, of a rank that another one has taken along."""
+    """Whether an error, with its type, follows from the failure of another rank."""
     return _PEER.search(text) is not None
 
 
@@ -254,8 +250,7 @@ def for_next_start(
 
 
 def failures_in(*ledgers: Ledger) -> list[Failed]:
-    """What failed on which machine; a ledger that cannot be read is no reason not to start a
-    job."""
+    """The failures in ledgers, except those that cannot be read: jobs start nevertheless."""
     found: list[Failed] = []
     for ledger in ledgers:
         with contextlib.suppress(OSError):
@@ -271,37 +266,6 @@ def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) 
         return spec
     avoided = _newest(found, nodes.excluded, nodes.usable, spec.size.nodes)
     return replace(spec, exclude=(*spec.exclude, *avoided))
-
-
-def begin_again(
-    work: Work, job: InJob, cause: Cause, delay_s: float, within_s: float = NOTE_WITHIN_S
-) -> None:
-    """Wish that a job begins again, away from nodes where it failed, unless it was cancelled.
-
-    Args:
-        within_s: seconds for which writing lines that the next start needs is retried.
-
-    Raises:
-        OSError: the wish could not be written.
-    """
-    history = work.ledger.full_history()
-    name = task_name(work, job)
-    if job.ref.job_id in history.cancelled:
-        log(f"{name}: job {job.ref.job_id} was cancelled: not started again")
-        return
-    of_run: list[Failed] = []
-    if work.run is not None and not work.is_world:
-        # Other work of the run may have failed on a node, too.
-        of_run = failures_in(work.run.ledger)
-    avoided, readmitted = for_next_start(history, job, work.nodes(within_s), of_run)
-    for node, why in avoided.items():
-        if node not in history.avoided.get(job.ref.job_id, ()):
-            log(f"{name}: node {node} is avoided from now on: {why}")
-    # The ledger comes first: the next start reads it.
-    event = Wished(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=tuple(avoided))
-    work.ledger.note(event, within_s=within_s)
-    work.ledger.settle(within_s)
-    job.wish(Requeue(delay_s, avoid=tuple(avoided), readmit=readmitted))
 
 
 def _newest(

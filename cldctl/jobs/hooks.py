@@ -36,7 +36,7 @@ from cld_core.records import find_record, to_plain
 from cld_core.run import RunFolder, events
 from cld_core.run.evaluations import Evaluation, numbers
 from cld_core.run.events import Cancelled, Event, GivenUp, Refused, Started, Wished
-from cld_core.run.history import Attempt, History
+from cld_core.run.history import Attempt, History, array_of
 from cld_core.run.work import Training, open_work
 from cld_core.sanitize import one_line, printable
 from cld_core.version import __version__
@@ -69,6 +69,23 @@ _PATIENCE_S = 300.0
 _MAX_REASON = 500  # characters
 # These may follow an end at once, and then belong to the same change.
 DECISIONS = (Started, Wished, GivenUp, Refused, Cancelled)
+
+# What a hook's environment has of its content.
+_VARIABLES = (
+    "run",
+    "state",
+    "cause",
+    "reason",
+    "step",
+    "steps",
+    "attempt",
+    "job_id",
+    "host",
+    "link",
+    "text",
+    "what",
+    "evaluation",
+)
 
 _started: "list[subprocess.Popen[bytes]]" = []
 
@@ -288,7 +305,7 @@ def changes(ledger: Sequence[Event], *, is_over: bool = False) -> list[Content]:
         history.take(event)
         state = history.state
         last: Content = found[-1] if found else {"state": "RUNNING", "attempt": None}
-        now = {"place": place, "time": event.time, "state": state}
+        stamp = {"place": place, "time": event.time, "state": state}
         if isinstance(event, events.Ended) and event.afterwards:
             if last["attempt"] == event.attempt and last["state"] != "RUNNING":
                 last.update(cause=event.cause, state=state)
@@ -297,16 +314,18 @@ def changes(ledger: Sequence[Event], *, is_over: bool = False) -> list[Content]:
         elif isinstance(history.request, Refused):
             continue  # Until the next request, `status` shows the refusal.
         elif isinstance(event, Refused) and event.what == "cancellation":
-            last.update(now, cause=None if last.get("cause") == "cancelled" else last.get("cause"))
+            last.update(
+                stamp, cause=None if last.get("cause") == "cancelled" else last.get("cause")
+            )
         else:
             change = _change(history, event, before)
             is_decision = isinstance(event, DECISIONS) and not getattr(event, "never_began", False)
             is_of_end = verdict is not None and "RUNNING" not in (last["state"], state)
             if is_decision and is_of_end and last["job_id"] == change["job_id"]:
                 cause = last["cause"] or change["cause"]
-                last.update(now, cause=cause, reason=change["reason"] or last["reason"])
+                last.update(stamp, cause=cause, reason=change["reason"] or last["reason"])
             else:
-                found.append(change | now)
+                found.append(change | stamp)
     newest = history.newest
     is_open = history.verdict is not None and newest is not None and newest.cause is None
     if is_over and newest is not None and is_open and newest.job_id in history.cancelled:
@@ -369,7 +388,7 @@ def _of_evaluation(folder: Path, done: _Done) -> Iterator[tuple[Content, _Done]]
     work = Evaluation(folder)
     history = work.ledger.history()
     report = work.report
-    job_id = history.submitted[-1].job.job_id.partition("_")[0] if history.submitted else ""
+    job_id = array_of(history.submitted[-1].job.job_id) if history.submitted else ""
     if report is not None:
         state = "FINISHED"
         results = {key: number.value for key, number in numbers(report).items()}
@@ -457,27 +476,11 @@ def call(command: str, content: Content, timeout_s: float) -> tuple[str, str | N
 
 def variables(content: dict[str, Any]) -> dict[str, str]:
     """The variables of a hook's environment; empty for unknown values."""
-    names = (
-        "run",
-        "state",
-        "cause",
-        "reason",
-        "step",
-        "steps",
-        "attempt",
-        "job_id",
-        "host",
-        "link",
-        "text",
-        "what",
-        "evaluation",
-    )
-    values = {name: content.get(name) for name in names}
-    texts = {
-        f"CLDCTL_{name.upper()}": "" if value is None else str(value)
-        for name, value in values.items()
-    }
-    return texts | {"CLDCTL_RUN_PATH": content["path"]}
+    found = {"CLDCTL_RUN_PATH": content["path"]}
+    for name in _VARIABLES:
+        value = content.get(name)
+        found[f"CLDCTL_{name.upper()}"] = "" if value is None else str(value)
+    return found
 
 
 def sentence(content: dict[str, Any]) -> str:

@@ -1,5 +1,4 @@
-"""What every process of a job does around its work, and where its start begins: in time, and in its
-logs."""
+"""What every process of a job does around its work, and where the output of a start begins."""
 
 import contextlib
 import os
@@ -14,28 +13,25 @@ from pathlib import Path
 from cld_core import files
 from cld_core.errors import CldError, SolverError, UnfitError, UnusableSamplesError
 from cld_core.files import passes, retried
-from cld_core.run.events import Cause
-from cld_core.run.pids import start_time
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob, Requeue
+from cldctl.clusters.base import InJob
 
-# How a process of a job ends, in place of 1 as after a crash, if another start would end in the
-# same way.
+# Exit code of a process if another start would end in the same way; after a crash, it is 1.
 HOPELESS = 6
-# How a job ends that could not be requeued: badly, so that a successor begins, and yet not by a
-# crash.
+# Exit code of a job that could not be requeued: it has failed, so that a successor begins, but not
+# crashed.
 NOT_REQUEUED = 7
-# How it ends if the machine is not fit to train on.
+# Exit code of a process whose machine is not fit to train on.
 UNFIT = 8
-# How a process ends that could not write down what it wishes for, or see the files that say it.
+# Exit code of a process that could not write its wish, or could not read the files of its work.
 BLIND = 9
 # Seconds for which a job waits for the file system to read what it needs.
 READ_WITHIN_S = 60.0
-# Seconds for which a line of a ledger that matters to others is tried to be written.
+# Seconds for which writing a line of a ledger is retried if others need the line.
 NOTE_WITHIN_S = 10.0
 _HOPELESS_ERRORS = (UnusableSamplesError, SolverError)
-# The line at the head of what a start prints, with what submitit says before it about this very
-# process: the lines above may be about the end of the one before.
+# The first line that a start prints, after what submitit prints about the process. The lines above
+# may be about the end of the start before.
 _BEGINS = rb"[^\n]{0,200}Starting with JobEnvironment"
 _SUBMITIT = (
     rb"(?:submitit "
@@ -52,7 +48,7 @@ MARK = re.compile(
 )
 
 
-# Inside a command (`cldctl -q`): a job keeps to itself how far it is.
+# Whether a job inside a command hides its progress (`cldctl -q`).
 quiet = False
 
 
@@ -94,8 +90,7 @@ def one_line_errors(job: InJob) -> Iterator[None]:
 
 
 def stop_before_limit(job: InJob, stop: StopFlag) -> None:
-    """Stop in time on its own, if the notice of the time limit may have come while the job was
-    being set up."""
+    """Stop a job before its time limit if the notice may have come during the setup."""
     seconds = job.late_notice_s() if job.ref.restarts and job.place().rank == 0 else None
     if seconds is not None:
         timer = threading.Timer(seconds, stop.request, (StopCode.USR2,))
@@ -104,11 +99,10 @@ def stop_before_limit(job: InJob, stop: StopFlag) -> None:
 
 
 def readable(file: Path, within_s: float = READ_WITHIN_S) -> None:
-    """Wait until a file can be read. What is missing for good is left to those who read it.
+    """Wait until a file can be read. A file that is missing for good is left to its readers.
 
     Raises:
-        OSError: the file system fails for too long. Not an error of the user's: another start may
-            succeed.
+        OSError: the file system fails for too long. Another start may succeed.
     """
     try:
         retried(lambda: files.read_bytes(file), within_s)
@@ -117,19 +111,9 @@ def readable(file: Path, within_s: float = READ_WITHIN_S) -> None:
             raise
 
 
-def wish_after_term(job: InJob, cause: Cause | None) -> None:
-    """Wish that a task which SIGTERM has ended begins again if that was the time limit.
-
-    The meaning of the signal may not be known yet; the launcher's notice follows soon.
-    """
-    if cause in ("terminated", None):
-        with written_down(job):
-            job.wish(Requeue(after_limit=True))
-
-
 @contextlib.contextmanager
 def written_down(job: InJob) -> Iterator[None]:
-    """End with an exit code that says so if a wish cannot be written down inside."""
+    """End the process with `BLIND` if the block cannot write a wish."""
     try:
         yield
     except OSError as error:
@@ -153,13 +137,7 @@ def begin(job: InJob) -> None:
 
 
 def log_size(job: InJob) -> int:
-    """The size of the launcher's log now, bytes: at the beginning of a start, where the notices
-    about it begin."""
+    """The size of the launcher's log, bytes. At the beginning of a start, its notices follow."""
     with contextlib.suppress(OSError):
         return job.log.stat().st_size if job.log is not None else 0
     return 0
-
-
-def began(job: InJob) -> float | None:
-    """When a start got its machines: as its launcher says, else when this process began."""
-    return None if job.in_process else job.began or start_time(os.getpid())

@@ -3,6 +3,7 @@
 Jobs of other versions know these names and fields.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +44,10 @@ def divided(missing: Sequence[tuple[str, Sequence[int]]], tasks: int) -> list[tu
     possible."""
     units = [(folder, shard) for folder, shards in missing for shard in shards]
     count = min(len(units), tasks)
-    return [_joined(units[task::count]) for task in range(count)]
-
-
-def _joined(units: Sequence[tuple[str, int]]) -> tuple[Piece, ...]:
-    shards: dict[str, list[int]] = {}
-    for folder, shard in units:
-        shards.setdefault(folder, []).append(shard)
-    return tuple(Piece(folder, tuple(numbers)) for folder, numbers in shards.items())
+    shares = []
+    for task in range(count):
+        share = defaultdict[str, list[int]](list)
+        for folder, shard in units[task::count]:
+            share[folder].append(shard)
+        shares.append(tuple(Piece(folder, tuple(shards)) for folder, shards in share.items()))
+    return shares

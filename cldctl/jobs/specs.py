@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.digests import digest
+from cld_core.errors import NotFoundError
 from cld_core.files import retried, write_json
 from cld_core.records import RecordError, read_record, to_plain
 from cld_core.run import RunFolder
@@ -45,7 +46,7 @@ def of_works(
     """The job whose tasks compute works of one kind.
 
     A task of trainings is a world of ranks, and `list_runs` writes the list of the runs of a group.
-    The tasks of divided works are of one process each, and the ledger of the first work keeps their
+    The tasks of sharded works are of one process each, and the ledger of the first work keeps their
     crashes.
 
     Args:
@@ -61,7 +62,6 @@ def of_works(
     members = works if first.is_world else works[:1]
     runs = [work.run for work in members if work.run is not None]
     ledgers = [run.ledger for run in runs]
-    notice = notice_s(slowest_saves(runs), size)
     if not first.is_world:
         ledgers.append(first.ledger)
         name = f"{runs[0].name}-eval" if runs else "cldctl-stats"
@@ -82,16 +82,17 @@ def of_works(
         if parallel is None and not cluster.queues:
             parallel = 1
     launcher = f"{type(cluster).__module__}:{type(cluster).__qualname__}"
+    # The launcher adds the exit code.
+    aftermath = ("cldctl.jobs.aftermath", *map(str, follows), str(logs), launcher)
     spec = JobSpec(
         name=name,
         logs=logs,
         size=size,
-        notice_s=notice,
+        notice_s=notice_s(slowest_saves(runs), size),
         after=after,
         parallel=parallel,
         code=code,
-        # The launcher adds the exit code.
-        aftermath=("cldctl.jobs.aftermath", *map(str, follows), str(logs), launcher),
+        aftermath=aftermath,
     )
     # The nodes that any of them should avoid: an array has one list.
     return failures.for_submission(failures.failures_in(*ledgers), cluster, spec)
@@ -114,17 +115,17 @@ def list_runs(spec: JobSpec, runs: Sequence[RunFolder]) -> None:
     write_json(_list_of(runs, spec.logs), to_plain(listed))
 
 
-def listed_run(listed: Path, task: int) -> Path | None:
-    """The run that a task trains; None if the file is damaged.
+def listed_run(listed: Path, task: int) -> Path:
+    """The run that a task of an array trains, by the file of `list_runs`.
 
     Raises:
+        NotFoundError: the file is damaged.
         OSError: it cannot be read.
     """
     try:
-        runs = retried(lambda: read_record(_Listed, listed), READ_WITHIN_S).runs
-    except (FileNotFoundError, RecordError):
-        return None
-    return Path(runs[task]) if task < len(runs) else None
+        return Path(retried(lambda: read_record(_Listed, listed), READ_WITHIN_S).runs[task])
+    except (FileNotFoundError, RecordError, IndexError) as error:
+        raise NotFoundError(f"{listed}: it is damaged.") from error
 
 
 def notice_s(saves: Sequence[float], size: ClusterSpec) -> int:

@@ -6,6 +6,7 @@ process could not say so itself is decided by cldctl/jobs/aftermath.py.
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,14 +18,17 @@ from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import (
     Cause,
     Ended,
+    Failed,
     GivenUp,
     Remarked,
     Submitted,
     TurnedAway,
+    Wished,
 )
+from cld_core.run.pids import start_time
 from cld_core.run.work import Outcome, Start, Training, Work, open_work, use_plugins
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import InJob, Requeue, SchedulerAway, SchedulerRefused
 
 from . import failures, hooks, process
 from .process import NOTE_WITHIN_S, READ_WITHIN_S, log, one_line_errors
@@ -74,14 +78,14 @@ def run_task(
                 return
             outcome = _compute_alone(pieces, job, stop, gpu)
             if not outcome.is_done and job.ref.restarts:
-                # A notice is one to go on, whatever it means.
+                # After USR2, the task begins again, whatever the signal means.
                 is_notice = outcome.code is StopCode.USR2
                 cause = "timeout" if is_notice else job.cause_of(outcome.code, log_offset)
                 follow(work, job, outcome.code, cause)
 
 
 def opened(folder: Path) -> Work:
-    """As `open_work`; what a training decides, its hook is told."""
+    """As `open_work`. The ledger of a training calls the run's hook for decisions."""
     work = open_work(folder)
     return Training(folder, hooks.heard(folder)) if isinstance(work, Training) else work
 
@@ -133,13 +137,18 @@ def _compute_in_world(work: Training, job: InJob, stop: StopFlag) -> None:
 
 
 def _start_of(work: Training, job: InJob) -> Start:
+    def cause_of(code: StopCode) -> Cause | None:
+        return job.cause_of(code, log_offset(work.run))
+
+    # When it got its machines: as its launcher says, or else when this process began.
+    began = None if job.in_process else job.began or start_time(os.getpid())
     return Start(
         job_id=job.ref.job_id,
         restart=job.restart,
         log=job.log,
-        began=process.began(job),
+        began=began,
         node=job.node,
-        cause_of=lambda code: job.cause_of(code, log_offset(work.run)),
+        cause_of=cause_of,
     )
 
 
@@ -147,10 +156,10 @@ def _start_of(work: Training, job: InJob) -> Start:
 
 
 def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Outcome:
-    """Compute piece after piece, until one is stopped. What fails leaves the others alone.
+    """Compute one work after another until a signal stops one.
 
     Raises:
-        CldError: the first one, when nothing else is left to do.
+        CldError: the first error of a work, after the other works are computed.
     """
     for folder in pieces:
         use_plugins(folder)
@@ -195,8 +204,10 @@ def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Out
 
 
 def _compare_code(pieces: Pieces, job: InJob, digest: str) -> None:
-    """Note that the code has changed since the task was submitted: pieces of one result may differ
-    in it."""
+    """Note in the works that their code has changed since the task was submitted.
+
+    Pieces of one result may then differ in their code.
+    """
     imported = code.imported()
     if imported == digest:
         return
@@ -227,12 +238,14 @@ def follow(work: Work, job: InJob, code: StopCode, cause: Cause | None) -> None:
     if cause == "cancelled":
         if work.has_successors:
             withdraw_successors(work, job)
-    # The notice may have come before the process listened, so that the limit itself ended the work.
-    elif code is StopCode.USR2 or cause == "timeout":
-        with process.written_down(job):
+        return
+    with process.written_down(job):
+        # The notice may have come before the process listened, so that the limit ended the work.
+        if code is StopCode.USR2 or cause == "timeout":
             go_on(work, job, cause or "timeout")
-    elif code is StopCode.TERM:
-        process.wish_after_term(job, cause)
+        elif code is StopCode.TERM and cause in ("terminated", None):
+            # SIGTERM may have been the time limit: the launcher's notice follows soon.
+            job.wish(Requeue(after_limit=True))
 
 
 def go_on(
@@ -243,28 +256,47 @@ def go_on(
     delay_s: float = 0.0,
     within_s: float = NOTE_WITHIN_S,
 ) -> None:
-    """Wish that this job begins again, and note it in the ledger.
+    """Wish that this job begins again, away from nodes where it failed, and note it in the ledger.
 
-    A time limit that came before a single step was done would come again: the work is given up.
+    A job that was cancelled does not begin again. A time limit that came before a single step was
+    done would come again: the work is given up.
 
     Args:
-        within_s: for how many seconds lines are tried to be written that the next start will need.
+        within_s: seconds for which writing lines that the next start needs is retried.
 
     Raises:
         OSError: the wish could not be written.
     """
-    last = work.ledger.full_history().last
-    if (
-        cause == "timeout"
-        and last is not None
-        and (last.job_id, last.restart) == (job.ref.job_id, job.restart)
+    history = work.ledger.full_history()
+    job_id = job.ref.job_id
+    last = history.last
+    made_no_step = (
+        last is not None
+        and (last.job_id, last.restart) == job.start
         and last.last_step == last.first_step
-    ):
+    )
+    if cause == "timeout" and made_no_step:
         reason = "the time limit came before a single step; set cluster.time_min higher and resume"
-        work.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=within_s)
+        work.ledger.note(GivenUp(reason=reason, job_id=job_id), within_s=within_s)
         print(f"{work.name}: {reason}", flush=True)
         return
-    failures.begin_again(work, job, cause, delay_s, within_s)
+    name = failures.task_name(work, job)
+    if job_id in history.cancelled:
+        log(f"{name}: job {job_id} was cancelled: not started again")
+        return
+    of_run: list[Failed] = []
+    if work.run is not None and not work.is_world:
+        # Other work of the run may have failed on a node, too.
+        of_run = failures.failures_in(work.run.ledger)
+    avoided, readmitted = failures.for_next_start(history, job, work.nodes(within_s), of_run)
+    for node, why in avoided.items():
+        if node not in history.avoided.get(job_id, ()):
+            log(f"{name}: node {node} is avoided from now on: {why}")
+    # The ledger comes first: the next start reads it.
+    event = Wished(job_id=job_id, cause=cause, delay_s=delay_s, exclude=tuple(avoided))
+    work.ledger.note(event, within_s=within_s)
+    work.ledger.settle(within_s)
+    job.wish(Requeue(delay_s, avoid=tuple(avoided), readmit=readmitted))
 
 
 def log_offset(run: RunFolder) -> int:

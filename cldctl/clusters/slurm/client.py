@@ -7,7 +7,8 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cld_core.files import passes
@@ -15,8 +16,6 @@ from cld_core.sanitize import is_count
 from cldctl.clusters.base import Nodes, SchedulerAway, SchedulerRefused
 
 TIMEOUT_S = 15.0
-# Times have this form whatever a user's settings are.
-TIMES = {"SLURM_TIME_FORMAT": "standard"}
 _LOG = logging.getLogger(__name__)
 # Messages of clients when the controller does not answer (the first is that of `scontrol requeue`)
 # or cannot be located. The batch script uses the pattern with grep.
@@ -40,6 +39,8 @@ _CONFIGURATIONS = (
 _CONFIGURED_WITHIN_S = 2.0
 # A start later than this is no estimate: Slurm has added up the limits of earlier jobs.
 _FORESEEN_S = 30 * 24 * 3600.0
+# Slurm's facts about itself, a job, a partition or a QOS, by its own names; missing ones are empty.
+Facts = Mapping[str, str]
 # A job, or a task of an array.
 _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
 
@@ -77,21 +78,23 @@ def run(
     """Call a client, whose output may be in any encoding.
 
     Args:
-        environment: its variables; default: those of this process, and `TIMES`.
+        environment: its variables; default: those of this process.
         within_s: seconds after which it is killed; default: `TIMEOUT_S`.
     """
     begin = time.monotonic()
     within_s = within_s or TIMEOUT_S
+    variables = dict(os.environ if environment is None else environment)
+    # Times have one form whatever a user's settings are.
+    variables["SLURM_TIME_FORMAT"] = "standard"
     try:
         done = subprocess.run(
             command,
             capture_output=True,
-            text=True,
             encoding="utf-8",
             errors="replace",
             timeout=within_s,
             input=stdin,
-            env=environment or {**os.environ, **TIMES},
+            env=variables,
         )
     except subprocess.TimeoutExpired:
         return Reply(-1, f"no answer within {within_s:.0f} s", away=True)
@@ -114,16 +117,9 @@ def configuration() -> str:
     return os.environ.get("SLURM_CONF") or next(filter(os.path.exists, _CONFIGURATIONS), "")
 
 
-def is_configured() -> bool:
-    """Whether Slurm's clients have a cluster.
-
-    True with $SLURM_CONF, with a configuration file, or if a controller answers within 2 s.
-    """
-    return bool(configuration()) or _answers()
-
-
 @functools.cache
-def _answers() -> bool:
+def has_controller() -> bool:
+    """Whether a controller answers within 2 s."""
     return output_of(["scontrol", "show", "config"], _CONFIGURED_WITHIN_S) is not None
 
 
@@ -133,22 +129,36 @@ def output_of(command: Sequence[str], within_s: float | None = None) -> str | No
     return answer.text if answer.code == 0 else None
 
 
-def show_job(job_id: str, within_s: float | None = None) -> dict[str, str]:
-    """`scontrol show job` as a dictionary; empty for an unknown job or without an answer."""
-    if not is_job_id(job_id):
-        return {}
-    return pairs_in(output_of(["scontrol", "--oneliner", "show", "job", job_id], within_s) or "")
+def show_job(job_id: str, within_s: float | None = None) -> Facts:
+    """`scontrol show job`; empty for an unknown job or without an answer."""
+    command = ["scontrol", "--oneliner", "show", "job", job_id]
+    text = output_of(command, within_s) if is_job_id(job_id) else None
+    return words_in(text or "")
 
 
-def pairs_in(line: str) -> dict[str, str]:
+def words_in(line: str) -> Facts:
     """The words ``NAME=VALUE`` of a line of `scontrol --oneliner show`."""
-    return dict(word.split("=", 1) for word in line.split() if "=" in word)
+    return facts(word.split("=", 1) for word in line.split() if "=" in word)
 
 
-def restarts_of(job: Mapping[str, str]) -> int:
+def settings_in(text: str) -> Facts:
+    """The settings in the text of `scontrol show config`."""
+    return facts(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def facts(pairs: Iterable[Sequence[str]]) -> Facts:
+    """The values of names, without blanks around them; those that say "none" are empty."""
+    found = defaultdict[str, str](str)
+    for name, value in pairs:
+        text = value.strip()
+        found[name.strip()] = "" if text in ("(null)", "N/A") else text
+    return found
+
+
+def restarts_of(job: Facts) -> int:
     """Number of times that Slurm has restarted a job, from `show_job`; 0 if it does not say."""
-    text = job.get("Restarts", "")
-    return int(text) if is_count(text) else 0
+    restarts = job["Restarts"]
+    return int(restarts) if is_count(restarts) else 0
 
 
 def seconds_of(moment: str) -> float | None:
@@ -195,7 +205,7 @@ def cancel(job_ids: Collection[str]) -> None:
 def nodes_in(expression: str) -> tuple[str, ...] | None:
     """The nodes of an expression such as "n[1-3],m7", as in ``--exclude``; None if unreadable."""
     text = expression.strip()
-    if text in ("", "(null)"):
+    if not text:
         return ()
     if "[" in text:
         text = output_of(["scontrol", "show", "hostnames", text]) or text
@@ -232,7 +242,7 @@ def usable_nodes(sinfo: str, partition: str | None, features: str | None) -> set
     Args:
         sinfo: output with ``--format='%N|%P|%T|%f'``.
     """
-    required = set() if features in (None, "", "(null)") else set(str(features).split("&"))
+    required = set(features.split("&")) if features else set()
     if any(not re.fullmatch(r"[\w.:-]+", feature) for feature in required):
         return None
     usable = set()
@@ -246,38 +256,6 @@ def usable_nodes(sinfo: str, partition: str | None, features: str | None) -> set
         if is_in_partition and is_up and required <= set(its_features.split(",")):
             usable.add(node)
     return usable
-
-
-def submitted_since(name: str, when: float) -> list[str] | None:
-    """Ids of this user's jobs with a name that were submitted after ``when``, seconds.
-
-    None without an answer, or if a line of it cannot be read, which may be about such a job.
-    """
-    text = output_of(["squeue", "--me", "--noheader", f"--name={name}", "--format=%A|%V"])
-    if text is None:
-        return None
-    found = set()
-    # At some sites, squeue prints more than jobs.
-    for line in map(str.strip, text.splitlines()):
-        if not line[:1].isdecimal():
-            continue
-        job, _, at = line.partition("|")
-        submitted = seconds_of(at) if is_count(job) else None
-        if submitted is None:
-            return None
-        if submitted >= int(when):
-            found.add(job)
-    return sorted(found)
-
-
-def sacct(fields: str, job_ids: Sequence[str]) -> str | None:
-    """Accounting of every start of jobs, oldest first; None without an answer.
-
-    The fields of a line are separated by ``|``.
-    """
-    command = ["sacct", "--allocations", "--noheader", "--duplicates", "--parsable2"]
-    period = "--starttime=now-90days"
-    return output_of([*command, period, f"--format={fields}", "--jobs", ",".join(job_ids)])
 
 
 def is_job_id(text: str) -> bool:

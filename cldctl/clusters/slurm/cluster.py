@@ -43,14 +43,18 @@ class SlurmCluster(base.Cluster):
 
     @classmethod
     def is_configured(cls) -> bool:
-        return cls.unavailable() is None and client.is_configured()
+        """Whether clients have a configuration, or a controller answers within 2 s."""
+        if cls.unavailable() is not None:
+            return False
+        return bool(client.configuration()) or client.has_controller()
 
     @classmethod
     def has_keys_in(cls, size: ClusterSpec) -> bool:
         return any(getattr(size, name) for name in SCHEDULER_KEYS)
 
     def most_tasks(self, spec: JobSpec) -> base.Limit:
-        return submit.most_tasks(spec.size.account, spec.size.qos)
+        limits = submit.job_limits(spec.size.account, spec.size.qos)
+        return min((submit.array_limit(), *limits), key=lambda limit: limit.tasks)
 
     def array_size(self) -> int:
         return submit.array_limit().tasks
@@ -73,16 +77,11 @@ class SlurmCluster(base.Cluster):
     def submit(
         self, spec: JobSpec, works: Sequence[base.Payload], note: Callable[[Sequence[JobRef]], None]
     ) -> None:
-        def note_ids(job_ids: Sequence[str]) -> None:
-            logs = str(spec.logs)
-            jobs = [
-                JobRef(cluster=self.name, job_id=job_id, logs=logs, restarts=self.restarts)
-                for job_id in job_ids
-            ]
-            note(jobs)
-
+        tasks = [base.Task(work, self) for work in works]
         with job_logs.refusals(spec.logs):
-            submit.submit_tasks(spec, [base.Task(work, self) for work in works], note_ids)
+            submit.submit_tasks(
+                spec, tasks, lambda job_ids: note([self.ref(it, spec.logs) for it in job_ids])
+            )
 
     def survey(
         self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0
@@ -90,19 +89,19 @@ class SlurmCluster(base.Cluster):
         return poll.survey(jobs, settled, max_age_s)
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
-        """Call scancel, after leaving a mark beside each job that keeps it from starting again."""
-        marks = [job_env.file_of(job, "cancelled") for job in jobs if job.logs]
-        for mark in marks:
+        """Call scancel, after writing a file for each job that keeps it from starting again."""
+        files = [job_env.file_of(job, "cancelled") for job in jobs if job.logs]
+        for file in files:
             # The run may have been moved, and the disk may be full.
             with contextlib.suppress(OSError):
-                mark.touch()
+                file.touch()
         waiting = [ref.job_id for job in jobs if (ref := job_env.successor_of(job)) is not None]
         try:
             client.cancel([*(job.job_id for job in jobs), *waiting])
         except (base.SchedulerRefused, base.SchedulerAway):
-            for mark in marks:
+            for file in files:
                 with contextlib.suppress(OSError):
-                    mark.unlink()
+                    file.unlink()
             raise
 
     def kill(self, jobs: Collection[JobRef]) -> None:

@@ -13,8 +13,7 @@ import shlex
 import socket
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from cldctl.clusters import local_processes
 from cldctl.clusters.base import Check, DoctorOptions, SchedulerAway, SchedulerRefused, read_from
 
 from . import client, poll, script, submit
+from .client import Facts
 
 QOS_COLUMNS = ("Name", "Preempt", "PreemptMode", "GraceTime")
 # The largest number of names that a node looks up.
@@ -51,10 +51,6 @@ _FOLDER = "runs folder on a node"
 _SHARE = "Put the runs on a file system that all nodes have (--runs-dir, or $CLDCTL_RUNS)."
 
 
-# Slurm's settings of itself, a partition or a QOS, by its own names; missing ones are empty.
-Facts = Mapping[str, str]
-
-
 @dataclass(frozen=True, kw_only=True)
 class FromNode:
     """What a job finds on a node."""
@@ -69,10 +65,14 @@ def checks(runs: Path, options: DoctorOptions) -> Iterator[Check]:
     """
     answer = client.run(["scontrol", "show", "config"])
     if answer.code != 0:
-        advice = "Run this command again later, or use --cluster local."
-        yield Check("slurm", "fail", answer.last_line, advice)
+        yield Check(
+            "slurm",
+            "fail",
+            answer.last_line,
+            "Run this command again later, or use --cluster local.",
+        )
         return
-    slurm = parse_configuration(answer.text)
+    slurm = client.settings_in(answer.text)
     yield Check("slurm", "ok", f"{slurm['SLURM_VERSION']}, cluster {slurm['ClusterName']}")
     requeues = slurm["JobRequeue"] == "1"
     advice = "" if requeues else "Other jobs of yours need --requeue."
@@ -140,8 +140,12 @@ def _partition(
     if _is_default(partition):
         name += " (default)"
     if partition["State"] not in ("UP", ""):
-        advice = "Use another partition, or ask the administrators."
-        yield Check(name, "warn", "is not up: jobs wait", advice)
+        yield Check(
+            name,
+            "warn",
+            "is not up: jobs wait",
+            "Use another partition, or ask the administrators.",
+        )
     yield on_preemption(f"{name}: preemption", partition, every, slurm, options.slowest_save_s)
     yield at_the_limit(f"{name}: time limit", partition, options.notice_s)
 
@@ -157,22 +161,20 @@ def _by_qos(slurm: Facts, options: DoctorOptions) -> Iterator[Check]:
     if not every:
         reason = answer.last_line if answer.text.strip() else "it lists none"
         problem = f"sacctmgr does not say which QOS there are: {reason}"
-        advice = "Ask the administrators which QOS preempts yours, and for its GraceTime."
-        yield Check("QOS: preemption", "warn", problem, advice)
+        yield Check(
+            "QOS: preemption",
+            "warn",
+            problem,
+            "Ask the administrators which QOS preempts yours, and for its GraceTime.",
+        )
     for qos in every:
         subject = f"QOS {qos['Name']}: preemption"
         yield on_preemption_by_qos(subject, qos, every, slurm, options.slowest_save_s)
 
 
-def parse_configuration(text: str) -> Facts:
-    """The settings in the text of `scontrol show config`."""
-    rows = (line.partition("=") for line in text.splitlines())
-    return _facts((key.strip(), value.strip()) for key, _, value in rows)
-
-
 def parse_partitions(text: str) -> list[Facts]:
     """The partitions in the text of `scontrol --oneliner show partition`, in its order."""
-    lines = [_facts(client.pairs_in(line).items()) for line in text.splitlines()]
+    lines = map(client.words_in, text.splitlines())
     return [partition for partition in lines if partition["PartitionName"]]
 
 
@@ -183,14 +185,10 @@ def parse_qos(text: str) -> list[Facts]:
     """
     rows = [line.split("|") for line in text.splitlines()]
     return [
-        _facts(zip(QOS_COLUMNS, row, strict=True)) for row in rows if len(row) == len(QOS_COLUMNS)
+        client.facts(zip(QOS_COLUMNS, row, strict=True))
+        for row in rows
+        if len(row) == len(QOS_COLUMNS)
     ]
-
-
-def _facts(pairs: Iterable[tuple[str, str]]) -> Facts:
-    return defaultdict(
-        str, {key: "" if value in ("(null)", "N/A") else value for key, value in pairs}
-    )
 
 
 def parse_duration(text: str) -> int | None:
@@ -258,11 +256,13 @@ def _outcome(
     if mode == "OFF":
         return Check(name, "ok", "never: PreemptMode=OFF")
     if mode == "SUSPEND":
-        advice = (
+        return Check(
+            name,
+            "warn",
+            f"{by}SUSPEND: frozen in memory, continued later",
             "Set train.hang_timeout_s above the longest suspension, or the watchdog takes it "
-            "for a hang."
+            "for a hang.",
         )
-        return Check(name, "warn", f"{by}SUSPEND: frozen in memory, continued later", advice)
     # A partition has seconds, a QOS a duration.
     grace_s = parse_duration(preempted["GraceTime"]) or _leading_number(preempted["GraceTime"])
     signals = "SIGTERM at once"
@@ -295,18 +295,28 @@ def _mode(preempted: Facts, slurm: Facts) -> str:
 def save_fits(name: str, notice: float, save_s: float | None) -> Check:
     """Whether the slowest save so far fits into ``notice`` seconds, if possible twice."""
     if save_s is None:
-        advice = "Run this again once a run has saved a checkpoint."
-        return Check(name, "ok", "no save was measured yet", advice)
+        return Check(
+            name,
+            "ok",
+            "no save was measured yet",
+            "Run this again once a run has saved a checkpoint.",
+        )
     found = f"the slowest save took {save_s:.1f} s"
     if save_s > notice:
-        advice = (
+        return Check(
+            name,
+            "fail",
+            f"{found} and does not fit",
             "A run loses up to train.checkpoint_minutes or checkpoint_every: lower it, or use a "
-            "longer GraceTime."
+            "longer GraceTime.",
         )
-        return Check(name, "fail", f"{found} and does not fit", advice)
     if 2 * save_s > notice:
-        advice = "Lower train.checkpoint_minutes, so that little is lost if a save is cut off."
-        return Check(name, "warn", f"{found} and fits barely", advice)
+        return Check(
+            name,
+            "warn",
+            f"{found} and fits barely",
+            "Lower train.checkpoint_minutes, so that little is lost if a save is cut off.",
+        )
     return Check(name, "ok", f"{found} and fits")
 
 
@@ -323,14 +333,20 @@ def at_the_limit(name: str, partition: Facts, notice_s: int) -> Check:
         f"{_span(most_s)}"
     )
     if most_s is not None and most_s <= notice_s:
-        advice = "No job there lasts long enough to train and save. Use another partition."
-        return Check(name, "fail", found, advice)
-    if limit is not None and limit <= notice_s + 60:
-        advice = (
-            "Set cluster.time_min: with the default limit a job is told to stop as soon as it "
-            "begins."
+        return Check(
+            name,
+            "fail",
+            found,
+            "No job there lasts long enough to train and save. Use another partition.",
         )
-        return Check(name, "warn", found, advice)
+    if limit is not None and limit <= notice_s + 60:
+        return Check(
+            name,
+            "warn",
+            found,
+            "Set cluster.time_min: with the default limit a job is told to stop as soon as it "
+            "begins.",
+        )
     return Check(name, "ok", found)
 
 
@@ -348,11 +364,13 @@ def _refusal(arguments: Sequence[str]) -> str:
 def without_limits(name: str, partition: Facts, slurm: Facts, refusal: str) -> Check:
     """The limits of a job that sets neither time nor memory, or the ``refusal`` of sbatch."""
     if refusal:
-        advice = (
+        return Check(
+            name,
+            "warn",
+            f"is refused: {refusal}",
             "Jobs must always ask for both: set cluster.time_min and cluster.mem_gb, for "
-            "example in a profile."
+            "example in a profile.",
         )
-        return Check(name, "warn", f"is refused: {refusal}", advice)
     limit = _span(parse_duration(partition["DefaultTime"]) or parse_duration(partition["MaxTime"]))
     key, size = _default_memory(partition, slurm)
     if key:
@@ -368,8 +386,9 @@ def without_limits(name: str, partition: Facts, slurm: Facts, refusal: str) -> C
             "(EnforcePartLimits=NO)"
         )
     if 0 < size < _LITTLE_MB:
-        advice = "Set cluster.mem_gb: a rank that needs more memory is killed."
-        return Check(name, "warn", found, advice)
+        return Check(
+            name, "warn", found, "Set cluster.mem_gb: a rank that needs more memory is killed."
+        )
     return Check(name, "ok", found)
 
 
@@ -395,14 +414,14 @@ def _from_a_node(
     runs: Path, partition: Facts, arguments: Sequence[str], options: DoctorOptions
 ) -> Iterator[Check]:
     """The folder, Python, scontrol and names, seen from a node by a small job."""
-    nodes = client.output_of(["scontrol", "show", "hostnames", partition["Nodes"]]) or ""
+    nodes = client.nodes_in(partition["Nodes"]) or ()
     options.notify(
         f"waiting for a small job on partition {partition['PartitionName']}, at most "
         f"{options.wait_s:.0f} s"
     )
     try:
         with local_processes.scratch_folder(runs) as folder:
-            yield from probe(Path(folder), nodes.split()[:MAX_HOSTS], arguments, options)
+            yield from probe(Path(folder), nodes[:MAX_HOSTS], arguments, options)
     except OSError as error:
         yield Check(_JOB, "fail", str(error), "Fix the folder, or choose another --runs-dir.")
 
@@ -479,11 +498,11 @@ def _where(size: ClusterSpec) -> str:
     return " in the container" if is_inside else ""
 
 
-def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], FromNode | None]:
+def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[Facts, FromNode | None]:
     """The job's `scontrol show job` at its end or after ``wait_s`` seconds, and its answer."""
     deadline = time.monotonic() + wait_s
     is_over = False
-    job: dict[str, str] = {}
+    job = client.words_in("")
     while True:
         answer = find_record(FromNode, folder / _ANSWER)
         if answer is not None:
@@ -492,18 +511,18 @@ def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], Fro
             return job, None
         if not is_over:
             job = client.show_job(job_id) or job
-            is_over = poll.seen_of(job.get("JobState", "")).is_gone
+            is_over = poll.seen_of(job["JobState"]).is_gone
             if is_over:
                 late_s = _APPEARS_LATE_S if job["JobState"] == "COMPLETED" else 0.0
                 deadline = time.monotonic() + late_s
         time.sleep(0.3)
 
 
-def _without_an_answer(name: str, job: Mapping[str, str], folder: Path, where: str) -> Check:
-    state = job.get("JobState", "")
-    code = job.get("ExitCode", "").split(":")[0]
+def _without_an_answer(name: str, job: Facts, folder: Path, where: str) -> Check:
+    state = job["JobState"]
+    code = job["ExitCode"].split(":")[0]
     if not poll.seen_of(state).is_gone:
-        reason = job.get("Reason", "no answer from slurmctld")
+        reason = job["Reason"] or "no answer from slurmctld"
         return Check(_JOB, "warn", f"{name} did not run ({reason})", "Wait longer: --wait SECONDS.")
     if state == "COMPLETED":
         return Check(_FOLDER, "fail", f"what {name} wrote is not seen here", _SHARE)
@@ -521,13 +540,15 @@ def _without_an_answer(name: str, job: Mapping[str, str], folder: Path, where: s
     return Check(subject, "fail", found, advice)
 
 
-def _requeueable(job: Mapping[str, str]) -> Check:
-    if job.get("Requeue", "1") == "1":
+def _requeueable(job: Facts) -> Check:
+    if job["Requeue"] in ("1", ""):
         return Check("--requeue", "ok", "accepted")
-    advice = (
-        "A job that is preempted or loses a node does not come back; set cluster.successor=true."
+    return Check(
+        "--requeue",
+        "fail",
+        "this cluster drops it",
+        "A job that is preempted or loses a node does not come back; set cluster.successor=true.",
     )
-    return Check("--requeue", "fail", "this cluster drops it", advice)
 
 
 def _on_this_node(
@@ -563,11 +584,13 @@ def _scontrol(node: str, where: str, problem: str) -> Check:
     """Whether the batch script, which runs outside of a container, can requeue jobs."""
     if problem:
         found = f"answers here, but not on {node}: {_last_line(problem)}"
-        advice = (
+        return Check(
+            "scontrol",
+            "fail",
+            found,
             "After a crash or a time limit, only cluster.successor or `cldctl resume` continues a "
-            "run."
+            "run.",
         )
-        return Check("scontrol", "fail", found, advice)
     inside = client.run(["scontrol", "ping"], within_s=_PING_WITHIN_S)
     if inside.code != 0:
         reason = "there is none" if inside.missing else inside.last_line
@@ -586,11 +609,13 @@ def _names(hosts: Sequence[str]) -> Check:
         shown = ", ".join(unresolved[:5])
         if len(unresolved) > 5:
             shown += " ..."
-        advice = (
+        return Check(
+            "MASTER_ADDR",
+            "fail",
+            f"names that a node cannot resolve: {shown}",
             "Processes of several nodes cannot connect there; ask the administrators, or use "
-            "cluster.nodes=1."
+            "cluster.nodes=1.",
         )
-        return Check("MASTER_ADDR", "fail", f"names that a node cannot resolve: {shown}", advice)
     return Check("MASTER_ADDR", "ok", f"the names of {len(hosts)} nodes resolve there")
 
 
@@ -602,11 +627,13 @@ def _own_name(host: str) -> Check:
     found = f"{host} is {address} there, which no other node can reach"
     if address is None:
         found = f"{host} does not resolve there"
-    advice = (
+    return Check(
+        "own name of a node",
+        "warn",
+        found,
         "cldctl lets gloo use the interface that leads to the other nodes; set "
-        f"{rendezvous.GLOO} to use another one."
+        f"{rendezvous.GLOO} to use another one.",
     )
-    return Check("own name of a node", "warn", found, advice)
 
 
 def _interface(variable: str, value: str) -> Check:
@@ -630,8 +657,12 @@ def _interface(variable: str, value: str) -> Check:
     if fits:
         return Check(variable, "ok", f"{value}, which that node has")
     found = f"{value}: that node has only {', '.join(interfaces)}"
-    advice = "Jobs of several ranks cannot start there; unset it, or name one of these."
-    return Check(variable, "fail", found, advice)
+    return Check(
+        variable,
+        "fail",
+        found,
+        "Jobs of several ranks cannot start there; unset it, or name one of these.",
+    )
 
 
 def main() -> int:

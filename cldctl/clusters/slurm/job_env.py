@@ -1,11 +1,11 @@
 """A task of Slurm seen from inside: its identity, what signals and notices mean, and its wishes."""
 
 import contextlib
+import math
 import os
 import random
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from cldctl.clusters import base, local_processes
 from cldctl.clusters.base import Nodes, read_from
 
 from . import client, poll
+from .client import Facts
 
 # The error log of rank 0 and of the batch script, to which slurmstepd writes its notices.
 _LOG = "0_log.err"
@@ -58,7 +59,7 @@ def current(cluster: base.Cluster, logs: Path | None) -> "SlurmJob":
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     # `scontrol requeue` with a bare array id requeues every task.
     job_id = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
-    ref = JobRef(cluster=cluster.name, job_id=job_id, logs=str(logs), restarts=cluster.restarts)
+    ref = cluster.ref(job_id, logs)
     return SlurmJob(
         cluster=cluster,
         ref=ref,
@@ -92,7 +93,7 @@ class SlurmJob(base.InJob):
         # Time is short, since the ranks are about to be killed: a container may have no client, or
         # one that finds no controller.
         job = client.show_job(self.ref.job_id, _ANSWER_WITHIN_S)
-        if job.get("PreemptTime", "None") not in _NOT_PREEMPTED:
+        if job["PreemptTime"] not in _NOT_PREEMPTED:
             return "preempted"
         if code is StopCode.USR2 and _seconds_left(job) < _notice_s() + _EARLY_S:
             return "timeout"
@@ -111,14 +112,13 @@ class SlurmJob(base.InJob):
         # This was written before the job's own requeue, whose notice is the last in the log.
         shown = _shown(ref)
         is_same_start = client.restarts_of(shown) == attempt.restart
-        if is_same_start and shown.get("PreemptTime", "None") not in _NOT_PREEMPTED:
+        if is_same_start and shown["PreemptTime"] not in _NOT_PREEMPTED:
             return "preempted"
         cause = notice_in(read_from(file_of(ref, _LOG), attempt.log_offset))
         if cause not in (None, "cancelled"):
             return cause
         # From accounting, the state in which every start ended, oldest first.
-        accounting = client.sacct("JobID,State", [attempt.job_id]) or ""
-        states = poll.parse_sacct(accounting).get(attempt.job_id, [])
+        states = poll.ended_states([attempt.job_id]).get(attempt.job_id, [])
         if attempt.restart < len(states):
             # A job that exited on its own within the grace time is COMPLETED or FAILED, which is
             # not a cause.
@@ -133,7 +133,7 @@ class SlurmJob(base.InJob):
 
         It was lost if it came before the first step began.
         """
-        left = _seconds_left({})
+        left = _seconds_left()
         notice = _notice_s()
         if left >= notice + _EARLY_S:
             return None
@@ -159,9 +159,9 @@ class SlurmJob(base.InJob):
     def nodes(self) -> Nodes | None:
         """From the files of the batch script, since a container may have no client."""
         job = _shown(self.ref)
-        excluded, mark, rows = read_from(file_of(self.ref, "nodes"), 0).partition("--\n")
-        usable = client.usable_nodes(rows, job.get("Partition"), job.get("Features"))
-        return None if usable is None or not mark else Nodes(usable, excluded.split())
+        excluded, separator, rows = read_from(file_of(self.ref, "nodes"), 0).partition("--\n")
+        usable = client.usable_nodes(rows, job["Partition"], job["Features"])
+        return None if usable is None or not separator else Nodes(usable, excluded.split())
 
     def _log_with_a_reason(self, offset: int) -> str:
         """The log of this attempt, once it has a reason, or after `_NOTICE_WITHIN_S`."""
@@ -178,9 +178,9 @@ def file_of(job: JobRef, name: str) -> Path:
     return Path(job.logs) / f"{job.job_id}_{name}"
 
 
-def _shown(job: JobRef) -> dict[str, str]:
+def _shown(job: JobRef) -> Facts:
     """`scontrol show job` in the batch script, at the end of the job's last start; may be empty."""
-    return client.pairs_in(read_from(file_of(job, "shown"), 0))
+    return client.words_in(read_from(file_of(job, "shown"), 0))
 
 
 def wished_at(job: JobRef) -> float | None:
@@ -208,26 +208,26 @@ def _notice_s() -> float:
     return float(os.environ.get("CLDCTL_SIGNAL_S", "90"))
 
 
-def _seconds_left(job: Mapping[str, str]) -> float:
-    """Seconds until the job's end, by ``job`` or the environment; 1e9 if they do not say.
+def _seconds_left(job: Facts | None = None) -> float:
+    """Seconds until the job's end, by ``job`` or the environment; infinite if they do not say.
 
     Negative after the end. Counted from the start of the batch script on this node, whose time of
     day may be wrong by hours.
     """
-    start = client.seconds_of(job.get("StartTime", ""))
-    end = client.seconds_of(job.get("EndTime", ""))
+    start = client.seconds_of(job["StartTime"]) if job else None
+    end = client.seconds_of(job["EndTime"]) if job else None
     if start is None or end is None:
         start = _moment("SLURM_JOB_START_TIME")
         end = _moment("SLURM_JOB_END_TIME")
     if start is None or end is None:
-        return 1e9
+        return math.inf
     passed = time.time() - start
     # Uptimes are from the file that the script reads: if a node is a container itself,
     # CLOCK_BOOTTIME is that of its host.
     script_began = os.environ.get("CLDCTL_BOOT_S", "")
-    now = read_from(_UPTIME, 0).partition(".")[0]
-    if is_count(script_began) and is_count(now):
-        passed = float(now) - float(script_began)
+    uptime = read_from(_UPTIME, 0).partition(".")[0]
+    if is_count(script_began) and is_count(uptime):
+        passed = float(uptime) - float(script_began)
     return end - start - passed
 
 
@@ -237,17 +237,17 @@ def _moment(variable: str) -> float | None:
     return float(text) if is_count(text) else None
 
 
-def _cause_of_end(job: Mapping[str, str]) -> Cause | None:
+def _cause_of_end(job: Facts) -> Cause | None:
     """Why a job is ending, by `client.show_job`; None if it is not, or for another reason."""
-    state = job.get("JobState", "")
-    reason = job.get("Reason", "None").partition(":")[0]
+    state = job["JobState"]
+    reason = job["Reason"].partition(":")[0]
     if state != "CANCELLED" and "COMPLETING" not in state:
         return None
     if state.startswith("TIMEOUT") or reason == "TimeLimit":
         return "timeout"
     if reason in _SCRIPT_ENDED_REASONS:
         return "killed"
-    return "cancelled" if reason == "None" else None
+    return "cancelled" if reason in ("None", "") else None
 
 
 def notice_in(log: str) -> Cause | None:

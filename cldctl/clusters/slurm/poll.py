@@ -20,6 +20,7 @@ from pathlib import Path
 from cld_core.files import opened, parse_json, write_text
 from cld_core.records import from_plain, to_plain
 from cld_core.run.events import Cause, JobRef
+from cld_core.run.history import array_of
 from cld_core.run.state import Phase
 from cldctl import config, locks
 from cldctl.clusters.base import HELD, Answer, Held, Survey, Waiting
@@ -41,6 +42,16 @@ _ELSEWHERE = (
 )
 _NOT_YET = "Slurm has not said anything about it yet"
 _QUEUE = ("squeue", "--all", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r")
+_ACCOUNTING = (
+    "sacct",
+    "--allocations",
+    "--noheader",
+    "--duplicates",
+    "--parsable2",
+    "--starttime=now-90days",
+    "--format=JobID,State",
+    "--jobs",
+)
 # Number of jobs in one call of a client.
 _CHUNK = 500
 # Some versions of squeue refuse a list with one unknown job. This many more calls may be made in
@@ -287,15 +298,16 @@ class Memory:
 
 def memory_of_this_user() -> Memory:
     """The memory for the Slurm that this process would ask."""
-    mark = ""
+    version = ""
     file = client.configuration()
     # The file of another cluster may replace it at the same path.
     with contextlib.suppress(OSError):
         status = os.stat(file)
-        mark = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
+        version = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
     # Each machine has its own file: on a network file system, machines see each other's locks and
     # files late.
-    name = f"{_FORMAT}\n{socket.gethostname()}\n{file}\n{mark}\n{os.environ.get('SLURM_CLUSTERS')}"
+    clusters = os.environ.get("SLURM_CLUSTERS")
+    name = f"{_FORMAT}\n{socket.gethostname()}\n{file}\n{version}\n{clusters}"
     key = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
     folder = config.cache_folder()
     return _memory(folder / f"slurm-{key}.json" if folder is not None else None)
@@ -321,8 +333,8 @@ def _ask(known: Known, requested: frozenset[str]) -> Known:
     now = time.time()
     began = time.monotonic()
     answer = client.run([*_QUEUE, "--me"])
-    mine = answer.text if answer.code == 0 else None
-    queue = parse_squeue(mine or "")
+    has_answered = answer.code == 0
+    queue, is_whole = parse_squeue(answer.text if has_answered else "")
     forgotten = {
         job: (until, seen)
         for job, (until, seen) in known.forgotten.items()
@@ -332,9 +344,9 @@ def _ask(known: Known, requested: frozenset[str]) -> Known:
     # There may be more than `_named` can ask about; it begins at the end: with those that this
     # process wants, the newest first.
     ordered = sorted(missing, key=lambda job: (job in requested, *map(int, _NUMBER.findall(job))))
-    is_away = mine is None
+    is_away = not has_answered
     unanswered = missing
-    if mine is not None and not is_torn(mine):
+    if has_answered and is_whole:
         named, unanswered, is_away = _named(ordered)
         queue |= named
     lost = [job for job in ordered if job not in queue]
@@ -349,7 +361,7 @@ def _ask(known: Known, requested: frozenset[str]) -> Known:
             forgotten[job] = now + kept_s, ends.get(job, _GONE)
         elif job in ends and ends[job].word not in _STARTS_AGAIN:
             queue[job] = ends[job]
-    if mine is None:
+    if not has_answered:
         # Jobs that were alive may have ended.
         queue = {job: seen for job, seen in known.queue.items() if seen.is_gone} | queue
     problem = AWAY if is_away else None
@@ -359,11 +371,10 @@ def _ask(known: Known, requested: frozenset[str]) -> Known:
     strikes = 0
     if problem is not None or took_s > SLOW_S:
         strikes = min(known.strikes + 1, len(_BACK_OFF) - 1)
-    if mine is not None:
-        known = replace(known, as_of=now)
     return replace(
         known,
         asked_at=now,
+        as_of=now if has_answered else known.as_of,
         took_s=took_s,
         strikes=strikes,
         problem=problem,
@@ -393,12 +404,15 @@ def _named(job_ids: Sequence[str]) -> tuple[dict[str, Answer], set[str], bool]:
             continue
         calls_left -= 1
         answer = client.run([*_QUEUE, f"--jobs={','.join(jobs)}"])
-        if answer.code == 0 and not is_torn(answer.text):
-            queue |= parse_squeue(answer.text)
-        elif answer.code == 0 or not _INVALID.search(answer.text):
-            is_away = True
+        if answer.code == 0:
+            named, is_whole = parse_squeue(answer.text)
+            queue |= named
+            is_away = not is_whole
+        else:
+            is_away = not _INVALID.search(answer.text)
+        if is_away:
             unanswered.update(jobs)
-        elif len(jobs) > 1:
+        elif answer.code != 0 and len(jobs) > 1:
             half = len(jobs) // 2
             parts += [jobs[:half], jobs[half:]]
     return queue, unanswered - queue.keys(), is_away
@@ -407,9 +421,8 @@ def _named(job_ids: Sequence[str]) -> tuple[dict[str, Answer], set[str], bool]:
 def _ends(jobs: Collection[str]) -> dict[str, Answer]:
     """How jobs that squeue does not show ended, as far as accounting says."""
     ends = {}
-    for job_ids in _chunks(sorted({job.partition("_")[0] for job in jobs})):
-        accounting = client.sacct("JobID,State,NodeList", job_ids) or ""
-        for job, states in parse_sacct(accounting).items():
+    for job_ids in _chunks(sorted(set(map(array_of, jobs)))):
+        for job, states in ended_states(job_ids).items():
             ends[job] = seen_of(states[-1])
     return {job: ends[job] for job in jobs if job in ends}
 
@@ -418,41 +431,34 @@ def _chunks(items: Sequence[str]) -> list[Sequence[str]]:
     return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
 
 
-def parse_squeue(text: str) -> dict[str, Answer]:
+def parse_squeue(text: str) -> tuple[dict[str, Answer], bool]:
     """Answers by job id, from ``squeue --format='%i|%T|%N|%r'``; ids of tasks are ``ARRAY_TASK``.
 
-    Lines of another form are left out: see `is_torn`.
+    Returns:
+        The answers, and whether they are complete. If the text was cut off, or has lines about jobs
+        that cannot be read, a job without an answer may still be in the queue.
     """
     answers = {}
-    for line in text.splitlines():
-        if match := _ROW.fullmatch(line.strip()):
+    is_whole = not text or text.endswith("\n")
+    for line in map(str.strip, text.splitlines()):
+        if match := _ROW.fullmatch(line):
             job, state, node, reason = match.groups()
             answers[job] = seen_of(state, node, _reason_with_advice(job, reason))
-    return answers
+        elif line[:1].isdecimal():
+            is_whole = False
+    return answers, is_whole
 
 
-def is_torn(text: str) -> bool:
-    """Whether squeue's answer was cut off, or has lines about jobs that cannot be read.
+def ended_states(job_ids: Sequence[str]) -> dict[str, list[str]]:
+    """The states in which every start of each job ended, oldest first, from accounting.
 
-    A job without a line may then still be in the queue.
-    """
-    if text and not text.endswith("\n"):
-        return True
-    lines = [line.strip() for line in text.splitlines()]
-    return any(line[:1].isdecimal() and not _ROW.fullmatch(line) for line in lines)
-
-
-def parse_sacct(text: str) -> dict[str, list[str]]:
-    """States of every start of each job, oldest first, from ``sacct --parsable2 --duplicates``.
-
-    Lines of another form are left out; a state that is not there is empty.
+    Empty without an answer. Lines of another form are left out; a state that is not there is empty.
     """
     states: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        job, bar, rest = line.strip().partition("|")
+    for line in (client.output_of([*_ACCOUNTING, ",".join(job_ids)]) or "").splitlines():
+        job, bar, state = line.strip().partition("|")
         if bar and _JOB.fullmatch(job):
-            state = rest.partition("|")[0]
-            states.setdefault(job, []).append(_first_word(state))
+            states.setdefault(job, []).append(_first_word(state.partition("|")[0]))
     return states
 
 

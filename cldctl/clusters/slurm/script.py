@@ -3,13 +3,12 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterable
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from cld_core.config.cluster import ClusterSpec, misread, not_plain
 from cld_core.errors import RecipeError, UsageError
-from cld_core.run.events import JobRef
+from cld_core.run.history import array_of
 from cld_core.sanitize import printable
 from cldctl.clusters.base import JobSpec, SchedulerRefused
 
@@ -111,13 +110,9 @@ def dependency(spec: JobSpec) -> str | None:
         how = {"ended": "afterany", "succeeded": "afterok"}[after.how]
         conditions.append(":".join([how, *dict.fromkeys(job.job_id for job in after.jobs)]))
     if spec.parallel is not None and spec.earlier:
-        conditions.append(":".join(["afterany", *arrays_of(spec.earlier)]))
+        arrays = dict.fromkeys(array_of(job.job_id) for job in spec.earlier)
+        conditions.append(":".join(["afterany", *arrays]))
     return ",".join(conditions) or None
-
-
-def arrays_of(jobs: Iterable[JobRef]) -> list[str]:
-    """The ids of the jobs, and of the arrays to which tasks belong, in their order."""
-    return list(dict.fromkeys(job.job_id.partition("_")[0] for job in jobs))
 
 
 def _check_time(spec: JobSpec) -> None:
@@ -178,7 +173,12 @@ def _setup(spec: JobSpec) -> list[str]:
     lines = [
         *_follow(spec),
         *spec.size.setup,
-        *_PREPARED,
+        # From here on, the job itself decides what follows its end.
+        "cldctl_plain",
+        "trap - ERR",
+        "trap '' TERM",
+        "trap cldctl_follow EXIT",
+        "cldctl_phase=work",
         # If sbatch passes the job no variables, srun would pass its tasks none either.
         "unset SLURM_EXPORT_ENV",
         "cldctl_import || exit 1",
@@ -186,16 +186,6 @@ def _setup(spec: JobSpec) -> list[str]:
     if spec.size.successor:
         lines.append("cldctl_succeed")
     return lines
-
-
-# Lines after those of the recipe: from now on, the job itself decides what follows its end.
-_PREPARED = (
-    "cldctl_plain",
-    "trap - ERR",
-    "trap '' TERM",
-    "trap cldctl_follow EXIT",
-    "cldctl_phase=work",
-)
 
 
 def _follow(spec: JobSpec) -> list[str]:

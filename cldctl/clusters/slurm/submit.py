@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cld_core.ownership import user_name
+from cld_core.run.history import array_of
+from cld_core.sanitize import is_count
 from cldctl.clusters import job_logs, local_processes
 from cldctl.clusters.base import JobSpec, Limit, SchedulerAway, SchedulerRefused, TooManyTasks
 
 from . import client, script
+from .client import Facts
 
 # Seconds that sbatch may take.
 SBATCH_WITHIN_S = 120
@@ -45,6 +48,7 @@ _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SLUR
 
 # The most tasks of an array if Slurm does not say: one below the default of MaxArraySize.
 _UNKNOWN = 1000
+_TASKS = re.compile(r"\bmax_array_tasks=([0-9]{1,9})\b")
 _ASSOCIATION = re.compile(r"ClusterName=\S* Account=(?P<account>\S*) UserName=(?P<user>[^\s(]*)")
 # The limit in sbatch's error if there would be too many jobs.
 _NAMED = re.compile(r"\b((?:Assoc|QOS)[A-Za-z]*Limit)\b")
@@ -77,8 +81,7 @@ def expected_start(spec: JobSpec) -> Callable[[], float | None]:
         None: an estimate must neither delay a submission nor break it.
     """
     text = script.text(spec, 1)
-    deadline = time.monotonic() + _ESTIMATED_WITHIN_S
-    variables = {**environment(), **client.TIMES}
+    variables = environment()
     outputs: list[str] = []
 
     def ask() -> None:
@@ -89,7 +92,7 @@ def expected_start(spec: JobSpec) -> Callable[[], float | None]:
     thread.start()
 
     def start() -> float | None:
-        thread.join(max(0.0, deadline - time.monotonic()))
+        thread.join(_ESTIMATED_WITHIN_S)
         estimate = _START.search("".join(outputs))
         return client.start_of(estimate[1]) if estimate else None
 
@@ -124,11 +127,7 @@ def submit_tasks(
                 has_script = any(spec.logs.glob(".submission_file_*"))
         note(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
-        code = getattr(error.__cause__, "returncode", 1)
-        message = str(error).strip() or f"sbatch ended with {code}"
-        if code == -signal.SIGKILL:
-            message = f"no answer within {SBATCH_WITHIN_S} s"
-        raise _explained(spec, message, began) from error
+        raise _explained(spec, error, began) from error
     except BaseException:
         if jobs or has_script:
             _forget(spec, jobs, began)
@@ -172,8 +171,7 @@ def _end_sbatch() -> None:
 
 def _forget(spec: JobSpec, jobs: Sequence[str], since: float) -> None:
     """Cancel jobs that are in no ledger, because their submission was not finished."""
-    job_ids = jobs or _submitted_since(spec, since) or ()
-    arrays = sorted({job_id.partition("_")[0] for job_id in job_ids})
+    arrays = sorted(set(map(array_of, jobs or submitted_since(spec, since) or ())))
     try:
         client.cancel(arrays)
     except (SchedulerRefused, SchedulerAway) as error:
@@ -185,15 +183,36 @@ def _forget(spec: JobSpec, jobs: Sequence[str], since: float) -> None:
         )
 
 
-def _submitted_since(spec: JobSpec, since: float) -> list[str] | None:
-    """As `client.submitted_since`, for this submission alone: arrays of a sweep share a name."""
-    earlier = script.arrays_of(spec.earlier)
-    job_ids = client.submitted_since(spec.name, since)
-    return None if job_ids is None else [job_id for job_id in job_ids if job_id not in earlier]
+def submitted_since(spec: JobSpec, when: float) -> list[str] | None:
+    """Ids of jobs and arrays with the name of ``spec`` that this user submitted after ``when``.
+
+    Its earlier submissions are left out: arrays of a sweep share a name. None without an answer, or
+    if a line of it cannot be read, which may be about such a job.
+    """
+    command = ["squeue", "--me", "--noheader", f"--name={spec.name}", "--format=%A|%V"]
+    text = client.output_of(command)
+    if text is None:
+        return None
+    found = set()
+    # At some sites, squeue prints more than jobs.
+    for line in map(str.strip, text.splitlines()):
+        if not line[:1].isdecimal():
+            continue
+        job_id, _, moment = line.partition("|")
+        submitted = client.seconds_of(moment) if is_count(job_id) else None
+        if submitted is None:
+            return None
+        if submitted >= int(when):
+            found.add(job_id)
+    return sorted(found - {array_of(job.job_id) for job in spec.earlier})
 
 
-def _explained(spec: JobSpec, error: str, since: float) -> SchedulerRefused | SchedulerAway:
-    """The exception for the error of sbatch, with the fix."""
+def _explained(spec: JobSpec, failure: Exception, since: float) -> SchedulerRefused | SchedulerAway:
+    """The exception for submitit's, which has the errors that sbatch printed, with the fix."""
+    code = getattr(failure.__cause__, "returncode", 1)
+    error = str(failure).strip() or f"sbatch ended with {code}"
+    if code == -signal.SIGKILL:
+        error = f"no answer within {SBATCH_WITHIN_S} s"
     # At some sites, sbatch prints more than its errors.
     lines = [_PREFIX.sub("", line) for line in error.splitlines() if _PREFIX.match(line)]
     lines = lines or error.splitlines()
@@ -243,7 +262,7 @@ def _exceeded_limit(error: str) -> str | None:
 def _withdraw(spec: JobSpec, since: float) -> str:
     """Cancel the jobs of an sbatch without an answer; returns what happened and what to do next."""
     deadline = time.monotonic() + _AWAY_S
-    while (jobs := _submitted_since(spec, since)) is None and time.monotonic() < deadline:
+    while (jobs := submitted_since(spec, since)) is None and time.monotonic() < deadline:
         time.sleep(1.0)
     if jobs is None:
         return (
@@ -261,25 +280,18 @@ def _withdraw(spec: JobSpec, since: float) -> str:
     return f"{done}Try again when it answers, or use --cluster local"
 
 
-def most_tasks(account: str | None = None, qos: str | None = None) -> Limit:
-    """The limit for one array of this account and QOS."""
-    return min((array_limit(), *job_limits(account, qos)), key=lambda limit: limit.tasks)
-
-
 @functools.cache
-def _config() -> str:
+def _config() -> Facts:
     """Slurm's configuration, read once per process; empty without an answer."""
-    return client.output_of(["scontrol", "show", "config"]) or ""
+    return client.settings_in(client.output_of(["scontrol", "show", "config"]) or "")
 
 
 def array_limit() -> Limit:
     """The largest number of tasks of an array."""
     config = _config()
-    size = re.search(r"^MaxArraySize\s*=\s*([0-9]{1,9})\b", config, re.MULTILINE)
-    tasks = re.search(
-        r"^SchedulerParameters\s*=.*\bmax_array_tasks=([0-9]{1,9})\b", config, re.MULTILINE
-    )
-    most = int(size[1]) if size else _UNKNOWN
+    size = config["MaxArraySize"]
+    tasks = _TASKS.search(config["SchedulerParameters"])
+    most = int(size) if is_count(size) else _UNKNOWN
     name = "MaxArraySize"
     if tasks and int(tasks[1]) < most:
         most = int(tasks[1])
@@ -291,7 +303,7 @@ def array_limit() -> Limit:
 @functools.cache
 def job_limits(account: str | None, qos: str | None) -> tuple[Limit, ...]:
     """Limits on jobs of this account and QOS, less those in the queue; read once per process."""
-    if not re.search(r"^AccountingStorageEnforce\s*=.*\b(limits|safe)\b", _config(), re.MULTILINE):
+    if not re.search(r"\b(limits|safe)\b", _config()["AccountingStorageEnforce"]):
         return ()
     user = user_name(os.geteuid())
     shown = ["scontrol", "show", "assoc_mgr", f"users={user}", "flags=assoc,qos"]

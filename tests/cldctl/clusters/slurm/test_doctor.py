@@ -25,7 +25,7 @@ PriorityTier=1 PreemptMode=REQUEUE State=UP TRES=cpu=8,mem=16000M,node=4
 PartitionName=gpu AllowQos=ALL Default=YES QoS=N/A DefaultTime=00:30:00 GraceTime=0 MaxTime=UNLIMITED Nodes=g[1-40] \
 PriorityTier=10 PreemptMode=GANG,SUSPEND State=DOWN TRES=cpu=8,mem=16000M,node=4
 """
-SLURM = doctor.parse_configuration(SCONTROL)
+SLURM = client.settings_in(SCONTROL)
 SPOT, GPU = doctor.parse_partitions(PARTITIONS)
 
 

@@ -51,10 +51,10 @@ def test_clients_alone_are_not_the_default(monkeypatch, tmp_path, file, variable
     clients(tmp_path, monkeypatch, f"exit {code}")
     monkeypatch.setattr(client, "_CONFIGURATIONS", (file,))
     monkeypatch.setenv("SLURM_CONF", variable)
-    client._answers.cache_clear()
+    client.has_controller.cache_clear()
     assert SlurmCluster.unavailable() is None
     assert clusters.default().name == name
-    client._answers.cache_clear()
+    client.has_controller.cache_clear()
 
 
 NOTICE = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO {} ***\n"
@@ -123,7 +123,8 @@ def test_who_it_is(logs, monkeypatch):
 def test_what_a_signal_means(logs, monkeypatch, code, known, log, cause):
     times = {name: in_seconds(value) for name, value in known.items() if name == "EndTime"}
     times |= {"StartTime": in_seconds(-10)} if times else {}
-    monkeypatch.setattr(client, "show_job", lambda *_: {**known, **times})
+    job_facts = client.facts({**known, **times}.items())
+    monkeypatch.setattr(client, "show_job", lambda *_: job_facts)
     job = SlurmCluster().current_job(logs)
     job.log.write_text(f"{NOTICE.format('JOB REQUEUE')}{log}")
     assert job.cause_of(code, len(NOTICE.format("JOB REQUEUE"))) == cause, (
@@ -161,7 +162,7 @@ def attempt(**changes):
 )
 def test_why_an_earlier_attempt_ended(logs, monkeypatch, about, log, accounting, cause):
     monkeypatch.setattr(
-        client, "sacct", lambda fields, job_ids: accounting if job_ids == ["5"] else None
+        client, "output_of", lambda command: accounting if command[-1] == "5" else None
     )
     (logs / "5_0_log.err").write_text(log)
     assert SlurmCluster().current_job(logs).why_ended(attempt(**about)) == cause
@@ -178,7 +179,7 @@ m1|high|allocated|v100
 
 
 @pytest.mark.parametrize(
-    ("features", "count"), [("(null)", 2), ("a100&nvme", 1), ("[a|b]", None), ("h100", 0)]
+    ("features", "count"), [(None, 2), ("a100&nvme", 1), ("[a|b]", None), ("h100", 0)]
 )
 def test_nodes_that_could_run_a_job(monkeypatch, features, count):
     monkeypatch.setattr(client, "run", lambda command, **_: Reply(0, SINFO))

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from cld_core.config.cluster import ClusterSpec
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import HELD, Answer, Held
+from cldctl.clusters.base import HELD, Answer, Held, JobSpec
 from cldctl.clusters.slurm import client, poll, submit
 from cldctl.clusters.slurm.client import Reply
 from cldctl.clusters.slurm.cluster import SlurmCluster
@@ -170,11 +172,14 @@ def test_commands_that_begin_at_the_same_moment_ask_once(tmp_path, monkeypatch):
 
 SQUEUE = "12|RUNNING|n[1-2]|None\n13_4|PENDING||Priority\n13_5|COMPLETED|n3|None\n14|PENDING||JobHeldUser\n"
 SACCT = "12|PREEMPTED|n1\n12|NODE_FAIL|n1\n12|CANCELLED by 0|n2\n14|COMPLETED|n1\n"
+TOY = JobSpec(name="toy", logs=Path("logs"), size=ClusterSpec())
 SUBMITTED = "12|2026-11-25T00:57:43\n13|2026-11-25T01:57:43\n"
 
 
-def test_squeue_and_sacct():
-    assert poll.parse_squeue(f"{SQUEUE}rubbish\n") == {
+def test_squeue_and_sacct(monkeypatch):
+    answers, is_whole = poll.parse_squeue(f"{SQUEUE}rubbish\n")
+    assert is_whole
+    assert answers == {
         "12": Answer("running", node="n[1-2]", word="RUNNING"),
         "13_4": Answer("pending", reason="Priority", word="PENDING"),
         "13_5": Answer("gone", node="n3", word="COMPLETED"),
@@ -191,7 +196,8 @@ def test_squeue_and_sacct():
         "pending",
         "suspended",
     ]
-    assert poll.parse_sacct(SACCT) == {
+    monkeypatch.setattr(client, "run", lambda command, **_: Reply(0, SACCT))
+    assert poll.ended_states(["12", "14"]) == {
         "12": ["PREEMPTED", "NODE_FAIL", "CANCELLED"],
         "14": ["COMPLETED"],
     }
@@ -199,22 +205,23 @@ def test_squeue_and_sacct():
 
 def test_a_torn_answer_never_ends_a_job():
     """Whatever is cut off, a job that the whole answer shows in the queue does not look gone."""
-    whole = poll.parse_squeue(SQUEUE)
+    whole, _ = poll.parse_squeue(SQUEUE)
     for cut in (SQUEUE[:end] for end in range(len(SQUEUE) + 1)):
-        for name, seen in poll.parse_squeue(cut).items():
+        answers, is_whole = poll.parse_squeue(cut)
+        for name, seen in answers.items():
             assert seen.phase in (whole[name].phase, "unknown"), "a line is whole, or left out"
-        assert poll.is_torn(cut) == (cut != "" and cut[-1] != "\n")
+        assert is_whole == (cut == "" or cut[-1] == "\n")
 
 
 @pytest.mark.parametrize("text", ["", "|||\n===\n", "\x00\ufffd|\n", SACCT[:20]])
 def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
     monkeypatch.setattr(client, "run", lambda command, **_: Reply(0, text))
     assert {*phases("12", "13_4", max_age_s=0)} <= {"gone", "unknown"}
-    client.submitted_since("toy", 0.0)
+    submit.submitted_since(TOY, 0.0)
     client.show_job("12")
-    poll.parse_sacct(client.sacct("JobID,State", ["12"]) or "")
+    poll.ended_states(["12"])
     submit.forget()
-    assert submit.most_tasks().tasks > 0
+    assert SlurmCluster().most_tasks(TOY).tasks > 0
     submit.forget()
 
 
@@ -222,7 +229,7 @@ def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
 def test_a_job_submitted_at_an_unreadable_time_is_not_forgotten(monkeypatch, line, jobs):
     text = f"Welcome to this cluster\n{SUBMITTED}{line}"
     monkeypatch.setattr(client, "run", lambda command, **_: Reply(0, text))
-    assert client.submitted_since("toy", 0.0) == jobs
+    assert submit.submitted_since(TOY, 0.0) == jobs
 
 
 PENDING = Answer("pending", word="PENDING")
