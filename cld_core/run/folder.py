@@ -31,6 +31,7 @@ from cld_core.records import from_plain, whole
 
 from . import code
 from .events import Event
+from .history import History
 from .identity import Identity
 from .ledger import Ledger
 
@@ -334,6 +335,13 @@ class RunFolder:
     def progress(self) -> ReportedProgress:
         """The last report, without values of unexpected types; empty before the first."""
         return from_plain(ReportedProgress, read_object(self.progress_file))
+
+    def history_and_progress(self) -> tuple[History, ReportedProgress]:
+        """The history of the ledger, with the last report and the newest checkpoint; and that
+        report."""
+        progress = self.progress()
+        saved = self.steps_to_continue_from()
+        return self.ledger.history().with_progress(progress, saved), progress
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"
