@@ -46,7 +46,7 @@ from cldctl.runs.selection import command
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.show.console import age, count, duration, keys_differ, number
-from cldctl.show.evaluations import compared, tunings
+from cldctl.show.evaluations import compared, remarks, tunings
 from cldctl.show.runs import all_results, newest_results, run_columns, states, swept_values
 from cldctl.show.tables import Cell, attempts, columns_of, number_text, result_columns, usage_line
 
@@ -304,18 +304,16 @@ def _by_step(results: Sequence[Result]) -> Iterator[Markup]:
 
 
 def _remarks(row: RunStatus) -> Iterator[Markup]:
-    """Which evaluations are not complete, and what is unusual about results, each text once."""
-    names_by_remark: dict[str, list[str]] = {}
+    """The remarks on evaluations, and which of these are not complete."""
+    entries = []
     for entry in row.evals:
-        remarks = [*entry["remarks"]]
+        texts = [*entry["remarks"]]
         if entry["state"] != "FINISHED":
             done = f"{entry['shards_done']} of {entry['shards']} shards"
-            remarks.insert(0, f"{entry['state'].lower()}, {done}")
-        for remark in remarks:
-            names_by_remark.setdefault(remark, []).append(entry["id"])
-    for remark, names in names_by_remark.items():
-        which = ", ".join(names) if len(names) <= 3 else f"{len(names)} evaluations"
-        yield text(f"{which}: {remark}")
+            texts.insert(0, f"{entry['state'].lower()}, {done}")
+        entries.append({**entry, "remarks": texts})
+    for line in remarks(entries):
+        yield text(line.plain)
     if not row.evals:
         yield text("There are no evaluations.")
 
