@@ -171,12 +171,10 @@ def row_of(run: RunFolder) -> Run:
 
 
 def _values(run: RunFolder) -> dict[str, Any]:
-    progress = run.progress()
-    checkpoints = run.steps_to_continue_from()
-    history = run.ledger.history().with_progress(progress, checkpoints)
+    history, progress = run.history_and_progress()
     last = history.last
     attempted = None if last is None else last.last_step
-    steps = [progress.get("step"), attempted, *checkpoints[-1:]]
+    steps = [progress.get("step"), attempted, history.saved]
     reached = max((step for step in steps if step is not None), default=0)
     return {
         **_recipe(run),

@@ -30,6 +30,7 @@ from cld_core.records import find_record, whole
 
 from . import code
 from .events import Event
+from .history import History
 from .identity import Identity
 from .ledger import Ledger
 
@@ -335,6 +336,13 @@ class RunFolder:
     def progress(self) -> ReportedProgress:
         """The last report, without values of unexpected types; empty before the first."""
         return find_record(ReportedProgress, self.progress_file) or {}
+
+    def history_and_progress(self) -> tuple[History, ReportedProgress]:
+        """The history of the ledger, with the last report and the newest checkpoint; and that
+        report."""
+        progress = self.progress()
+        saved = self.steps_to_continue_from()
+        return self.ledger.history().with_progress(progress, saved), progress
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"

@@ -449,8 +449,7 @@ class Training(Work):
 
     def rows_done(self) -> tuple[int, int]:
         """How many steps are done, and how many were requested."""
-        progress = self._run.progress()
-        history = self.history().with_progress(progress, self._run.steps_to_continue_from())
+        history, progress = self._run.history_and_progress()
         steps = history.steps if history.steps is not None else progress.get("steps", 0)
         reached = history.last.last_step if history.last is not None else None
         return max(progress.get("step", 0), reached or 0, history.saved or 0), steps or 0

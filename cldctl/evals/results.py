@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cld_core import metrics as registry
 from cld_core.config.schema import leaves
-from cld_core.errors import CldError, NotFoundError
+from cld_core.errors import CldError, NotFoundError, RecipeError
 from cld_core.files import replacing, write_text
 from cld_core.metrics import Number, Quantity, quantities_in
 from cld_core.run import RunFolder
@@ -608,29 +608,6 @@ def _bare(columns: Sequence[Column], quantities: Sequence[Quantity]) -> list[str
     return texts
 
 
-def run_json(columns: Sequence[Column]) -> dict[str, Any]:
-    """A comparison for ``--json``, with a verdict on each number of the columns after the first."""
-    entries = [column.to_dict() for column in columns]
-    _add_verdicts(columns, entries)
-    return {
-        "rule": RULE + _FEW_PARTS,
-        "runs": entries,
-        "differences": differences(columns),
-        "warnings": warnings(columns),
-    }
-
-
-def _add_verdicts(
-    compared: "Sequence[Column | ComparedRuns]", entries: Sequence[dict[str, Any]]
-) -> None:
-    """Add the verdicts on the results of columns or lines after the first to their entries."""
-    first = compared[0].results
-    for other, entry in zip(compared[1:], entries[1:], strict=True):
-        for key, result in other.results.items():
-            if key in first:
-                entry[key]["against_first"] = verdict(first[key], result) or None
-
-
 @dataclass(frozen=True)
 class ComparedRuns:
     """Runs that differ only in their seed, evaluated at the same step with the same settings.
@@ -756,17 +733,99 @@ def group_warnings(found: Sequence[ComparedRuns]) -> list[str]:
     return texts + _remarks([column for line in found for column in line.columns])
 
 
-def group_json(found: Sequence[ComparedRuns], missing: Sequence[str]) -> dict[str, Any]:
-    """A comparison of groups for ``--json``; ``missing`` are runs without results."""
-    entries = [line.to_dict() for line in found]
-    _add_verdicts(found, entries)
-    return {
-        "rule": AVERAGES,
-        "marked": RULE_OF_MEANS,
-        "lines": entries,
-        "missing": list(missing),
-        "warnings": group_warnings(found),
-    }
+@dataclass(frozen=True)
+class SideBySide:
+    """Results of runs and groups side by side.
+
+    Attributes:
+        lines: a line for each run, and for each cell of a group.
+        missing: names of the runs of groups that have no results.
+        has_groups: whether there are groups. Then the lines are averages over seeds.
+    """
+
+    lines: Sequence[ComparedRuns]
+    missing: Sequence[str] = ()
+    has_groups: bool = False
+
+    @property
+    def _columns(self) -> list[Column]:
+        return [line.columns[0] for line in self.lines]
+
+    @property
+    def warnings(self) -> list[str]:
+        return group_warnings(self.lines) if self.has_groups else warnings(self._columns)
+
+    @property
+    def remarks(self) -> list[str]:
+        """The differences between runs, the warnings, and how the table is to be read."""
+        if self.has_groups:
+            texts = [*self.warnings, AVERAGES, rule(self.lines, RULE_OF_MEANS)]
+        else:
+            texts = [*differences(self._columns), *self.warnings, rule(self.lines)]
+        return [text for text in texts if text is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``, with verdicts on the results of all lines after the first."""
+        entries = [
+            line.to_dict() if self.has_groups else line.columns[0].to_dict() for line in self.lines
+        ]
+        first = self.lines[0].results
+        for line, entry in zip(self.lines[1:], entries[1:], strict=True):
+            for key, result in line.results.items():
+                if key in first:
+                    entry[key]["against_first"] = verdict(first[key], result) or None
+        if self.has_groups:
+            return {
+                "rule": AVERAGES,
+                "marked": RULE_OF_MEANS,
+                "lines": entries,
+                "missing": list(self.missing),
+                "warnings": self.warnings,
+            }
+        return {
+            "rule": RULE + _FEW_PARTS,
+            "runs": entries,
+            "differences": differences(self._columns),
+            "warnings": self.warnings,
+        }
+
+
+def side_by_side(
+    chosen: Sequence[Group | RunFolder],
+    checkpoint: str,
+    spare: Callable[[RunFolder, Exception], object],
+) -> SideBySide:
+    """The results of groups, averaged over seeds, and of runs, each compared with the first.
+
+    Args:
+        spare: called with a run that cannot be read, which is left out.
+
+    Raises:
+        NotFoundError: a run, or all of the groups, have no results, or none can be read.
+    """
+    has_groups = any(isinstance(entry, Group) for entry in chosen)
+    if has_groups:
+        chosen = list({entry.name: entry for entry in chosen}.values())
+    found: list[ComparedRuns] = []
+    missing: list[str] = []
+    for entry in chosen:
+        if isinstance(entry, Group):
+            of_group, without = lines_of_group(entry, checkpoint, spare)
+            found += of_group
+            missing += without
+            continue
+        first = found[0].columns[0] if found else None
+        try:
+            found.append(ComparedRuns(entry.name, {}, (column(entry, checkpoint, first),)))
+        except (RecipeError, OSError) as error:
+            spare(entry, error)
+    if not found:
+        raise NotFoundError(
+            f"no run of {', '.join(entry.name for entry in chosen)} has a finished evaluation "
+            f"(--checkpoint {checkpoint}) that can be read. Make some: "
+            f"`cldctl eval {chosen[0].name} --elbo`."
+        )
+    return SideBySide(found, missing, has_groups)
 
 
 def _difference(one: Column, other: Column) -> str | None:

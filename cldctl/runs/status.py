@@ -48,17 +48,17 @@ _ATTEMPT = (
     "host",
     "warning",
 )
-# A run stands still or waits if it is silent for this many of its usual pauses between reports,
-# and at least this many seconds.
+# A training is reported as silent after this many of its usual pauses between reports, and at
+# least this many seconds; after the longer time if it evaluates, draws, saves or compiles, when it
+# reports nothing.
 _SILENCE = 10
 _LEAST_SILENCE_S = 20.0
-# While it evaluates, draws, saves or compiles, it reports nothing.
 _LONG_PHASE_S = 600.0
 WAITING = "waiting for the queue"
 STARTING = "starting"
 TRAINING = "training"
-# Characters of a phase, which comes from a file.
-_MOST = 40
+# The most characters of a phase, which comes from a file.
+_PHASE_WIDTH = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +66,17 @@ class RunStatus:
     """One row of `cldctl status`; the fields are those of ``--json``.
 
     Attributes:
-        started_from: the run or file, and the step, whose weights it started from, in words; None
-            for other runs.
-        changes: changes between attempts that may change results, such as of the code, a line each.
-        problems: damaged files that the state does not tell of; only of runs that are named.
-        phase: what a run that is alive does, such as "training" or "saving"; else None.
+        started_from: the run or file that the first weights come from, and the step, in words; None
+            if the training started from scratch.
+        changes: changes between attempts that may change results, such as other code, a line each.
+        problems: damaged files, which the state does not show; only of runs that are named.
+        phase: the activity of a run that is alive, such as "training" or "saving"; else None.
         smoothed_loss: an exponential mean of the reported losses.
-        code: the digest of the code that it is to run, "live" for the checkout itself; None if it
+        code: the digest of the code that the jobs run, "live" for the checkout itself; None if it
             is unknown.
-        as_of: the time of the last report of the run itself, if its state depends on a cluster that
-            could not be polled; else None.
-        is_readable: not a field of ``--json``; False if the files are damaged or of another format.
+        as_of: the time of the run's last report, if the state depends on a cluster that could not
+            be polled; else None.
+        is_readable: False if the files are damaged or of another format; not a field of ``--json``.
     """
 
     name: str
@@ -120,14 +120,14 @@ class RunStatus:
 
     @property
     def is_evaluating(self) -> bool:
-        """Whether an evaluation or a tuning of it waits or runs."""
+        """Whether an evaluation or a tuning of the run waits or runs."""
         return any(
             entry["state"] in ("RUNNING", "PENDING") for entry in (*self.evals, *self.tunings)
         )
 
     @property
     def shown_loss(self) -> float | None:
-        """The loss where there is room for one: the smoothed one, if there is one yet."""
+        """The smoothed loss, or the last loss before there is a smoothed one."""
         return self.loss if self.smoothed_loss is None else self.smoothed_loss
 
     @property
@@ -137,14 +137,14 @@ class RunStatus:
 
 
 def message_of(error: Exception) -> str:
-    """The message of an error; of an error that is not cldctl's own, on one line."""
+    """The message of an error, on one line unless the error is one of cldctl's own."""
     return str(error) if isinstance(error, CldError) else one_line(error) or type(error).__name__
 
 
 def status_or_reason(
     run: RunFolder, answers: Answers, works: Sequence[RequestedWork] | None = None
 ) -> RunStatus:
-    """As `status_of`, without raising: if the files cannot be read, the row says so."""
+    """As `status_of`, but never raises: if the files cannot be read, the row says why."""
     try:
         problem = run.format_problem()
         if problem is None:
@@ -157,7 +157,7 @@ def status_or_reason(
 
 
 def named_status(run: RunFolder, answers: Answers) -> RunStatus:
-    """As `status_or_reason`, of a single run: with damaged files and edits of the recipe."""
+    """As `status_or_reason`, with the damaged files of the run and later edits of its recipe."""
     row = status_or_reason(run, answers)
     if row.is_readable:
         row = replace(row, problems=damages(run))
@@ -174,27 +174,28 @@ def status_of(
     Args:
         works: its evaluations and tunings, if the caller has them.
     """
-    progress = run.progress()
     identity = run.identity()
-    checkpoints = run.steps_to_continue_from()
-    history = failures.with_culprits(run.ledger.history().with_progress(progress, checkpoints))
+    history, progress = run.history_and_progress()
+    history = failures.with_culprits(history)
     state = state_of(history, RunFacts(run), answers)
     is_running = state.name == "RUNNING"
     job = state.job
     job_id = None if job is None else job.job_id
     last = history.last
-    # The node of a running job, else where the newest attempt or job was.
-    hosts = [None if last is None else last.host, state.answer.node]
+    node = state.answer.node
+    host = (None if last is None else last.host) or node
     if is_running:
-        hosts.reverse()
+        host = node or host
     steps = history.steps if history.steps is not None else progress.get("steps")
     phase = _phase(state, history, progress)
     silence = _silence(progress, phase, history) if is_running else None
     goes_on = is_running and state.answer.phase != "suspended" and silence is None
     rate = progress.get("steps_per_s") if goes_on else None
     attempts = stretches(history, alive=is_running)
-    # Of a run without an attempt, it would read the recipe.
-    used = usage.used_by(run, history, attempts, alive=is_running) if attempts else None
+    used = None
+    # Without attempts, `used_by` would read the recipe, which is slow.
+    if attempts:
+        used = usage.used_by(run, history, attempts, alive=is_running).to_dict()
     step = _step(state.name, history, progress)
     evals: list[dict[str, Any]] = []
     tunings: list[dict[str, Any]] = []
@@ -222,10 +223,10 @@ def status_of(
         phase=phase,
         steps_per_s=rate,
         eta_s=real((steps - step) / rate) if steps is not None and rate else None,
-        checkpoint_step=checkpoints[-1] if checkpoints else None,
+        checkpoint_step=history.saved,
         cluster=job.cluster if job else None,
         job_id=job_id,
-        host=hosts[0] or hosts[1] or None,
+        host=host or None,
         reason=with_trouble(state.reason or silence, state.name, history, job_id),
         updated=progress.get("time"),
         attempts=_attempts(history, state.name, attempts),
@@ -233,13 +234,14 @@ def status_of(
         tunings=tunings,
         sweeps=_sweeps(run, evals),
         changes=changed_between(history),
-        usage=None if used is None else used.to_dict(),
+        usage=used,
         code=history.code,
     )
-    # The ledger has the end of these, so that the cluster does not matter.
+    if job is None or not answers.is_stale(job.cluster):
+        return row
+    # A state that follows from a recorded end does not depend on the cluster.
     is_cancelled = last is not None and last.job_id == job_id and last.cause == "cancelled"
-    has_ended = state.name == "FINISHED" or (state.name == "CANCELLED" and is_cancelled)
-    if job is None or has_ended or not answers.is_stale(job.cluster):
+    if state.name == "FINISHED" or (state.name == "CANCELLED" and is_cancelled):
         return row
     return replace(row, as_of=row.last_change)
 
@@ -257,28 +259,24 @@ def _step(state: str, history: History, progress: ReportedProgress) -> int:
     return max(progress.get("step", 0), reached, saved)
 
 
-def _last_begun(history: History, progress: ReportedProgress) -> float:
-    """The time of the last submission, start or end; 0 if the progress is of a living attempt."""
-    last = history.last
-    if last is not None and last.ended is None and last.attempt == progress.get("attempt"):
-        return 0.0
-    submitted = [event.time for event in history.submitted]
-    attempts = [attempt.ended or attempt.started for attempt in history.attempts]
-    return max([*submitted, *attempts], default=0.0)
-
-
 def _silence(progress: ReportedProgress, phase: str | None, history: History) -> str | None:
     """A message if a run has not reported for much longer than usual; else None."""
-    reported = progress.get("time")
-    if reported is None:
+    if "time" not in progress:
         return None
-    silent = time.time() - max(reported, _last_begun(history, progress))
-    least = _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
-    if silent < max(least, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
+    times = [progress["time"]]
+    last = history.last
+    if last is None or last.ended is not None or last.attempt != progress.get("attempt"):
+        # The report is of an earlier attempt: nothing is expected of the next one before it begins.
+        times += (event.time for event in history.submitted)
+        times += (attempt.ended or attempt.started for attempt in history.attempts)
+    silent_s = time.time() - max(times)
+    least_s = _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
+    usual_s = progress.get("every_s", usage.SILENT_S / _SILENCE)
+    if silent_s < max(least_s, _SILENCE * usual_s):
         return None
-    if silent < 600:
-        return f"no report for {silent:.0f} s"
-    return f"no report for {silent / 60:.0f} min"
+    if silent_s < 600:
+        return f"no report for {silent_s:.0f} s"
+    return f"no report for {silent_s / 60:.0f} min"
 
 
 def _attempts(history: History, state: str, times: Sequence[Stretch]) -> list[dict[str, Any]]:
@@ -293,38 +291,38 @@ def _attempts(history: History, state: str, times: Sequence[Stretch]) -> list[di
 
 
 def _phase(state: State, history: History, progress: ReportedProgress) -> str | None:
-    """What a run in this state does; None if it is over."""
+    """The activity of a run; None if it is over."""
     if state.name in WAITS:
-        # Its launcher may say that the job runs, though the run has not begun.
+        # Between the start of a job and that of its attempt, the launcher says that it runs.
         return STARTING if state.answer.phase == "running" else WAITING
     if state.name != "RUNNING":
         return None
     last = history.last
     if last is None or last.cause is not None or progress.get("attempt") != last.attempt:
         return STARTING
-    return one_line(progress.get("phase") or TRAINING, _MOST)
+    return one_line(progress.get("phase") or TRAINING, _PHASE_WIDTH)
 
 
 def with_trouble(
     reason: str | None, state: str, history: History, job_id: str | None
 ) -> str | None:
-    """The reason for a state, and the troubles of a run that is not over."""
+    """The reason for a state; of a run that is alive, also recent crashes and avoided nodes."""
     if state not in ALIVE:
         return reason
     now = time.time()
     parts = [reason, failures.in_vain(history, job_id)]
-    crashes, how = failures.recent_crashes(history, now)
+    crashes, message = failures.recent_crashes(history, now)
     if crashes >= failures.WORTH_TELLING:
-        parts.append(how)
+        parts.append(message)
     if avoided := history.avoided.get(job_id or "", ()):
-        why = failures.bad(history.failures, now)
-        nodes = [f"{node} ({why[node]})" if node in why else node for node in avoided]
+        causes = failures.bad(history.failures, now)
+        nodes = [f"{node} ({causes[node]})" if node in causes else node for node in avoided]
         parts.append(f"avoids {', '.join(nodes)}")
     return "; ".join(filter(None, parts)) or None
 
 
 def damages(run: RunFolder) -> list[str]:
-    """Damaged files, a line each. It reads the recipe, which is too slow for many runs."""
+    """The damaged files of a run, a line each. Reads the recipe, which is slow for many runs."""
     files = ((run.progress_file, run.progress()), (run.identity_file, run.identity()))
     problems = [
         f"{file.name} is damaged" for file, content in files if file.exists() and not content
@@ -337,8 +335,11 @@ def damages(run: RunFolder) -> list[str]:
     return problems
 
 
-def _work_status(work: "Evaluation | Tuning", state: State) -> dict[str, Any]:
-    """The entries that evaluations and tunings have in common."""
+def _work_status(
+    work: "Evaluation | Tuning", facts: ShardedFacts, answers: Answers
+) -> dict[str, Any]:
+    """The state of an evaluation or a tuning, and other values that both have."""
+    state = state_of(work.ledger.history(), facts, answers)
     return {
         "id": work.name,
         "state": state.name,
@@ -349,38 +350,30 @@ def _work_status(work: "Evaluation | Tuning", state: State) -> dict[str, Any]:
 
 
 def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
-    """State, rows and gain of one tuning.
+    """State, rows and gain of one tuning, an entry of ``tunings``.
 
-    ``gain`` is how many times nearer to the network's flow it is than the best setting without a
-    fit, by the root mean square distance on held-out noise: 1 if that setting was kept. ``cut_off``
-    says that the budget ended the fit.
+    ``rms`` has root mean square distances from the network's flow on held-out noise. ``gain`` is
+    the distance of the best setting without a fit, divided by that of the kept setting: 1 if no fit
+    was better. ``cut_off`` says that the budget ended the fit.
     """
     from cld_core.run.tunings import STAGES
 
     solution = work.solution
     facts = ShardedFacts(work)
-    state = state_of(work.ledger.history(), facts, answers)
     done, total, _ = facts.progress
-    row = _work_status(work, state)
+    row = _work_status(work, facts, answers)
     row |= {"nfe": work.request.nfe, "rows_done": done, "rows": total}
+    row |= {"kept": None, "rms": {}, "gain": None, "cut_off": None, "digest": None}
     if solution is None:
-        unknown = dict.fromkeys(("gain", "cut_off", "digest"))
-        return {**row, "kept": None, "rms": {}, **unknown}
+        return row
     # Only stages that this version has: a file that was copied may name anything.
     rms = {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
-    kept = solution.kept if solution.kept in rms else None
-    best = rms.get(kept or "")
-    gain = None
-    if best and "untuned" in rms:
-        gain = rms["untuned"] / best
-    return {
-        **row,
-        "kept": kept,
-        "rms": rms,
-        "gain": gain,
-        "cut_off": solution.cut_off,
-        "digest": solution.digest,
-    }
+    row |= {"rms": rms, "cut_off": solution.cut_off, "digest": solution.digest}
+    if solution.kept in rms:
+        row["kept"] = solution.kept
+        if rms[solution.kept] and "untuned" in rms:
+            row["gain"] = rms["untuned"] / rms[solution.kept]
+    return row
 
 
 def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
@@ -389,17 +382,16 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
 
     request = work.request
     report = work.report or {}
-    history = work.ledger.history()
     facts = ShardedFacts(work, is_done=bool(report))
-    state = state_of(history, facts, answers)
-    messages = [history.other_code, state.reason]
+    row = _work_status(work, facts, answers)
+    messages = [*remarks(report), work.ledger.history().other_code, row["reason"]]
     elbo = report.get("elbo") or {}
     results = {
         key: {"value": number.value, "stderr": number.stderr, "n": number.n}
         for key, number in numbers(report).items()
     }
     return {
-        **_work_status(work, state),
+        **row,
         "metrics": list(request.metrics),
         "shards_done": request.shards - len(facts.missing),
         "shards": request.shards,
@@ -407,7 +399,7 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
         **{name: elbo.get(name) for name in ("bpd", "nll", "stderr", "true_entropy")},
         "settings": request.settings,
         "results": results,
-        "remarks": [*remarks(report), *(text for text in messages if text is not None)],
+        "remarks": [message for message in messages if message is not None],
     }
 
 
@@ -437,37 +429,37 @@ _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}")
 def changed_between(history: History) -> list[str]:
     """The last change of code, versions, GPU, driver and data between attempts, a line each."""
     lines: dict[str, str] = {}
-    values: dict[str, str] = {}
+    earlier: dict[str, str] = {}
     for attempt in history.attempts:
-        noted = {
+        values = {
             "code": attempt.code,
             **attempt.versions,
             "GPU": attempt.gpu,
             "driver": attempt.driver,
         }
-        for name, value in noted.items():
+        for name, value in values.items():
             if not isinstance(value, str):
                 continue
-            before = values.get(name, value)
-            values[name] = value
+            before = earlier.setdefault(name, value)
             if value != before:
                 # The newest change comes last.
                 lines.pop(name, None)
                 lines[name] = (
                     f"{name} {_short(value)} instead of {_short(before)}, {_since(attempt)}"
                 )
+                earlier[name] = value
     edited = [f"recipe.yaml was edited by hand: {history.edited}"] if history.edited else []
     return [*lines.values(), *_other_data(history), *_other_code(history), *edited]
 
 
 def changed_by_now(run: RunFolder, history: History) -> list[str]:
     """As `changed_between`, with edits of the recipe since the last start."""
-    now = frozen.seen(run)
-    return changed_between(history if now is None else replace(history, edited=now))
+    edited = frozen.seen(run)
+    return changed_between(history if edited is None else replace(history, edited=edited))
 
 
 def _other_data(history: History) -> Iterator[str]:
-    """The last change of data, or of the plug-in's file with the same data."""
+    """The last change of the data, or of a plug-in's file that still yields the same data."""
     with_data = [attempt for attempt in history.attempts if attempt.data]
     for before, attempt in reversed(list(pairwise(with_data))):
         if are_other_data(attempt.data, before.data):
@@ -484,9 +476,9 @@ def _other_data(history: History) -> Iterator[str]:
 
 
 def _other_code(history: History) -> Iterator[str]:
-    """A message if the newest attempt does not run the code of the run.
+    """A message if the newest attempt does not run the code that was submitted.
 
-    In a container that hides the folder of the run, a job runs what is installed there.
+    In a container that hides the run folder, a job runs the code that is installed there.
     """
     last = history.last
     if last is None or last.code is None or last.requested_code in (None, "live", last.code):
@@ -498,7 +490,7 @@ def _other_code(history: History) -> Iterator[str]:
 
 
 def _since(attempt: Attempt) -> str:
-    """From which attempt on, and when that began."""
+    """The attempt that a change begins with, and its time."""
     return f"since attempt {attempt.attempt} ({local_time(attempt.started)})"
 
 

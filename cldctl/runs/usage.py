@@ -183,7 +183,7 @@ def usage_of(run: RunFolder, *, since: float = 0.0) -> Usage:
 
     Its newest attempt counts as alive unless it has been silent for `SILENT_S`.
     """
-    history = run.ledger.history().with_progress(run.progress(), run.steps_to_continue_from())
+    history, _ = run.history_and_progress()
     last = history.last
     alive = False
     if last is not None and last.cause is None:

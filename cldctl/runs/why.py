@@ -1,4 +1,4 @@
-"""Why a run is in its state: its ledger, its logs and its scheduler in one answer."""
+"""Explains the state of a run by its ledger, its logs and its scheduler."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from cld_core.run import RunFolder
 from cld_core.run.events import GivenUp, JobRef, state_after
 from cld_core.run.history import History
-from cld_core.run.state import DECIDING, OVER, RESUMABLE, WAITS, living
+from cld_core.run.state import DECIDING, OVER, WAITS, living
 from cld_core.run.timeline import Stretch, stretches
 from cld_core.run.work import evaluations_of
 from cld_core.sanitize import one_line
@@ -17,7 +17,7 @@ from cldctl.clusters.base import Held, Waiting
 from cldctl.jobs import failures
 
 from . import survey, usage
-from .logs import FirstFailure, dead_rank, first_failure, last_failed
+from .logs import FirstFailure, dead_rank, first_failure, has_failed
 from .status import (
     STARTING,
     RunStatus,
@@ -76,14 +76,15 @@ class Why:
     """The explanation of a run's state.
 
     Attributes:
-        row: its status, with changes between the attempts, and what could not be read or polled.
+        row: the status of the run, with changes between attempts; its problems name files that
+            could not be read and clusters that could not be polled.
         headline: state and reason in a sentence.
-        history: its ledger; empty if that cannot be read.
-        stretches: its attempts with their times, oldest first.
-        failed: the rank that failed first, in the last attempt that failed.
+        history: of the run's ledger; empty if that cannot be read.
+        stretches: the attempts with their times, oldest first.
+        failed: the rank that failed first, if the newest attempt failed.
         excluded: nodes that the job avoids.
         waiting: why the job waits, if it does.
-        do: what to do before any command; None for nothing.
+        do: advice to follow before typing a command; None without any.
         next: commands to type next, without "cldctl ".
     """
 
@@ -99,26 +100,26 @@ class Why:
 
     @property
     def attempts(self) -> list[dict[str, Any]]:
-        """The attempts as `attempt_row` makes them, oldest first; how the last one ended, as
-        `status` has it."""
-        rows = [attempt_row(stretch) for stretch in self.stretches]
+        """The rows of the attempts, oldest first; the last one ended as `status` shows it."""
+        rows = [_attempt_row(stretch) for stretch in self.stretches]
         if rows and rows[-1]["cause"] is None and self.row.attempts:
             rows[-1]["cause"] = self.row.attempts[-1]["cause"]
         return rows
 
     @property
     def ends(self) -> list[tuple[Stretch, str, str]]:
-        """The attempts, with the state in which each left the run, and what ended it in words."""
+        """The attempts, each with the state in which it left the run, and its cause in words."""
         ends = []
         for stretch, row in zip(self.stretches, self.attempts, strict=True):
-            cause = row["cause"]
-            is_last = stretch is self.stretches[-1]
-            if cause:
-                ends.append((stretch, state_after(cause), cause.replace("_", " ")))
-            elif is_last and self.row.state == "RUNNING":
-                ends.append((stretch, "RUNNING", "running"))
-            else:
-                ends.append((stretch, "LOST", "no recorded end"))
+            state = "LOST"
+            words = "no recorded end"
+            if cause := row["cause"]:
+                state = state_after(cause)
+                words = cause.replace("_", " ")
+            elif stretch is self.stretches[-1] and self.row.state == "RUNNING":
+                state = "RUNNING"
+                words = "running"
+            ends.append((stretch, state, words))
         return ends
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class Why:
 
 
 def why(run: RunFolder) -> Why:
-    """Explain the state of a run; what cannot be read is among the problems of its row."""
+    """Explain the state of a run; its problems name the files that cannot be read."""
     answers = survey.of_runs([run], max_age_s=survey.TO_LOOK_S)
     why = explained(status_or_reason(run, answers), answers, polls=True)
     if answers.remark:
@@ -156,41 +157,38 @@ def why(run: RunFolder) -> Why:
 
 
 def explained(row: RunStatus, answers: Answers, *, polls: bool = False) -> Why:
-    """As `why`, of a row of ``status`` and the answers that it is made of.
+    """Explain a row of ``status``; never raises.
 
     Args:
-        polls: ask the cluster why a job waits, if the answers do not tell.
+        answers: of the clusters, from which the row was made.
+        polls: poll the cluster for the reason that a job waits, if the answers do not tell.
     """
     run = RunFolder(row.path)
     problems: list[str] = []
 
-    def attempted(what: str, make: Callable[[], _Part], otherwise: _Part) -> _Part:
-        """The result of ``make``; if it fails, ``otherwise``, and a problem named ``what``."""
+    def attempted(part: str, make: Callable[[], _Part], otherwise: _Part) -> _Part:
+        """The result of ``make``; if it fails, ``otherwise``, and a problem names the part."""
         try:
             return make()
         except Exception as error:
-            problems.append(f"{what}: {one_line(message_of(error))}")
+            problems.append(f"{part}: {one_line(message_of(error))}")
             return otherwise
 
     if not row.is_readable:
         problems.append(row.reason or "its files cannot be read")
         if run.identity().get("format") is not None and run.format_problem() is not None:
             return Why(row=replace(row, problems=problems), headline="nothing is known about it")
-    history = attempted(
-        "attempts.jsonl",
-        lambda: run.ledger.history().with_progress(run.progress(), run.steps_to_continue_from()),
-        History(),
-    )
+    history = attempted("attempts.jsonl", lambda: run.history_and_progress()[0], History())
     damaged = damages(run)
     problems += damaged
     alive = row.state == "RUNNING"
     attempts = attempted("the attempts", lambda: stretches(history, alive=alive), None)
     waiting = attempted("the job", lambda: _waiting(row, history, answers, polls=polls), None)
     dead = attempted("the logs", lambda: dead_rank(run, history), None) if alive else None
-    # The failure of an earlier attempt explains nothing once another one trains.
-    last = last_failed(history)
+    last = history.last
     failed: FirstFailure | None = None
-    if last is not None and last is history.last:
+    # The failure of an earlier attempt does not explain the state that a later one has led to.
+    if last is not None and has_failed(last):
         failed = attempted("the logs", lambda: first_failure(run, history, last), None)
     do, commands = _next(row, history, waiting, failed)
     is_recipe_damaged = any(run.recipe_file.name in problem for problem in damaged)
@@ -212,15 +210,15 @@ def explained(row: RunStatus, answers: Answers, *, polls: bool = False) -> Why:
         history=history,
         stretches=attempts or (),
         failed=failed,
-        excluded=attempted("the nodes", lambda: _excluded(run, history, row.job_id), ()),
+        excluded=_excluded(run, history, row.job_id),
         waiting=waiting,
         do=do,
         next=commands,
     )
 
 
-def attempt_row(stretch: Stretch) -> dict[str, Any]:
-    """One attempt: what it gained and lost, and how long it waited and ran."""
+def _attempt_row(stretch: Stretch) -> dict[str, Any]:
+    """The row of an attempt: the steps that it gained and lost, and its times."""
     attempt = stretch.attempt
     row = {name: getattr(attempt, name) for name in _ATTEMPT}
     row["hosts"] = list(dict.fromkeys(attempt.hosts)) or ([attempt.host] if attempt.host else [])
@@ -235,6 +233,7 @@ def attempt_row(stretch: Stretch) -> dict[str, Any]:
 
 
 def _waiting(row: RunStatus, history: History, answers: Answers, *, polls: bool) -> Waiting | None:
+    """Why the job of a run waits; None if it does not, or its launcher does not tell."""
     job = next((event.job for event in history.submitted if event.job.job_id == row.job_id), None)
     if row.state not in WAITS or job is None:
         return None
@@ -251,17 +250,15 @@ def _why_waiting(job: JobRef, answers: Answers, *, polls: bool) -> Waiting | Non
 
 
 def _is_unanswered(history: History, answers: Answers, cluster: str) -> bool:
-    """Whether a requeue of a job is newer than what its cluster says, or the cluster is silent."""
+    """Whether a job has requested a requeue that its cluster, as far as is known, has not done."""
     if history.requeued is None:
         return False
-    if answers.is_stale(cluster):
-        return True
     as_of = answers.as_of(cluster)
-    return as_of is None or as_of > history.requeued.time
+    return answers.is_stale(cluster) or as_of is None or as_of > history.requeued.time
 
 
 def _evaluations(run: RunFolder, row: RunStatus, answers: Answers) -> list[dict[str, Any]]:
-    """The evaluations of a row; those that wait with the reason of their launcher."""
+    """The evaluations of a row; if they wait, with the reasons of their launchers, too."""
     works = {work.name: work for work in evaluations_of(run)} if row.is_evaluating else {}
     entries = []
     for entry in row.evals:
@@ -277,6 +274,7 @@ def _evaluations(run: RunFolder, row: RunStatus, answers: Answers) -> list[dict[
 
 
 def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:
+    """The nodes that a job avoids after failures, and those that the recipe excludes."""
     size = usage.size_of(run)
     nodes = [*history.avoided.get(job_id or "", ()), None if size is None else size.exclude]
     return tuple(dict.fromkeys(filter(None, nodes)))
@@ -291,17 +289,18 @@ def _headline(
     """State and reason in one sentence.
 
     Args:
-        in_vain: of a job that waits, that its last start did not train, and why.
+        in_vain: why the last start of a job that waits did not train; None if it did.
         dead: the rank that has ended although the attempt lasts.
     """
-    of = f" of {row.steps:,}" if row.steps else ""
-    done = f"step {row.step:,}{of}"
+    done = f"step {row.step:,}"
+    if row.steps:
+        done += f" of {row.steps:,}"
     saved = "nothing is saved"
     if row.checkpoint_step is not None:
         saved = f"step {row.checkpoint_step:,} is saved"
     last = row.attempts[-1] if row.attempts else None
-    ended = _end_of(last) if last is not None else ""
-    reason = one_line(row.reason, 300).removesuffix(".") if row.reason else ""
+    ended = "" if last is None else _end_of(last)
+    reason = one_line(row.reason or "", 300).removesuffix(".")
     where = f" on {row.host}" if row.host else ""
     match row.state:
         case _ if not row.is_readable:
@@ -328,20 +327,19 @@ def _headline(
             text = f"its job was cancelled at {done}; {saved}"
         case "STOPPED" | "CANCELLED":
             text = f"it {ended or 'was cancelled'} at {done}; {saved}"
-        case _ if last is None and reason:
-            # The reason says what is known, and what to do.
-            text = reason
-            reason = ""
         case _:
-            text = f"{reason or f'it {ended}'}, at {done}; {saved}"
+            text = reason or f"it {ended or 'ended'}"
             reason = ""
+            # Without an attempt, the reason alone explains the state and what to do.
+            if last is not None:
+                text += f", at {done}; {saved}"
     if waiting is not None:
         reason = "; ".join(filter(None, (waiting.reason, in_vain)))
     return f"{text}: {reason}" if reason else text
 
 
 def _end_of(attempt: Mapping[str, Any]) -> str:
-    """What ended an attempt, in words."""
+    """The end of an attempt in words, such as "was preempted"."""
     words = _ENDS.get(attempt["cause"] or "", f"ended ({attempt['cause']})")
     signal = attempt.get("detail") if attempt["cause"] == "terminated" else None
     return f"{words} ({signal})" if signal else words
@@ -350,29 +348,40 @@ def _end_of(attempt: Mapping[str, Any]) -> str:
 def _next(
     row: RunStatus, history: History, waiting: Waiting | None, failed: FirstFailure | None
 ) -> tuple[str | None, list[str]]:
-    """What to do first, if anything, and the commands to type next, the most useful one first."""
+    """Advice to follow first, if any, and the commands to type next, the most useful one first."""
     name = row.name
     if not row.is_readable:
         return "restore what is damaged, from a backup", []
     if row.state in WAITS:
         advice = "" if waiting is None else waiting.advice.replace(" RUN", f" {name}")
-        if isinstance(waiting, Held):
-            return advice or None, [f"cancel {name}"]
-        return advice or None, [f"status {name} --watch", f"cancel {name}"]
-    if row.state == "RUNNING" and not history.by_other_launcher:
-        of_failed = [] if failed is None else [f"logs {name} --failed"]
-        return None, [f"logs {name} -f", *of_failed]
+        watch = [] if isinstance(waiting, Held) else [f"status {name} --watch"]
+        return advice or None, [*watch, f"cancel {name}"]
+    if row.state == "RUNNING":
+        if history.by_other_launcher:
+            return None, [f"status {name} --watch"]
+        logs = [f"logs {name} -f"]
+        if failed is not None:
+            logs.append(f"logs {name} --failed")
+        return None, logs
     if row.state == "FINISHED":
+        first = f"eval {name} --elbo"
         if row.is_evaluating:
-            return None, [f"status {name} --watch", f"report {name}"]
-        done = any(entry["state"] == "FINISHED" for entry in row.evals)
-        return None, [f"sample {name}" if done else f"eval {name} --elbo", f"report {name}"]
+            first = f"status {name} --watch"
+        elif any(entry["state"] == "FINISHED" for entry in row.evals):
+            first = f"sample {name}"
+        return None, [first, f"report {name}"]
+    return _next_of_stopped(row, history, failed)
+
+
+def _next_of_stopped(
+    row: RunStatus, history: History, failed: FirstFailure | None
+) -> tuple[str | None, list[str]]:
+    """As `_next`, of a run that can be resumed."""
+    name = row.name
     logs: list[str] = []
     if not history.by_other_launcher:
-        which = "" if failed is None else "--failed "
-        logs = [f"logs {name} {which}--tail 50"]
-    if row.state not in RESUMABLE:
-        return None, logs or [f"status {name} --watch"]
+        option = "" if failed is None else "--failed "
+        logs = [f"logs {name} {option}--tail 50"]
     event = history.last_of.get(row.job_id or "")
     never_began = isinstance(event, GivenUp) and event.never_began
     if row.state == "FAILED" and failures.SETUP_FAILED in (row.reason or ""):
@@ -385,23 +394,21 @@ def _next(
         lower = f"resume {name} optim.lr=VALUE"
         if row.checkpoint_step is None:
             return "lower optim.lr", [lower, *logs]
-        do = "lower optim.lr, or go back to an earlier step"
-        return do, [lower, f"resume {name} --from STEP", *logs]
-    if row.state not in ("FAILED", "LOST"):
-        logs = []
+        advice = "lower optim.lr, or go back to an earlier step"
+        return advice, [lower, f"resume {name} --from STEP", *logs]
     if history.by_other_launcher:
         return (
-            "give its launcher, which has its output, the same command again; "
-            "or continue it as a job of cldctl's"
-        ), [f"resume {name}", *logs]
-    return None, [f"resume {name}", *logs]
+            "run the same command again, whose launcher has the output; or continue the run as a "
+            "job of cldctl"
+        ), [f"resume {name}"]
+    return None, [f"resume {name}", *(logs if row.state in ("FAILED", "LOST") else [])]
 
 
 def _has_crashed_twice(history: History) -> bool:
     """Whether the same error ended the last two attempts, at the same step."""
     if len(history.attempts) < 2:
         return False
-    before, last = (
-        (attempt.cause, attempt.detail, attempt.first_step) for attempt in history.attempts[-2:]
-    )
-    return before == last and last[0] == "crashed" and bool(last[1])
+    before, last = history.attempts[-2:]
+    if before.cause != "crashed" or last.cause != "crashed" or not last.detail:
+        return False
+    return (before.detail, before.first_step) == (last.detail, last.first_step)

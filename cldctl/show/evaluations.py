@@ -1,4 +1,4 @@
-"""Results: evaluations and tunings of a run, sweeps, comparisons of samplers, runs and groups."""
+"""Results of evaluations and tunings, of sweeps, and of samplers, runs and groups compared."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -9,13 +9,11 @@ from rich.console import RenderableType, group
 from rich.text import Text
 
 from cld_core import metrics as registry
-from cld_core.errors import NotFoundError, RecipeError
 from cld_core.files import write_text
 from cld_core.metrics import Number
 from cld_core.run import RunFolder
 from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.groups import Group
-from cld_core.run.tunings import Tuning
 from cldctl.evals import results
 from cldctl.runs import survey
 from cldctl.runs.selection import command
@@ -34,6 +32,7 @@ from .tables import (
 )
 
 if TYPE_CHECKING:
+    from cld_core.run.tunings import Tuning
     from cldctl.evals.samplers import Comparison
 
 # The mark of the best result of a column.
@@ -65,28 +64,28 @@ def evaluations(evals: Sequence[Mapping[str, Any]]) -> TextTable:
 
 
 def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
-    """What is unusual about the results of evaluations; what holds for many of them is one line."""
+    """The remarks on evaluations; a remark on several evaluations is one line."""
     names: dict[str, list[str]] = {}
     for entry in evals:
         for text in entry["remarks"]:
             names.setdefault(text, []).append(entry["id"])
     lines = []
-    for text, found in names.items():
-        called = ", ".join(found) if len(found) <= _MOST_NAMES else f"{len(found)} evaluations"
-        lines.append(Text(f"{called}: {text}", "yellow"))
+    for text, ids in names.items():
+        subject = ", ".join(ids) if len(ids) <= _MOST_NAMES else f"{len(ids)} evaluations"
+        lines.append(Text(f"{subject}: {text}", "yellow"))
     return lines
 
 
 def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[TextTable]:
-    """For settings with results at several steps, a table of the results against the step."""
+    """A table of the results against the step, for each choice of settings with several steps."""
     settings: dict[str, dict[int, Mapping[str, Any]]] = {}
     for entry in evals:
         if entry["results"]:
             settings.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
-    for by_step in settings.values():
-        if len(by_step) > 1:
-            steps = sorted(by_step)
-            entries = [by_step[step] for step in steps]
+    for entries_by_step in settings.values():
+        if len(entries_by_step) > 1:
+            steps = sorted(entries_by_step)
+            entries = [entries_by_step[step] for step in steps]
             found = result_columns([numbers_of(entry) for entry in entries], with_count=True)
             columns = {"step": [count(step) for step in steps], **found}
             yield TextTable(columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
@@ -99,42 +98,60 @@ def sweep_table(
     evals: Mapping[str, Mapping[str, Any]],
     best: Collection[tuple[str, int]] | None = None,
 ) -> Iterator[RenderableType]:
-    """A table for each result, the last axis across; cells without one show the state of their
-    evaluation.
+    """A table for each quantity, with the last axis across.
+
+    A cell without a result shows the state of its evaluation.
 
     Args:
-        evals: the evaluations of the sweep as `status` knows them, by their names.
-        best: results that are marked, as (key, number of the row); None to mark none.
+        evals: the evaluations of the sweep, as entries of `status`, by name.
+        best: results to mark, as (key, index of the row); None to mark none.
     """
-    *down, across = sweep.axes
-    axes = " and ".join(axis.key for axis in sweep.axes)
     states = [evals.get(row.evaluation, {}).get("state", "-").lower() for row in rows]
-    tables: dict[str, tuple[list[str], set[str]]] = {}
-    for quantity in results.results_in(rows):
+    quantities = results.results_in(rows)
+    for quantity in quantities:
         cells = []
         counts = set()
-        for place, (row, state) in enumerate(zip(rows, states, strict=True)):
+        for index, (row, state) in enumerate(zip(rows, states, strict=True)):
             number = row.numbers[quantity.key]
             # A finished evaluation may not have this result.
             cell = "-" if state == "finished" else state
             if number is not None:
-                mark = BEST if best and (quantity.key, place) in best else " "
-                cell = number_text(quantity, number) + ("" if best is None else mark)
+                cell = number_text(quantity, number)
                 counts.update(counts_of({quantity.key: number}))
+                if best is not None:
+                    cell += BEST if (quantity.key, index) in best else " "
             cells.append(cell)
-        tables[quantity.label] = (cells, counts)
-    for label, (cells, counts) in (tables or {"states": (states, set())}).items():
-        lines: dict[tuple[str, ...], dict[str, str]] = {}
-        for row, cell in zip(rows, cells, strict=True):
-            values = tuple(row.values[axis.key] for axis in down) or (label,)
-            lines.setdefault(values, {})[row.values[across.key]] = cell
-        heads = list(short_keys([axis.key for axis in down]).values()) or [""]
-        columns = dict(zip(heads, map(list, zip(*lines, strict=True)), strict=True))
-        for value in across.values:
-            heading = f"{across.key.split('.')[-1]} {value}"
-            columns[heading] = [line.get(value, "-") for line in lines.values()]
-        of = f", {counts.pop()}" if len(counts) == 1 else ""
-        yield TextTable(columns, left=heads, title=f"{label} by {axes}{of}")
+        yield _across(sweep, rows, cells, quantity.label, counts)
+    if not quantities:
+        yield _across(sweep, rows, states, "states")
+
+
+def _across(
+    sweep: Sweep,
+    rows: Sequence[results.SweptResults],
+    cells: Sequence[str],
+    label: str,
+    counts: Collection[str] = (),
+) -> TextTable:
+    """The cells of a sweep as a table: a line for each choice on all axes except the last.
+
+    Args:
+        counts: numbers of samples or points; the title has them if all cells agree.
+    """
+    *down, across = sweep.axes
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for row, cell in zip(rows, cells, strict=True):
+        values = tuple(row.values[axis.key] for axis in down) or (label,)
+        lines.setdefault(values, {})[row.values[across.key]] = cell
+    headings = list(short_keys([axis.key for axis in down]).values()) or [""]
+    columns = dict(zip(headings, map(list, zip(*lines, strict=True)), strict=True))
+    for value in across.values:
+        heading = f"{across.key.rpartition('.')[2]} {value}"
+        columns[heading] = [line.get(value, "-") for line in lines.values()]
+    title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}"
+    if len(counts) == 1:
+        title += f", {next(iter(counts))}"
+    return TextTable(columns, left=headings, title=title)
 
 
 @group()
@@ -144,8 +161,7 @@ def samplers(
     """Samplers side by side: a table for each metric, its bounds, and published results.
 
     Args:
-        statuses: the evaluations of the sweep as `status` knows them; cells without a result show
-            their states.
+        statuses: the evaluations of the sweep, as entries of `status`.
     """
     from cld_core.evaluate.published import published_samplers
     from cldctl.evals.samplers import best
@@ -154,17 +170,17 @@ def samplers(
     marked = best(run, sweep, found)
     yield sweep_table(sweep, found, {entry["id"]: entry for entry in statuses}, marked)
     yield from map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
-    if published := published_samplers(run.recipe().data.name):
-        columns = columns_of(
-            {
-                "model": entry.model,
-                "sampler": entry.sampler,
-                "NFE": count(entry.nfe),
-                "FID": f"{entry.fid:.2f}",
-                "source": entry.source,
-            }
-            for entry in published
-        )
+    columns = columns_of(
+        {
+            "model": entry.model,
+            "sampler": entry.sampler,
+            "NFE": count(entry.nfe),
+            "FID": f"{entry.fid:.2f}",
+            "source": entry.source,
+        }
+        for entry in published_samplers(run.recipe().data.name)
+    )
+    if columns:
         yield Text()
         left = ("model", "sampler", "source")
         title = "published, not measured here"
@@ -174,15 +190,16 @@ def samplers(
 def _notes(
     run: RunFolder, sweep: Sweep, found: Sequence[results.SweptResults], *, is_marked: bool
 ) -> Iterator[str]:
+    """The legend of a comparison of samplers, a line each."""
     from cldctl.evals.samplers import references
 
     if is_marked:
         yield (
-            f"{BEST} the best of those that took as many evaluations (log-density: nearest to "
-            f"the truth)"
+            f"{BEST} the best sampler for this number of evaluations (log-density: the one nearest "
+            f"to the truth)"
         )
     if any(number is not None and number.lost for row in found for number in row.numbers.values()):
-        yield "lost: samples that are not finite; results are of the others, and not compared"
+        yield "lost: samples that are not finite; results leave them out, and are not compared"
     repeats = max(len(cell.evaluations) for cell in sweep.cells)
     if repeats > 1:
         yield f"mean of {repeats} seeds ± its standard error"
@@ -237,7 +254,7 @@ def _step(line: results.ComparedRuns) -> str:
 def _result(
     first: results.ComparedRuns, line: results.ComparedRuns, quantity: registry.Quantity
 ) -> Cell:
-    """A mean with its error, and of how many runs it is if some lack the result; else a dash."""
+    """A mean with its error, and the number of runs that have the result if some lack it."""
     runs = len(line.by_run(quantity.key))
     if not runs:
         return "-"
@@ -251,71 +268,37 @@ def _result(
 
 
 def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:
-    """Print results side by side: groups averaged over seeds, runs compared with the first one.
+    """Print the results of runs and groups side by side.
 
     A run that cannot be read is left out, and named on stderr.
 
     Raises:
-        NotFoundError: a run, or all of the groups, have no results, or none can be read.
-        UsageError: these cannot be compared.
+        NotFoundError: as `results.side_by_side`.
     """
 
     def spare(run: RunFolder, error: Exception) -> None:
         err.print(f"{run.name} is left out: {message_of(error)}", style="yellow")
 
-    of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
-    lines: list[results.ComparedRuns] = []
-    missing: list[str] = []
-    has_groups = any(isinstance(one, Group) for one in chosen)
-    for one in {one.name: one for one in chosen}.values() if has_groups else chosen:
-        if isinstance(one, Group):
-            found, without = results.lines_of_group(one, checkpoint, spare)
-            lines += found
-            missing += without
-        else:
-            first = lines[0].columns[0] if lines else None
-            try:
-                lines.append(
-                    results.ComparedRuns(one.name, {}, (results.column(one, checkpoint, first),))
-                )
-            except (RecipeError, OSError) as error:
-                spare(one, error)
-    if not lines:
-        names = [one.name for one in chosen]
-        raise NotFoundError(
-            f"no run of {', '.join(names)} has a finished evaluation{of_step} that can be read. "
-            f"Make some: `cldctl eval {names[0]} --elbo`."
-        )
-    if has_groups:
-        content = results.group_json(lines, missing)
-        texts = [f"{name} has no finished evaluation{of_step}" for name in missing]
-        rule = results.rule(lines, results.RULE_OF_MEANS)
-        texts += [*results.group_warnings(lines), results.AVERAGES, rule or ""]
-    else:
-        columns = [line.columns[0] for line in lines]
-        content = results.run_json(columns)
-        texts = [
-            *results.differences(columns),
-            *results.warnings(columns),
-            results.rule(columns) or "",
-        ]
+    found = results.side_by_side(chosen, checkpoint, spare)
     if as_json:
-        print(json.dumps(content, indent=1))
+        print(json.dumps(found.to_dict(), indent=1))
         return
-    out.print(compared(lines))
-    for text in filter(None, texts):
+    out.print(compared(found.lines))
+    for name in found.missing:
+        err.print(f"{name} has no finished evaluation (--checkpoint {checkpoint})")
+    for text in found.remarks:
         err.print(text)
 
 
 def statuses_of(works: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """The entries of `status` for evaluations."""
-    submitted = (event.job for work in works for event in work.ledger.history().submitted)
+    """Evaluations as entries of `status`."""
+    submitted = (event.job for work in works for event in work.history().submitted)
     answers = survey.ask(submitted, max_age_s=survey.TO_LOOK_S)
     return [evaluation_status(work, answers) for work in works]
 
 
 def say_files(run: RunFolder, sweep: Sweep) -> None:
-    """Write table and picture of a complete sweep, and print where they are."""
+    """Write the table and the picture of a complete sweep, and print their paths."""
     results.write_finished(run)
     for name in ("table.csv", "plot.png"):
         out.print(str(run.evals / sweep.id / name), no_wrap=True)
@@ -323,13 +306,12 @@ def say_files(run: RunFolder, sweep: Sweep) -> None:
 
 def show_plan(run: RunFolder, made: "Comparison") -> None:
     """Print the samplers that would be compared."""
-    names = made.sweep.axes[0].values
+    names, nfe = (axis.values for axis in made.sweep.axes)
     columns = {"sampler": names, "settings": [made.settings[name] for name in names]}
     out.print(TextTable(columns, left=columns, wraps="settings"))
-    nfe = ", ".join(made.sweep.axes[1].values)
-    text = f"{', '.join(made.metrics)} at {nfe} evaluations; {made.seeds} seeds"
-    out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}")
-    out.print(f"{len(made.requests)} evaluations, of which nothing was started")
+    metrics = f"{', '.join(made.metrics)} at {', '.join(nfe)} evaluations; {made.seeds} seeds"
+    out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {metrics}")
+    out.print(f"{len(made.requests)} evaluations; none was started")
 
 
 def show_samplers(
@@ -344,8 +326,7 @@ def show_samplers(
     """Print the results of a comparison of samplers, and write its files; return the exit code.
 
     Args:
-        waited: whether the command has waited for the evaluations, so that it fails if some are
-            missing.
+        waited: whether the command has waited for the evaluations. Then missing ones are a failure.
     """
     from cldctl.evals.samplers import to_json, to_table
 
@@ -376,11 +357,11 @@ def show_samplers(
     return 0
 
 
-def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited: bool) -> int:
+def show_tunings(run: RunFolder, works: "Sequence[Tuning]", as_json: bool, waited: bool) -> int:
     """Print the tunings that are complete, or the names of the others; return the exit code.
 
     Args:
-        waited: whether the command has waited for the tunings, so that missing ones are a failure.
+        waited: whether the command has waited for the tunings. Then missing ones are a failure.
     """
     done = [work for work in works if work.is_done]
     missing = [work for work in works if work not in done]
@@ -408,7 +389,7 @@ def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited:
     return 0
 
 
-def _tuning_to_json(work: Tuning) -> dict[str, Any]:
+def _tuning_to_json(work: "Tuning") -> dict[str, Any]:
     entry = {"id": work.name, "nfe": work.request.nfe, "step": work.request.checkpoint_step}
     solution = work.solution
     if solution is not None:
@@ -424,8 +405,7 @@ def _tuning_to_json(work: Tuning) -> dict[str, Any]:
 
 
 def tunings(entries: Sequence[Mapping[str, Any]]) -> TextTable:
-    """A table of tunings as `status` knows them: progress, rms distances from the network's flow,
-    and the gain."""
+    """A table of tunings, as entries of `status`: progress, distances from the flow, gain."""
     columns = columns_of(
         {
             "tuning": entry["id"],

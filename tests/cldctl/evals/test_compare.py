@@ -13,7 +13,7 @@ from cld_core.errors import NotFoundError
 from cld_core.evaluate.request import request_of
 from cld_core.run.evaluations import sweeps_of
 from cldctl.evals import plan, results
-from cldctl.evals.results import ComparedRuns
+from cldctl.evals.results import ComparedRuns, SideBySide
 from cldctl.show import tables
 from cldctl.show.evaluations import compared, sweep_table
 from tests.support.made_up import report, run_with, seeds
@@ -35,6 +35,10 @@ def trained(path, *overrides, steps=10, metric="elbo"):
     return results.column(run)
 
 
+def of_runs(columns):
+    return SideBySide([ComparedRuns(column.run, {}, (column,)) for column in columns])
+
+
 def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkeypatch):
     monkeypatch.setattr(tables.out, "_width", 240)
     # Errors of 0.3 and 0.4 combine to 0.5: the border is at 1.
@@ -53,7 +57,8 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
     first, inside, worse, _ = columns
     assert results.rule([first, worse]).startswith(f"{results.RULE}; of results with t95")
     assert results.rule([first, inside]).startswith("no difference is marked")
-    content = results.run_json(columns)
+    found = of_runs(columns)
+    content = found.to_dict()
     assert [entry["nll"].get("against_first") for entry in content["runs"]] == [
         None,
         "same",
@@ -66,7 +71,7 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
     ]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
     assert content["warnings"] == ["FID: no standard error, and so no difference is marked"]
-    shown = text(compared([ComparedRuns(column.run, {}, (column,)) for column in columns]), 240)
+    shown = text(compared(found.lines), 240)
     for words in (
         " 3.990 ± 0.400 ",
         " 4.010 ± 0.400 worse ",
@@ -81,7 +86,7 @@ def test_answers_to_different_questions_are_not_compared(tmp_path):
         results.column(evaluated(tmp_path / f"a{samples}", 3.0, samples=samples))
         for samples in (100, 50)
     ]
-    content = results.run_json(columns)
+    content = of_runs(columns).to_dict()
     assert [entry["nll"]["points"] for entry in content["runs"]] == [100, 50]
     assert content["runs"][1]["nll"]["against_first"] is None
     assert (
@@ -116,7 +121,7 @@ def test_it_is_said_how_runs_differ(tmp_path):
         "0.1 times the steps",
     ):
         assert words in text
-    assert results.run_json([first, other])["differences"] == [text]
+    assert of_runs([first, other]).to_dict()["differences"] == [text]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +178,7 @@ def test_cells_of_a_sweep_are_marked_by_the_standard_errors_of_their_means(tmp_p
     for lr, values in seeds.items():
         members += [member(tmp_path / f"{lr}-{nll}", nll, str(nll), lr) for nll in values]
     found = results.lines("g", members)
-    entries = [line["nll"] for line in results.group_json(found, [])["lines"]]
+    entries = [line["nll"] for line in SideBySide(found, has_groups=True).to_dict()["lines"]]
     verdicts = [entry.get("against_first") for entry in entries]
     assert verdicts == [None, "same", "worse", "better"]
     assert " -3.370 ± 0.566 better " in text(compared(found), 240)
