@@ -130,7 +130,7 @@ def test_the_plugin_of_somebody_elses_run_does_not_run_unasked(tmp_path, scripte
     give_away(run.path)
     with pytest.raises(CheckpointError, match=r"belongs to user .*ring\.py.*allow_plugin=True"):
         cld_core.load(run.path)
-    done = invoke("sample", "theirs", "-o", str(tmp_path / "x.png"), runs=tmp_path, code=1)
+    done = invoke(f"sample theirs -o {tmp_path}/x.png", runs=tmp_path, code=1)
     assert "--allow-plugin" in done.stderr
     assert not marker.exists()
 
@@ -201,7 +201,7 @@ DAMAGE = {
 
 def rows_of(root):
     """What `status` says of the runs in a folder, by their names."""
-    rows = json.loads(invoke("status", "--json", "--all", runs=root).stdout)
+    rows = json.loads(invoke("status --json --all", runs=root).stdout)
     return {row["name"]: row for row in rows}
 
 
@@ -214,7 +214,7 @@ def test_a_damaged_run_spoils_no_other(tmp_path, scripted, small, damage):
     assert rows["bad"]["state"] in ("STOPPED", "LOST", "PENDING")
     assert rows["bad"]["state"] != "LOST" or rows["bad"]["reason"]
     assert [run.state for run in cld_core.runs(tmp_path) if run.name == "good"] == ["STOPPED"]
-    assert "good\n" in invoke("resume", "--yes", runs=tmp_path, code=None).stdout
+    assert "good\n" in invoke("resume --yes", runs=tmp_path, code=None).stdout
 
 
 def test_a_bug_of_ours_is_one_row(tmp_path, scripted, monkeypatch):
@@ -244,9 +244,9 @@ def test_a_run_without_identity_is_one_row_and_can_be_removed(tmp_path, scripted
     assert list(rows) == ["bad"]
     assert rows["bad"]["state"] == "LOST"
     assert "run.json is missing" in rows["bad"]["reason"]
-    assert "may still run" in invoke("rm", "bad", "--yes", runs=tmp_path, code=2).stderr
+    assert "may still run" in invoke("rm bad --yes", runs=tmp_path, code=2).stderr
     scripted.phases["2"] = "gone"
-    invoke("rm", "bad", "--yes", runs=tmp_path)
+    invoke("rm bad --yes", runs=tmp_path)
     assert not bad.path.exists()
 
 
@@ -262,11 +262,11 @@ def test_control_characters_are_stripped(tmp_path, scripted):
     run.ledger.append(Ended(attempt=0, cause="crashed", step=10, detail=f"KeyError: {STEERING}"))
     run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="2", logs=STEERING)))
     scripted.phases["2"] = "pending"
-    for command in ("status --all", "status a", "why a", "logs a", "usage a"):
-        done = invoke(*command.split(), runs=tmp_path, code=None)
+    for line in ("status --all", "status a", "why a", "logs a", "usage a"):
+        done = invoke(line, runs=tmp_path, code=None)
         found = done.stdout + done.stderr
-        assert not set("\x1b\x07\r\u202e") & set(found), command
-    assert "red" in invoke("logs", "a", "--attempt", "0", runs=tmp_path).stdout
+        assert not set("\x1b\x07\r\u202e") & set(found), line
+    assert "red" in invoke("logs a --attempt 0", runs=tmp_path).stdout
 
 
 # What a run folder says is not obeyed: processes, jobs and names in it may be anybody's.
@@ -284,7 +284,7 @@ def test_a_process_that_is_not_ours_is_left_alone(tmp_path):
         )
         local.ledger.append(Submitted(job=job))
         for name in ("held", "local"):
-            refused = invoke("cancel", name, runs=tmp_path, code=4).stderr
+            refused = invoke(f"cancel {name}", runs=tmp_path, code=4).stderr
             assert (
                 f"process {bystander.pid} on this machine runs something else, and was left alone"
                 in refused

@@ -11,7 +11,7 @@ def test_a_job_that_inherits_no_variables_trains(lab, monkeypatch):
     lab.more["SBATCH_EXPORT"] = "NONE"
     lab.submit("variable", "train.steps=20", setup)
     for name in ("option", "variable"):
-        assert lab.ended(name)["state"] == "FINISHED", lab.cldctl("logs", name, code=None).stderr
+        assert lab.ended(name)["state"] == "FINISHED", lab.cldctl(f"logs {name}", code=None).stderr
 
 
 def test_options_reach_slurm_as_they_were_written(lab):

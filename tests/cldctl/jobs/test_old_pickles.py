@@ -79,10 +79,10 @@ def test_a_run_with_older_code_is_resumed_with_that_code(tmp_path):
     (tmp_path / "old").mkdir()
     subprocess.run(["tar", "-x", "-C", tmp_path / "old"], input=archive.stdout, check=True)
     runs = tmp_path / "runs"
-    words = ("submit", "toy", *ONE, "--cluster", "local", "--name", "mine")
-    cldctl(*words, runs=runs, PYTHONPATH=str(tmp_path / "old"), PYTHONSAFEPATH="1")
+    old = {"PYTHONPATH": str(tmp_path / "old"), "PYTHONSAFEPATH": "1"}
+    cldctl("submit toy --name mine --cluster local", *ONE, runs=runs, **old)
     assert wait_ended(runs, "mine")["state"] == "FINISHED"
-    cldctl("resume", "mine", "train.steps=30", "--follow", runs=runs)
+    cldctl("resume mine train.steps=30 --follow", runs=runs)
     first, second = RunFolder(runs / "mine").ledger.history().attempts
     assert second.last_step == status(runs, "mine")["step"] == 30
     assert first.code == second.code

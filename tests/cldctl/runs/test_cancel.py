@@ -54,12 +54,12 @@ def evaluated(run, job_id, metric="elbo", logs=""):
 def test_one_evaluation_ends_and_the_others_and_the_training_go_on(tmp_path, scripted):
     run = run_of(tmp_path / "a", "1")
     work, other = evaluated(run, "2"), evaluated(run, "3", "loss")
-    done = invoke("cancel", "a", "--eval", "elbo", runs=tmp_path)
+    done = invoke("cancel a --eval elbo", runs=tmp_path)
     assert scripted.calls == [("cancel", ["2"])]
     assert f"waiting for evaluation {work.name} of a to end (job 2)" in done.stderr
     assert f"a: evaluation {work.name} is cancelled" in done.stderr
     assert [it.ledger.history().cancelled for it in (work, other, run)] == [{"2"}, set(), set()]
-    again = invoke("cancel", "a", "--eval", work.name, runs=tmp_path)
+    again = invoke(f"cancel a --eval {work.name}", runs=tmp_path)
     assert f"a: nothing is running ({work.name}: not complete)" in again.stderr
 
 
@@ -100,7 +100,7 @@ def test_of_jobs_that_the_cluster_refuses_to_end_together_the_others_end(tmp_pat
     run = run_of(tmp_path / "a", "1")
     refused, other = evaluated(run, "2", logs=run.evals), evaluated(run, "3", "loss")
     scripted.refused.add("2")
-    done = invoke("cancel", "a", runs=tmp_path, code=4)
+    done = invoke("cancel a", runs=tmp_path, code=4)
     assert "a: no\n" in done.stderr
     assert "a: cancelled; last checkpoint: step 10" in done.stderr
     works = (run, other, refused)

@@ -170,8 +170,7 @@ def on_two_clusters(tmp_path, arrays):
 
 
 def test_each_run_of_a_group_is_evaluated_on_its_own_cluster(tmp_path, on_two_clusters):
-    sweep = ("--sweep", "eval.points=8,16")
-    invoke("eval", "g", "--loss", "--checkpoint", "10", *sweep, runs=tmp_path)
+    invoke("eval g --loss --checkpoint 10 --sweep eval.points=8,16", runs=tmp_path)
     for run, name in zip(on_two_clusters, ("scripted", "other"), strict=True):
         works = evaluations_of(run)
         clusters = [work.ledger.history().submitted[0].job.cluster for work in works]
@@ -183,7 +182,7 @@ def test_what_one_cluster_refuses_leaves_the_evaluations_of_another(
     tmp_path, on_two_clusters, monkeypatch
 ):
     monkeypatch.setattr(Other, "error", SchedulerRefused("no such account"))
-    done = invoke("eval", "g", "--loss", "--checkpoint", "10", runs=tmp_path, code=4)
+    done = invoke("eval g --loss --checkpoint 10", runs=tmp_path, code=4)
     first, second = on_two_clusters
     assert len(evaluations_of(first)) == 1
     assert evaluations_of(second) == []

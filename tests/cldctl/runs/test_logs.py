@@ -91,23 +91,21 @@ def requeued(run):
     return run
 
 
-def shown(run, *options, code=0):
-    return invoke("logs", "mine", *options, runs=run.path.parent, code=code)
+def shown(run, options="", code=0):
+    return invoke(f"logs mine {options}", runs=run.path.parent, code=code)
 
 
 def test_each_attempt_of_a_requeued_job_has_its_own_part_of_the_log(requeued, monkeypatch):
-    assert shown(requeued, "--attempt", "0").stdout == f"{mark(0)}rank 0 start 0\n"
-    assert shown(requeued, "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"
-    assert (
-        shown(requeued, "--attempt", "1", "--rank", "1").stdout == f"{mark(1, 1)}rank 1 start 1\n"
-    )
+    assert shown(requeued, "--attempt 0").stdout == f"{mark(0)}rank 0 start 0\n"
+    assert shown(requeued, "--attempt 1").stdout == f"{mark(1)}rank 0 start 1\n"
+    assert shown(requeued, "--attempt 1 --rank 1").stdout == f"{mark(1, 1)}rank 1 start 1\n"
     assert len(shown(requeued).stdout.splitlines()) == 4, "without --attempt, the log of the job"
     monkeypatch.setattr(logs, "_SEARCHED_BYTES", 10)
-    assert "too large to be searched" in shown(requeued, "--attempt", "1").stderr
+    assert "too large to be searched" in shown(requeued, "--attempt 1").stderr
 
 
 def test_all_ranks_are_merged_with_their_numbers(requeued):
-    lines = shown(requeued, "--all-ranks", "--attempt", "0").stdout.splitlines()
+    lines = shown(requeued, "--all-ranks --attempt 0").stdout.splitlines()
     first, second = mark(0).strip(), mark(0, 1).strip()
     assert lines == [
         f"0| {first}",
@@ -135,14 +133,14 @@ def test_the_rank_that_failed_first_is_shown_and_named(requeued):
     done = shown(requeued, "--failed")
     assert done.stdout == f"{mark(0, 1)}rank 1 start 0\n"
     assert done.stderr.splitlines() == ["rank 1 on n2 failed first in attempt 0", "OSError: disk"]
-    assert "attempt 1 did not fail" in shown(requeued, "--failed", "--attempt", "1", code=3).stderr
+    assert "attempt 1 did not fail" in shown(requeued, "--failed --attempt 1", code=3).stderr
 
 
 def test_a_log_that_is_followed_is_printed_once(requeued, scripted):
     scripted.phases["7"] = "gone"
-    assert shown(requeued, "-f", "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"
-    assert shown(requeued, "-f", "--attempt", "0").stdout == f"{mark(0)}rank 0 start 0\n"
-    assert shown(requeued, "-f", "--tail", "1").stdout == "rank 0 start 1\n"
+    assert shown(requeued, "-f --attempt 1").stdout == f"{mark(1)}rank 0 start 1\n"
+    assert shown(requeued, "-f --attempt 0").stdout == f"{mark(0)}rank 0 start 0\n"
+    assert shown(requeued, "-f --tail 1").stdout == "rank 0 start 1\n"
 
 
 def test_a_log_is_followed_until_its_run_is_left_by_its_owner(requeued, scripted, monkeypatch):
@@ -161,7 +159,7 @@ def test_a_log_is_followed_until_its_run_is_left_by_its_owner(requeued, scripted
     "options", ["--all-ranks --failed", "--failed -f", "--failed --eval x", "--shard 1"]
 )
 def test_options_that_contradict_each_other_are_refused(requeued, options):
-    shown(requeued, *options.split(), code=2)
+    shown(requeued, options, code=2)
 
 
 def text(part):
@@ -198,6 +196,6 @@ def test_the_end_of_a_huge_log_is_shown(tmp_path, scripted, monkeypatch):
         file.truncate(2**40)
         file.seek(0, os.SEEK_END)
         file.write(b"\nthe end\n")
-    done = invoke("logs", "a", runs=tmp_path)
+    done = invoke("logs a", runs=tmp_path)
     assert done.stdout.endswith("the end\n")
     assert "are not shown" in done.stderr

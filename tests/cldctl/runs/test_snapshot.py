@@ -165,7 +165,7 @@ def test_a_recipe_that_was_edited_by_hand(run):
     )
     said = "optim.lr 0.5 instead of 0.001"
     for command in ("status", "why"):
-        told = invoke(command, run.name, "--json", runs=run.path.parent).stdout
+        told = invoke(f"{command} {run.name} --json", runs=run.path.parent).stdout
         assert f"recipe.yaml was edited by hand: {said}" in told, "before the next start"
     (warning,) = resumed(stop(run))
     assert f"recipe.yaml was edited by hand since the run was made: {said}" in warning

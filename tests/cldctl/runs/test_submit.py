@@ -228,17 +228,8 @@ def test_what_goes_on_and_what_does_not_is_said(tmp_path, monkeypatch, times):
 
     cluster = alone(before=ctrl_c)
     monkeypatch.setattr(clusters, "chosen", lambda *arguments, **options: cluster)
-    words = (
-        "submit",
-        "toy",
-        "train.steps=20",
-        "eval.samples=32",
-        "--name",
-        "mine",
-        "--eval",
-        "elbo",
-    )
-    done = invoke(*words, runs=tmp_path / "runs", code=130)
+    submit = "submit toy train.steps=20 eval.samples=32 --name mine --eval elbo"
+    done = invoke(submit, runs=tmp_path / "runs", code=130)
     assert (
         "interrupted; mine is submitted as job 1_0 and goes on (`cldctl cancel mine" in done.stderr
     )

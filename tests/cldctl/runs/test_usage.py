@@ -65,17 +65,17 @@ def test_runs_groups_and_the_total_as_a_table_and_as_json(tmp_path, scripted):
             run.identity_file, run.identity() | ({"group": "pair"} if name in members else {})
         )
     Group(runs, "pair").add(members)
-    document = json.loads(invoke("usage", "--json", runs=runs).stdout)
+    document = json.loads(invoke("usage --json", runs=runs).stdout)
     assert [row["name"] for row in document["runs"]] == ["a", "b", "c"]
     assert [(row["name"], row["used"]) for row in document["groups"]] == [
         ("pair", pytest.approx(24.0))
     ]
     assert document["totals"][0]["used"] == pytest.approx(36.0)
-    of_group = json.loads(invoke("usage", "pair", "a", "--json", runs=runs).stdout)
+    of_group = json.loads(invoke("usage pair a --json", runs=runs).stdout)
     assert [row["name"] for row in of_group["runs"]] == ["a", "b"], "each run once"
     assert "group pair" in invoke("usage", runs=runs).stdout
-    assert "12 GPU-hours: " in invoke("status", "a", runs=runs).stdout
-    invoke("usage", "nobody", runs=runs, code=3)
+    assert "12 GPU-hours: " in invoke("status a", runs=runs).stdout
+    invoke("usage nobody", runs=runs, code=3)
 
 
 STEPS = ("train.steps=3600",)

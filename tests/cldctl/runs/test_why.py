@@ -57,7 +57,7 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted, monkey
         (0, 120, 899),
     ]
     assert found.next[0] == "resume mine"
-    document = json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)
+    document = json.loads(invoke("why mine --json", runs=run.path.parent).stdout)
     assert document["failed_first"]["rank"] == 1
     monkeypatch.setattr(usage, "used_by", lambda *about, **more: 1 / 0)
     assert "usage: division by zero" in why(run).row.problems
@@ -75,7 +75,7 @@ def test_evaluations_that_are_not_finished_are_explained(run, scripted, monkeypa
     monkeypatch.setattr(
         scripted, "why_waiting", lambda self, job, seen, asks: Waiting(f"{job.job_id} is held")
     )
-    shown = " ".join(invoke("why", "mine", runs=run.path.parent).stdout.split())
+    shown = " ".join(invoke("why mine", runs=run.path.parent).stdout.split())
     assert f"{work.name} PENDING, 0 of 2 shards: 8_1 is held; 1 of 2 shards have no job" in shown
 
 
@@ -150,7 +150,7 @@ def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     found = why(run)
     assert found.headline == "job 7 waits in the queue: somebody holds it"
     assert found.do == "release mine"
-    assert "as the scheduler expects" in invoke("why", "mine", runs=run.path.parent).stdout
+    assert "as the scheduler expects" in invoke("why mine", runs=run.path.parent).stdout
     for kind, then in (
         (Waiting, "waits to continue automatically"),
         (Held, "and waits: somebody holds it"),
@@ -206,7 +206,7 @@ def test_status_says_below_its_table_what_never_begins(run, scripted, monkeypatc
     )
     assert (
         "mine: DependencyNeverSatisfied; it never begins by itself: cancel it"
-        in invoke("status", "--all", runs=run.path.parent).stderr
+        in invoke("status --all", runs=run.path.parent).stderr
     )
 
 

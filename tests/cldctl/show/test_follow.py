@@ -32,13 +32,7 @@ def test_interrupted_is_130_and_the_job_goes_on(tmp_path, scripted, monkeypatch)
         follow, "time", SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=interrupt)
     )
     done = invoke(
-        "submit",
-        "toy",
-        "--name",
-        "mine",
-        "--cluster",
-        "scripted",
-        "--follow",
+        "submit toy --name mine --cluster scripted --follow",
         runs=tmp_path,
         code=130,
     )
