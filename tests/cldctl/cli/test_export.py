@@ -23,7 +23,7 @@ from cld_core.run.checkpoints import snapshot_files
 from cldctl.page.model_card import CardFiles, card
 from cldctl.runs import survey
 from cldctl.runs.status import status_of
-from tests.support.made_up import report, run_with
+from tests.support.made_up import bound, ordered, report, run_with
 from tests.support.paths import TOY
 from tests.support.plugin import toy_plugin
 from tests.support.tools import ONE, invoke
@@ -97,11 +97,7 @@ def head_of(text):
 def test_all_numbers_are_there_those_of_the_weights_first(tmp_path):
     made = run_with(tmp_path / "mine", 10, 20, overrides=("train.steps=30", "eval.samples=64"))
     for step, nll in ((10, 3.0), (20, 2.0)):
-        report(
-            made,
-            request_of(made.recipe(), ("elbo",), step),
-            elbo={"nll": nll, "stderr": 0.5, "nfe_mean": 98.6},
-        )
+        bound(made, step, nll, 0.5, nfe_mean=98.6)
     text = card_of(made)
     rows = [line for line in text.splitlines() if "| NLL bound" in line]
     assert [row[:5] for row in rows] == ["| 20 ", "| 10 "]
@@ -191,7 +187,7 @@ def test_prune_removes_snapshots_when_it_is_asked_to(root):
     asked = invoke("prune mine --averages --dry-run", runs=root).stderr
     assert "removes all snapshots of averages" in asked
     assert len(run.snapshot_steps()) == 20
-    waiting = replace(request_of(run.recipe(), ("loss",), 40), ema=EmaSpec(length=0.08)).save(run)
+    waiting = ordered(run, 40, "loss", ema=EmaSpec(length=0.08)).folder
     refused = invoke("prune mine --averages --yes", runs=root, code=2).stderr
     assert f"{waiting.name} still needs the snapshots of averages" in refused
     shutil.rmtree(waiting)

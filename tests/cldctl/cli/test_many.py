@@ -7,15 +7,21 @@ from unittest.mock import Mock
 
 import pytest
 
-from cld_core.config import load
-from cld_core.evaluate.request import request_of
 from cld_core.run import Lease, RunFolder
-from cld_core.run.events import Imported, JobRef, Submitted
+from cld_core.run.events import Imported
 from cld_core.run.groups import Group
 from cldctl.runs import removal
-from tests.support.made_up import CONTENT, damage, report, run_with, seeds
+from tests.support.made_up import (
+    CONTENT,
+    bound,
+    damage,
+    note,
+    ordered,
+    queued,
+    run_with,
+    seeds,
+)
 from tests.support.other_users import as_user, needs_root, open_folder
-from tests.support.paths import TOY
 from tests.support.scripted import over
 from tests.support.tools import ONE, invoke
 
@@ -86,7 +92,7 @@ def test_rm_asks(root, monkeypatch):
 
 
 def lives(root, scripted):
-    RunFolder(root / "toy-1").ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9")))
+    note(RunFolder(root / "toy-1"), queued("9"))
     scripted.phases["9"] = "pending"
 
 
@@ -148,8 +154,8 @@ def test_prune_keeps_the_last_and_what_is_needed(root):
     run = RunFolder(root / "toy-1")
     assert "removes steps 10, 20, 30" in invoke("prune toy-1 --dry-run", runs=root).stderr
     assert run.checkpoint_steps() == [10, 20, 30, 40]
-    request_of(load(TOY), ("elbo",), 20, 1).save(run)
-    report(run, request_of(load(TOY), ("elbo",), 10, 1), elbo={"nll": 1.0})
+    ordered(run, 20)
+    bound(run, 10, 1.0)
     damage(run, 40)
     done = invoke("prune toy-1 --yes", runs=root)
     assert "nothing to remove" in done.stderr
@@ -162,7 +168,7 @@ def test_prune_keeps_the_last_and_what_is_needed(root):
 
 def test_prune_keeps_milestones_and_what_was_imported(root):
     run = over(root / "m", "5", 1, 10, 15, 20, 30)
-    run.ledger.append(Imported(step=1, source="elsewhere"))
+    note(run, Imported(step=1, source="elsewhere"))
     assert removal.plan_pruning([run], 15)[0].keep == {
         1: "imported",
         15: "a multiple of 15",

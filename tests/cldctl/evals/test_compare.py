@@ -16,7 +16,7 @@ from cldctl.evals import plan, results
 from cldctl.evals.results import ComparedRuns
 from cldctl.show import tables
 from cldctl.show.evaluations import compared, sweep_table
-from tests.support.made_up import report, run_with, seeds
+from tests.support.made_up import bound, report, run_with, seeds
 from tests.support.screen import text
 from tests.support.tools import invoke
 
@@ -183,7 +183,7 @@ def test_cells_of_a_sweep_are_marked_by_the_standard_errors_of_their_means(tmp_p
 def test_compare_shows_groups_and_runs(tmp_path):
     """Two seeds with results and one without, beside a run of no group."""
     for run, nll in zip(seeds(tmp_path, "g", 3, 10, infix="-seed"), (1.0, 3.0), strict=False):
-        report(run, request_of(run.recipe(), ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1})
+        bound(run, 10, nll)
     evaluated(tmp_path / "alone", 2.0)
     done = invoke("compare g alone", runs=tmp_path)
     assert ["2.000 ± 1.414" in done.stdout, "2.000 ± 0.100" in done.stdout] == [True, True]
@@ -194,7 +194,7 @@ def test_compare_shows_groups_and_runs(tmp_path):
 
 def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):
     for run in seeds(tmp_path, "g", 2, 10, infix="-seed"):
-        report(run, request_of(run.recipe(), ("elbo",), 10), elbo={"nll": 1.0, "stderr": 0.1})
+        bound(run, 10, 1.0)
     for name in ("alone", "other", "third"):
         evaluated(tmp_path / name, 2.0)
     for name in ("g-seed1", "other"):

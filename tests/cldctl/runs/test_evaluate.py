@@ -4,10 +4,10 @@ import pytest
 
 from cld_core.errors import RecipeError
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import JobRef, Submitted
 from cldctl.clusters.base import Limit
 from cldctl.evals import plan
 from cldctl.runs.start import PlannedWork, start
+from tests.support.made_up import note, queued
 from tests.support.scripted import Scripted, alone, outcomes
 from tests.support.tools import invoke
 
@@ -20,9 +20,7 @@ def begun(run, **phases):
     work = Evaluation(made.requests[0].save(run))
     for shard, (job_id, phase) in enumerate(phases.items()):
         Scripted.phases[job_id] = phase
-        work.ledger.append(
-            Submitted(job=JobRef(cluster="scripted", job_id=job_id), shards=(shard,))
-        )
+        note(work, queued(job_id, shard))
     return work
 
 
