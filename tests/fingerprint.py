@@ -133,7 +133,7 @@ METRICS = "--fid --kid --isc --prc --elbo --loss"
 
 def command(text):
     """Run a command in this process, at once if there is a scheduler in it."""
-    invoke(*text.split(), runs=os.environ["CLDCTL_RUNS"])
+    invoke(text, runs=os.environ["CLDCTL_RUNS"])
 
 
 def entry(values, tolerance):

@@ -20,11 +20,10 @@ from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import CheckpointError, CldError
-from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import weights_file
-from cld_core.run.events import Ended, JobRef, Labelled, Requested, Submitted
+from cld_core.run.events import JobRef, Labelled, Submitted
 from cld_core.run.pids import not_ours
 from cld_core.run.recipe import require_own_plugin
 from cldctl.clusters import job_logs
@@ -36,7 +35,7 @@ from cldctl.runs import cancel
 from cldctl.runs.options import SubmitOptions
 from tests.cldctl.clusters.works import Report
 from tests.support.crafted import KINDS, crafted
-from tests.support.made_up import run_with, vouch
+from tests.support.made_up import ended, note, ordered, queued, requested, run_with, vouch
 from tests.support.other_users import give_away, needs_root
 from tests.support.paths import ROOT, TOY
 from tests.support.plugin import toy_plugin
@@ -104,7 +103,7 @@ def test_a_plugin_that_a_safetensors_file_names_does_not_run_unasked(tmp_path):
 def test_what_a_run_names_that_others_can_write_is_not_used_unasked(tmp_path, which, key, asked):
     value = "http://theirs" if "uri" in key else str(tmp_path / "x.py")
     run = run_with(tmp_path / "a")
-    run.ledger.append(Requested(steps=10, overrides=(f"{key}={value}",)))
+    note(run, requested(10, f"{key}={value}"))
     for path in (run.path, run.recipe_file, run.ledger.path):
         path.chmod(path.stat().st_mode & ~0o022)
     require_own_plugin(run, run.recipe(), **asked)
@@ -114,9 +113,7 @@ def test_what_a_run_names_that_others_can_write_is_not_used_unasked(tmp_path, wh
         CheckpointError, match=rf"others may write into it .*{re.escape(key)}=.*--allow-plugin"
     ):
         require_own_plugin(run, run.recipe(), **asked)
-    run.ledger.append(
-        Requested(steps=10, overrides=(f"{key}={'[]' if key == 'plugins' else 'null'}",))
-    )
+    note(run, requested(10, f"{key}={'[]' if key == 'plugins' else 'null'}"))
     require_own_plugin(run, run.recipe(), **asked)
 
 
@@ -124,13 +121,11 @@ def test_what_a_run_names_that_others_can_write_is_not_used_unasked(tmp_path, wh
 def test_the_plugin_of_somebody_elses_run_does_not_run_unasked(tmp_path, scripted):
     marker = tmp_path / "it-ran"
     run = trained(run_with(tmp_path / "theirs", 10), "1", "gone")
-    run.ledger.append(
-        Requested(steps=10, overrides=(f"plugins={plugin(tmp_path, marker)}", "data.name=ring"))
-    )
+    note(run, requested(10, f"plugins={plugin(tmp_path, marker)}", "data.name=ring"))
     give_away(run.path)
     with pytest.raises(CheckpointError, match=r"belongs to user .*ring\.py.*allow_plugin=True"):
         cld_core.load(run.path)
-    done = invoke("sample", "theirs", "-o", str(tmp_path / "x.png"), runs=tmp_path, code=1)
+    done = invoke(f"sample theirs -o {tmp_path}/x.png", runs=tmp_path, code=1)
     assert "--allow-plugin" in done.stderr
     assert not marker.exists()
 
@@ -183,8 +178,7 @@ def endless(run):
 
 
 def unknown_sampler(run):
-    request = request_of(run.recipe(), ("w2",), 10)
-    file = request.save(run) / "request.json"
+    file = ordered(run, 10, "w2").folder / "request.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "sampling": {"method": "magic"}}))
 
 
@@ -201,7 +195,7 @@ DAMAGE = {
 
 def rows_of(root):
     """What `status` says of the runs in a folder, by their names."""
-    rows = json.loads(invoke("status", "--json", "--all", runs=root).stdout)
+    rows = json.loads(invoke("status --json --all", runs=root).stdout)
     return {row["name"]: row for row in rows}
 
 
@@ -214,7 +208,7 @@ def test_a_damaged_run_spoils_no_other(tmp_path, scripted, small, damage):
     assert rows["bad"]["state"] in ("STOPPED", "LOST", "PENDING")
     assert rows["bad"]["state"] != "LOST" or rows["bad"]["reason"]
     assert [run.state for run in cld_core.runs(tmp_path) if run.name == "good"] == ["STOPPED"]
-    assert "good\n" in invoke("resume", "--yes", runs=tmp_path, code=None).stdout
+    assert "good\n" in invoke("resume --yes", runs=tmp_path, code=None).stdout
 
 
 def test_a_bug_of_ours_is_one_row(tmp_path, scripted, monkeypatch):
@@ -244,9 +238,9 @@ def test_a_run_without_identity_is_one_row_and_can_be_removed(tmp_path, scripted
     assert list(rows) == ["bad"]
     assert rows["bad"]["state"] == "LOST"
     assert "run.json is missing" in rows["bad"]["reason"]
-    assert "may still run" in invoke("rm", "bad", "--yes", runs=tmp_path, code=2).stderr
+    assert "may still run" in invoke("rm bad --yes", runs=tmp_path, code=2).stderr
     scripted.phases["2"] = "gone"
-    invoke("rm", "bad", "--yes", runs=tmp_path)
+    invoke("rm bad --yes", runs=tmp_path)
     assert not bad.path.exists()
 
 
@@ -258,15 +252,18 @@ STEERING = "\x1b[31mred\x1b]0;title\x07\r\u202e"
 def test_control_characters_are_stripped(tmp_path, scripted):
     run = trained(run_with(tmp_path / "a", 10), "1")
     (run.logs / "1_0_log.out").write_text(f"first {STEERING} line\n")
-    run.ledger.append(Labelled(note=STEERING, add=(STEERING,)))
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=10, detail=f"KeyError: {STEERING}"))
-    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="2", logs=STEERING)))
+    note(
+        run,
+        Labelled(note=STEERING, add=(STEERING,)),
+        ended("crashed", 10, detail=f"KeyError: {STEERING}"),
+        queued("2", logs=STEERING),
+    )
     scripted.phases["2"] = "pending"
-    for command in ("status --all", "status a", "why a", "logs a", "usage a"):
-        done = invoke(*command.split(), runs=tmp_path, code=None)
+    for line in ("status --all", "status a", "why a", "logs a", "usage a"):
+        done = invoke(line, runs=tmp_path, code=None)
         found = done.stdout + done.stderr
-        assert not set("\x1b\x07\r\u202e") & set(found), command
-    assert "red" in invoke("logs", "a", "--attempt", "0", runs=tmp_path).stdout
+        assert not set("\x1b\x07\r\u202e") & set(found), line
+    assert "red" in invoke("logs a --attempt 0", runs=tmp_path).stdout
 
 
 # What a run folder says is not obeyed: processes, jobs and names in it may be anybody's.
@@ -282,9 +279,9 @@ def test_a_process_that_is_not_ours_is_left_alone(tmp_path):
         job = JobRef(
             cluster="local", job_id=str(bystander.pid), logs=str(local.logs), details=details
         )
-        local.ledger.append(Submitted(job=job))
+        note(local, Submitted(job=job))
         for name in ("held", "local"):
-            refused = invoke("cancel", name, runs=tmp_path, code=4).stderr
+            refused = invoke(f"cancel {name}", runs=tmp_path, code=4).stderr
             assert (
                 f"process {bystander.pid} on this machine runs something else, and was left alone"
                 in refused

@@ -7,17 +7,22 @@ import pytest
 
 import cld_core
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
-from cld_core.run.events import Ended, GivenUp, JobRef, Refused, Requested, Started, Submitted
-from tests.support.made_up import report, run_with
+from tests.support.made_up import (
+    bound,
+    ended,
+    note,
+    queued,
+    requested,
+    run_with,
+    started,
+)
 
 
 def attempt(run, cause=None, step=10, number=0):
-    run.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="1")))
-    run.ledger.append(Started(attempt=number, job_id="1", step=0))
+    note(run, queued("1", cluster="slurm"), started(number, job_id="1"))
     if cause is not None:
-        run.ledger.append(Ended(attempt=number, cause=cause, step=step))
+        note(run, ended(cause, step, attempt=number))
     return run
 
 
@@ -31,12 +36,12 @@ def root(tmp_path):
     """Three runs, the newest one first by name."""
     root = tmp_path / "runs"
     waiting = made(run_with(root / "c-waiting", overrides=("train.steps=900",)), 1)
-    waiting.ledger.append(Requested(cluster="local", steps=900))
+    note(waiting, requested(900, cluster="local"))
     done = made(attempt(run_with(root / "b-done", 1000, 2000), "finished", 2000), 2)
     losses = {"loss": 0.25, "smoothed_loss": 0.3}
     write_json(done.progress_file, {"step": 2000, "steps": 2000, "attempt": 0, **losses})
     for step, nll in ((1000, 0.75), (2000, 0.5)):
-        report(done, request_of(done.recipe(), ("elbo",), step), elbo={"nll": nll, "stderr": 0.1})
+        bound(done, step, nll)
     made(attempt(run_with(root / "a-new", overrides=("sde.name=vpsde", "objective.name=dsm"))), 3)
     return root
 
@@ -68,17 +73,6 @@ def test_rows_are_found_by_age_by_name_and_by_what_they_hold(root):
     words = r"Runs\.filter: there is no column 'stat'\. Did you mean 'state'\?"
     with pytest.raises(UsageError, match=words):
         runs.filter(stat="FINISHED")
-
-
-def test_the_state_follows_from_the_ledger(tmp_path):
-    run = attempt(run_with(tmp_path / "one"), "preempted")
-    (row,) = cld_core.runs(tmp_path)
-    assert (row.state, row.cause, row.step) == ("STOPPED", "preempted", 10)
-    run.ledger.append(GivenUp(job_id="1", reason="enough"))
-    assert cld_core.runs(tmp_path)[0].state == "FAILED"
-    run.ledger.append(Requested(cluster="slurm", steps=10))
-    run.ledger.append(Refused("submission", reason="no"))
-    assert cld_core.runs(tmp_path)[0].state == "FAILED"
 
 
 def test_a_damaged_folder_is_a_row_with_the_reason(root):

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from tests.support.made_up import run_with
-from tests.support.tools import DEBUG, ONE, invoke
+from tests.support.tools import ONE, invoke
 
 
 @pytest.fixture
@@ -27,9 +27,7 @@ def fresh_runs(tmp_path):
 @pytest.fixture(scope="session")
 def _finished(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    done = invoke(
-        "submit", "toy_diamond", *ONE, "--name", "done", *DEBUG, "--eval", "elbo", runs=runs
-    )
+    done = invoke("submit toy_diamond --name done --eval elbo --cluster debug", *ONE, runs=runs)
     assert done.stdout.splitlines()[0] == "done"
     assert "NLL bound" in done.stdout
     return runs

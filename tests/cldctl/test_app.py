@@ -87,6 +87,6 @@ def test_ctrl_c_in_a_training_of_this_process_saves_and_is_130(monkeypatch, tmp_
         whole(trainer, number)
 
     monkeypatch.setattr(Trainer, "step", step)
-    done = invoke("submit", "toy", *ONE, *DEBUG, "--name", "mine", runs=tmp_path, code=130)
+    done = invoke("submit toy --name mine", *ONE, *DEBUG, runs=tmp_path, code=130)
     assert "cldctl resume mine" in done.stderr
     assert RunFolder(tmp_path / "mine").checkpoint_steps() == [5]

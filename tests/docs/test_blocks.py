@@ -49,9 +49,9 @@ def made(tmp_path_factory):
     pages define."""
     folder = tmp_path_factory.mktemp("reader")
     runs = folder / "runs"
-    invoke("submit", "toy_diamond", *ONE, "--name", "first", *DEBUG, runs=runs)
+    invoke("submit toy_diamond --name first", *ONE, *DEBUG, runs=runs)
     shutil.copytree(runs / "first", runs / "NAME")
-    invoke("export", "first", "-o", str(folder / "model.safetensors"), runs=runs)
+    invoke(f"export first -o {folder}/model.safetensors", runs=runs)
     for block in BLOCKS:
         recipe, density = _NAME.search(block.text), _PLUGIN.search(block.text)
         if block.language == "yaml" and recipe:

@@ -46,12 +46,12 @@ class Lab:
         self.runs = runs
         self.more = {}
 
-    def cldctl(self, *arguments, code=0):
+    def cldctl(self, line, *words, code=0):
         """Run the command line in this process, since starting Python and torch takes seconds."""
         # A command, in a process of its own, asks once what Slurm's limits are.
         submit.forget()
         with mock.patch.dict(os.environ, self.slurm.env | self.environment, clear=True):
-            return tools.invoke(*arguments, runs=self.runs, code=code)
+            return tools.invoke(line, *words, runs=self.runs, code=code)
 
     @property
     def environment(self):
@@ -67,13 +67,19 @@ class Lab:
 
     def submit(self, name, *overrides, partition="low"):
         """Submit a run and return its folder."""
-        self.cldctl(
-            "submit", "toy", *ENDLESS, f"cluster.partition={partition}", *overrides, "--name", name
-        )
+        partition = f"cluster.partition={partition}"
+        self.cldctl(f"submit toy --name {name}", *ENDLESS, partition, *overrides)
         return RunFolder(self.runs / name)
 
+    def sweep(self, seeds, *overrides, options=""):
+        """Submit the group `mine` of so many runs, and return their names."""
+        values = ",".join(map(str, range(seeds)))
+        line = f"submit toy --name mine --sweep train.seed={values} {options}"
+        self.cldctl(line, *ENDLESS, "cluster.partition=low", *overrides)
+        return [f"mine-seed{seed}" for seed in range(seeds)]
+
     def status(self, name):
-        return json.loads(self.cldctl("status", name, "--json").stdout)[0]
+        return json.loads(self.cldctl(f"status {name} --json").stdout)[0]
 
     def kill(self, name):
         """SIGKILL to the rank that owns a run, as the OOM killer would."""

@@ -11,8 +11,6 @@ from cld_core.run.events import Started
 from cld_core.run.state import OVER
 from tests.support.tools import program, wait_for
 
-from .lab import ENDLESS
-
 # Where a job is: in the setup; at work; its Python decides what follows a crash; its batch script
 # asks for a requeue, without an answer; the same, and Slurm hears it after the cancellation.
 CASES = [
@@ -117,10 +115,7 @@ def test_nothing_comes_back(lab, tmp_path, kind):
         for name in names:
             lab.submit(name, *stage.overrides)
     else:
-        settings = (*ENDLESS, "cluster.partition=low", *stage.overrides)
-        lab.cldctl(
-            "submit", "toy", *settings, "--sweep", "train.seed=0,1,2,3,4,5,6,7", "--name", "mine"
-        )
+        lab.sweep(len(CASES), *stage.overrides)
 
     jobs = []
     commands = []

@@ -7,7 +7,6 @@ import pytest
 from tests.support.tools import wait_for
 
 from .containers import Containers
-from .lab import ENDLESS
 
 
 @pytest.fixture
@@ -16,13 +15,6 @@ def containers(tmp_path, monkeypatch):
     containers = Containers(tmp_path / "containers")
     monkeypatch.setenv("PYTHONPATH", str(containers.path), prepend=os.pathsep)
     return containers
-
-
-def sweep(lab, *overrides):
-    """Two runs as tasks of one array; returns their names."""
-    settings = (*ENDLESS, "cluster.partition=low", *overrides)
-    lab.cldctl("submit", "toy", *settings, "--sweep", "train.seed=0,1", "--name", "mine")
-    return "mine-seed0", "mine-seed1"
 
 
 def came_back(lab, name, *causes, attempt=1):
@@ -42,7 +34,7 @@ def test_crashes(lab, containers, monkeypatch):
     names = ["unconfigured", "pyxis"]
     for name in names:
         lab.submit(name, "cluster.exclude=n1", *getattr(containers, name))
-    names += sweep(lab, "cluster.exclude=n1", *containers.apptainer)
+    names += lab.sweep(2, "cluster.exclude=n1", *containers.apptainer)
     for name in names:
         lab.training(name)
         lab.kill(name)
@@ -76,7 +68,7 @@ def test_time_limits(lab, containers, tmp_path):
     names = ["unconfigured", "pyxis"]
     for name in names:
         lab.submit(name, *short, *getattr(containers, name))
-    names += sweep(lab, *short, *containers.apptainer)
+    names += lab.sweep(2, *short, *containers.apptainer)
     wait_for(begun.exists, timeout=60, what="the setup")
     job = lab.status("setup")["job_id"]
     lab.slurm.expire(job)
@@ -93,7 +85,7 @@ def test_preemption(lab, containers):
     names = ["unconfigured", "pyxis"]
     for name in names:
         lab.submit(name, *getattr(containers, name))
-    names += sweep(lab, *containers.apptainer)
+    names += lab.sweep(2, *containers.apptainer)
     lab.submit("final", "cluster.successor=true", *containers.apptainer, partition="cancel")
     for name in (*names, "final"):
         lab.training(name)

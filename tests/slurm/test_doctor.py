@@ -29,9 +29,9 @@ def lab(slurm, tmp_path, monkeypatch):
     return Lab(slurm, tmp_path / "runs")
 
 
-def command(lab, *options, code=0):
+def command(lab, options="", code=0):
     """The checks by name, from the command line."""
-    report = json.loads(lab.cldctl("doctor", "--json", *options, code=code).stdout)
+    report = json.loads(lab.cldctl(f"doctor --json {options}", code=code).stdout)
     return _by_name([Check(**check) for check in report["checks"]])
 
 
@@ -113,7 +113,7 @@ def test_where_scontrol_can_be_reached(lab, tmp_path):
     ).parent
     profile = tmp_path / "mine.yaml"
     profile.write_text(f"cluster:\n  setup:\n    - export PATH={hidden}:$PATH\n")
-    check = command(lab, "--profile", str(profile), code=1)["scontrol"]
+    check = command(lab, f"--profile {profile}", code=1)["scontrol"]
     assert (check.verdict, check.found) == (
         "fail",
         "answers here, but not on n1: scontrol: error: no",

@@ -1,6 +1,6 @@
 """What reaches a job, and what is made of one that Slurm has never heard of."""
 
-from cld_core.run.events import JobRef, Submitted
+from tests.support.made_up import note, queued
 
 
 def test_a_job_that_inherits_no_variables_trains(lab, monkeypatch):
@@ -11,7 +11,7 @@ def test_a_job_that_inherits_no_variables_trains(lab, monkeypatch):
     lab.more["SBATCH_EXPORT"] = "NONE"
     lab.submit("variable", "train.steps=20", setup)
     for name in ("option", "variable"):
-        assert lab.ended(name)["state"] == "FINISHED", lab.cldctl("logs", name, code=None).stderr
+        assert lab.ended(name)["state"] == "FINISHED", lab.cldctl(f"logs {name}", code=None).stderr
 
 
 def test_options_reach_slurm_as_they_were_written(lab):
@@ -20,5 +20,5 @@ def test_options_reach_slurm_as_they_were_written(lab):
     row = lab.until("mine", "it to be held", lambda row: "JobHeld" in (row["reason"] or ""))
     shown = lab.slurm.run(["scontrol", "show", "job", row["job_id"]]).stdout
     assert f"Comment={comment}" in [line.strip() for line in shown.splitlines()]
-    run.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="999999")))
+    note(run, queued("999999", cluster="slurm"))
     assert lab.status("mine")["state"] == "FAILED", "it ended before it began"

@@ -23,7 +23,7 @@ def test_a_chained_evaluation_waits_for_a_preempted_training(lab):
     """Also though another job, a successor, finishes the training. A refused evaluation leaves
     nothing behind."""
     settings = ("train.steps=300", "cluster.partition=cancel", "cluster.successor=true")
-    lab.cldctl("submit", "toy", *ENDLESS, *settings, "--name", "mine", "--eval", "elbo")
+    lab.cldctl("submit toy --name mine --eval elbo", *ENDLESS, *settings)
     lab.training("mine")
     lab.slurm.preempt_all(1)
     row = lab.until("mine", "a report", lambda row: row["evals"][0]["nll"] is not None, 150)
@@ -31,8 +31,8 @@ def test_a_chained_evaluation_waits_for_a_preempted_training(lab):
     assert [entry["cause"] for entry in row["attempts"]] == ["preempted", "finished"]
     evals = RunFolder(lab.runs / "mine").evals
     before = sorted(evals.iterdir())
-    nowhere = ("eval.seed=5", "cluster.partition=nowhere", "--sweep", "eval.elbo.velocities=1,2")
-    assert "invalid partition" in lab.cldctl("eval", "mine", "--elbo", *nowhere, code=4).stderr
+    nowhere = "eval.seed=5 cluster.partition=nowhere --sweep eval.elbo.velocities=1,2"
+    assert "invalid partition" in lab.cldctl(f"eval mine --elbo {nowhere}", code=4).stderr
     assert sorted(evals.iterdir()) == before
 
 
@@ -47,7 +47,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab):
         "eval.elbo.rtol=0.05",
     )
     lab.more["CLDCTL_TEST_PACE"] = "1.5"  # Long enough to be met at work, on a fast machine, too.
-    lab.cldctl("eval", "mine", "--elbo", "--shards", str(SHARDS), *settings)
+    lab.cldctl(f"eval mine --elbo --shards {SHARDS}", *settings)
     name = lab.status("mine")["evals"][0]["id"]
     evaluation = run.evals / name
 
@@ -75,8 +75,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab):
     lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
 
     lab.more["CLDCTL_TEST_PACE"] = "0"
-    alone = ("--cluster", "debug")
-    lab.cldctl("eval", "quiet", "--elbo", "--shards", str(SHARDS), *settings, *alone)
+    lab.cldctl(f"eval quiet --elbo --shards {SHARDS} --cluster debug", *settings)
     assert _elbo(evaluation) == _elbo(RunFolder(lab.runs / "quiet").evals / name)
     logs = (evaluation / "logs").glob("*.out")
     computed = [re.findall(r"^elbo: row (\d+) of", log.read_text(), re.M) for log in logs]

@@ -8,7 +8,7 @@ import time
 from cld_core.checkpoint import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Failed
-from tests.support.tools import DEBUG, same, wait_for
+from tests.support.tools import same, wait_for
 
 from .lab import ENDLESS, PAIR, give
 
@@ -52,7 +52,7 @@ def test_preempted(lab):
     lab.training("mine")
     lab.slurm.preempt_all(1)
     went_on(lab, "mine", "preempted")
-    lab.cldctl("cancel", "mine")
+    lab.cldctl("cancel mine")
     expected = [
         ("RUNNING", None),
         ("REQUEUED", "preempted"),
@@ -85,8 +85,8 @@ def test_a_time_limit_that_no_rank_hears(lab, orders):
     lab.slurm.expire(row["job_id"])
     row = lab.ended("mine")
     assert (row["state"], "time limit" in row["reason"]) == ("STOPPED", True), row
-    assert "time limit" in lab.cldctl("why", "mine").stdout
-    lab.cldctl("resume", "mine")
+    assert "time limit" in lab.cldctl("why mine").stdout
+    lab.cldctl("resume mine")
     assert lab.training("mine", attempt=1)["attempts"][0]["cause"] == "timeout"
 
 
@@ -182,7 +182,7 @@ def test_cancelled(lab):
     lab.slurm.wait_idle(60)
     (successor,) = run.ledger.history().turned_away
     assert lab.slurm.job_state(successor) == "CANCELLED"
-    lab.cldctl("resume", "mine")
+    lab.cldctl("resume mine")
     assert lab.training("mine", attempt=1)["attempts"][1]["first_step"] == row["checkpoint_step"]
 
 
@@ -190,10 +190,10 @@ def test_the_controller_is_restarted_in_the_middle(lab):
     lab.submit("mine")
     lab.training("mine")
     lab.slurm.kill_controller()
-    away = lab.cldctl("status", "mine")
+    away = lab.cldctl("status mine")
     assert "slurmctld does not answer" in away.stderr
     assert re.search(r"RUNNING as of \d+ ?s ago", away.stdout)
-    refused = lab.cldctl("resume", "--yes", code=4)
+    refused = lab.cldctl("resume --yes", code=4)
     assert "slurmctld does not answer" in refused.stderr
     step, as_of = (lab.status("mine")[key] for key in ("step", "as_of"))
     assert time.time() - 60 < as_of <= time.time()
@@ -212,8 +212,8 @@ def test_exact_over_a_preemption_ends_bit_identical(lab):
     lab.training("cut")
     lab.slurm.preempt_all(1)
     went_on(lab, "cut", "preempted")
-    lab.cldctl("cancel", "cut")
+    lab.cldctl("cancel cut")
     steps = lab.ended("cut")["checkpoint_step"]
     lab.more["CLDCTL_TEST_PACE"] = "0"
-    lab.cldctl("submit", "toy", *ENDLESS, f"train.steps={steps}", "--name", "whole", *DEBUG)
+    lab.cldctl("submit toy --name whole --cluster debug", *ENDLESS, f"train.steps={steps}")
     assert same(load(RunFolder(lab.runs / "whole"), steps), load(cut, steps))

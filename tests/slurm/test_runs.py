@@ -5,42 +5,37 @@ import json
 from cld_core.run.events import Started
 from tests.support.plugin import toy_plugin
 
-from .lab import ENDLESS, PAIR, give
-
-NAMES = [f"mine-seed{seed}" for seed in range(3)]
+from .lab import PAIR, give
 
 
 def test_each_run_of_an_array_is_preempted_killed_and_cancelled_alone(lab):
-    sweep = ("--sweep", "train.seed=0,1,2", "--name", "mine")
-    done = lab.cldctl("submit", "toy", *ENDLESS, "cluster.partition=low", *sweep)
-    assert done.stdout == "mine\n"
-    assert "3 runs of the group mine: 3 new" in done.stderr
-    jobs = [lab.training(name)["job_id"] for name in NAMES]
+    first, second, third = names = lab.sweep(3)
+    jobs = [lab.training(name)["job_id"] for name in names]
     arrays, tasks = zip(*(job.split("_") for job in jobs), strict=True)
     assert len(set(arrays)) == 1, "one array"
     assert tasks == ("0", "1", "2")
 
     lab.slurm.run(["scancel", "--signal=USR2", jobs[0]])
-    lab.kill(NAMES[1])
-    lab.cldctl("cancel", NAMES[2])
-    cause = lab.training(NAMES[0], attempt=1)["attempts"][0]["cause"]
+    lab.kill(second)
+    lab.cldctl(f"cancel {third}")
+    cause = lab.training(first, attempt=1)["attempts"][0]["cause"]
     assert cause == "terminated", "a person sent the signal"
     # Its batch script is that of the whole array, and so is what follows a bad end.
-    killed = lab.training(NAMES[1], attempt=1)
+    killed = lab.training(second, attempt=1)
     assert killed["attempts"][0]["cause"] in ("crashed", "killed")
-    assert [lab.status(name)["job_id"] for name in NAMES[:2]] == jobs[:2], (
+    assert [lab.status(name)["job_id"] for name in (first, second)] == jobs[:2], (
         "requeued, and not submitted again"
     )
-    cancelled = lab.status(NAMES[2])
+    cancelled = lab.status(third)
     assert (cancelled["state"], len(cancelled["attempts"])) == ("CANCELLED", 1)
-    logs = lab.cldctl("logs", NAMES[1])
+    logs = lab.cldctl(f"logs {second}")
     assert "crash 1 of" in logs.stderr + logs.stdout
-    lab.cldctl("cancel", "mine")
-    assert [lab.status(name)["state"] for name in NAMES] == ["CANCELLED"] * 3
+    lab.cldctl("cancel mine")
+    assert [lab.status(name)["state"] for name in names] == ["CANCELLED"] * 3
 
 
 def why(lab, name):
-    return json.loads(lab.cldctl("why", name, "--json").stdout)
+    return json.loads(lab.cldctl(f"why {name} --json").stdout)
 
 
 def test_the_rank_that_crashed_first_and_a_job_that_is_held(lab, orders):
@@ -51,7 +46,7 @@ def test_the_rank_that_crashed_first_and_a_job_that_is_held(lab, orders):
     failed = why(lab, "mine")["failed_first"]
     assert (failed["attempt"], failed["rank"]) == (0, 1), failed
     assert failed["lines"][-1].endswith("RuntimeError: this rank was told to crash")
-    assert "failed first in attempt 0" in lab.cldctl("why", "mine").stdout
+    assert "failed first in attempt 0" in lab.cldctl("why mine").stdout
 
     lab.training("mine", attempt=1)
     found = why(lab, "mine")

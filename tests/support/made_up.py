@@ -1,14 +1,26 @@
 """Runs with made-up checkpoints, jobs, failures and reports, for code that only reads them."""
 
 import time
+from dataclasses import replace
 
 from cld_core.config import load
 from cld_core.digests import checksum
+from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.records import to_plain
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import FORMAT, Content, Sidecar, weights_digest, weights_file
-from cld_core.run.events import Failed, JobRef
+from cld_core.run.evaluations import Evaluation
+from cld_core.run.events import (
+    Ended,
+    Failed,
+    GivenUp,
+    JobRef,
+    Requested,
+    Started,
+    Submitted,
+    Wished,
+)
 from cld_core.run.groups import Group
 from tests.support.paths import TOY
 
@@ -60,8 +72,51 @@ def report(run, request, **sections):
     write_json(run.evals / request.id / "report.json", {**about, **sections})
 
 
-def job(job_id, cluster="scripted", logs=""):
-    return JobRef(cluster=cluster, job_id=job_id, logs=logs, restarts=True)
+def ordered(run, step, metric="elbo", shards=1, **changes):
+    """An evaluation that is asked for, whose request has these changes."""
+    request = replace(request_of(run.recipe(), (metric,), step, shards), **changes)
+    return Evaluation(request.save(run))
+
+
+def bound(run, step, nll, stderr=0.1, shards=1, **more):
+    """An evaluation of the likelihood bound that is complete."""
+    request = request_of(run.recipe(), ("elbo",), step, shards)
+    report(run, request, elbo={"nll": nll, "stderr": stderr, **more})
+
+
+def job(job_id, cluster="scripted", logs="", restarts=True):
+    return JobRef(cluster=cluster, job_id=job_id, logs=str(logs), restarts=restarts)
+
+
+def note(work, *happened):
+    """Let this have happened to a run, or to sharded work."""
+    for event in happened:
+        work.ledger.append(event)
+
+
+def requested(steps, *overrides, **more):
+    return Requested(steps=steps, overrides=overrides, **more)
+
+
+def queued(job_id="7", *shards, cluster="scripted", logs="", restarts=True, **more):
+    ref = job(job_id, cluster, logs, restarts)
+    return Submitted(job=ref, shards=shards or None, **more)
+
+
+def started(attempt=0, step=0, job_id="7", **more):
+    return Started(attempt=attempt, job_id=job_id, step=step, **more)
+
+
+def ended(cause="crashed", step=None, attempt=0, **more):
+    return Ended(attempt=attempt, cause=cause, step=step, **more)
+
+
+def wished(cause, job_id="7", **more):
+    return Wished(job_id=job_id, cause=cause, **more)
+
+
+def given_up(reason, job_id="7", **more):
+    return GivenUp(reason=reason, job_id=job_id, **more)
 
 
 def unfit(host="n1", restart=0, ago=0.0):

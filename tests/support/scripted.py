@@ -8,7 +8,7 @@ from typing import ClassVar
 from cld_core.errors import RecipeError
 from cld_core.files import write_json
 from cld_core.rendezvous import Place
-from cld_core.run.events import Ended, JobRef, Started, Submitted
+from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cldctl import clusters
 from cldctl.clusters.base import (
@@ -27,7 +27,7 @@ from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.runs import plan, resume
 from cldctl.runs.start import start
-from tests.support.made_up import run_with
+from tests.support.made_up import ended, note, queued, run_with, started
 
 REF = JobRef(cluster="scripted", job_id="7", restarts=True)
 # The launcher of an aftermath, as its command line names it.
@@ -181,13 +181,11 @@ def outcomes(started):
 
 def trained(run, job_id, phase="running", cluster="scripted", cause=None):
     """Let a job in this phase have begun to train a run; with a cause, its attempt has ended."""
-    run.ledger.append(Submitted(job=JobRef(cluster=cluster, job_id=job_id, logs=str(run.logs))))
-    run.ledger.append(Started(attempt=0, job_id=job_id, step=0))
+    job = queued(job_id, cluster=cluster, logs=run.logs, restarts=False)
+    note(run, job, started(job_id=job_id))
     Scripted.phases[job_id] = phase
     if cause is not None:
-        run.ledger.append(
-            Ended(attempt=0, cause=cause, step=max(run.checkpoint_steps(), default=0))
-        )
+        note(run, ended(cause, max(run.checkpoint_steps(), default=0)))
     return run
 
 

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -49,10 +50,15 @@ def program(file, text):
     return file
 
 
-def cldctl(*arguments, runs, code=0, timeout=180, **env):
-    """Run the command line, which has to end with ``code``; stdout, stderr and returncode."""
+def cldctl(line, *words, runs, code=0, timeout=180, **env):
+    """Run a command, which has to end with ``code``: stdout, stderr and returncode.
+
+    Args:
+        line: the command without `cldctl`, as it is typed.
+        words: more of it, which no shell would split.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "cldctl", *arguments],
+        [sys.executable, "-m", "cldctl", *shlex.split(line), *words],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -69,11 +75,12 @@ def _expect(code, done):
     return done
 
 
-def invoke(*arguments, runs, code=0, width=200, **env):
+def invoke(line, *words, runs, code=0, width=200, **env):
     """As `cldctl`, in this process: for tests without processes, signals and imports."""
     from cldctl import app
     from cldctl.show import console
 
+    arguments = [*shlex.split(line), *words]
     out = io.StringIO()
     err = io.StringIO()
     with (
@@ -120,7 +127,7 @@ def train(run):
 
 
 def status(runs, name):
-    return json.loads(invoke("status", name, "--json", runs=runs).stdout)[0]
+    return json.loads(invoke(f"status {name} --json", runs=runs).stdout)[0]
 
 
 def wait_for(condition, timeout=240, every=0.05, *, what="something", last_seen=lambda: ""):

@@ -106,19 +106,6 @@ def test_published_form(tmp_path):
         opened(root, "train", name="celebahq256", size=256)
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk"])
-def test_training_from_published_files_sees_what_it_sees_of_prepared_ones(made, tmp_path, cache):
-    root = write_published(tmp_path / "celeba-lmdb", TRAIN)
-    sources = [
-        source(ImageDataSpec(path=str(path), size=SIZE, cache=cache)) for path in (root, made)
-    ]
-    for step in (0, 5, 6):
-        published, prepared = (of.batch(3, 0, step, 16, slice(4, 12)) for of in sources)
-        assert torch.equal(published, prepared)
-    for of in sources:
-        of.close()
-
-
 def test_published_form_of_something_else(tmp_path):
     with pytest.raises(DataError, match="not square raw RGB images"):
         opened(write_published(tmp_path / "jpeg", [np.zeros(1001, np.uint8)]), "train")

@@ -29,6 +29,7 @@ from cld_core.run.work import KINDS, Work
 from tests.support.crafted import KINDS as PICKLES
 from tests.support.crafted import crafted
 from tests.support.images import make_images
+from tests.support.made_up import ordered
 from tests.support.paths import RECIPES
 
 from .on_images import request
@@ -113,7 +114,7 @@ def test_a_metric_and_a_kind_of_rows_are_an_entry_each(toy, monkeypatch, chunks)
     chunks(35)
     monkeypatch.setitem(registry.ROWS, "draws", DRAWS)
     monkeypatch.setitem(registry.METRICS, "spread", f"{__name__}:SPREAD")
-    work = Evaluation(request_of(toy.recipe(), ("spread",), 20, shards=2).save(toy))
+    work = ordered(toy, 20, "spread", 2)
     assert work.compute(Ranks()).is_done
     assert work.report["spread"]["n"] == 70
     assert numbers(work.report)["spread"].value > 0

@@ -86,24 +86,6 @@ def test_computes_what_the_published_network_computes(name):
     assert_close(output, arrays["net"], rtol=0, atol=1e-5)
 
 
-def test_published_checkpoint_loads_with_strict_names_and_its_ema_in_the_order_of_the_parameters():
-    arrays, settings = parity.arrays("published_checkpoint_ncsnpp")
-    checkpoint = torch.load(
-        parity.FOLDER / "published_checkpoint_ncsnpp.pth", map_location="cpu", weights_only=True
-    )
-    net = published(settings)
-    net.load_state_dict(
-        {name.removeprefix("module."): array for name, array in checkpoint["model"].items()}
-    )
-    assert list(net.state_dict()) == [name.removeprefix("module.") for name in checkpoint["model"]]
-    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    with torch.no_grad():
-        for parameter, average in zip(trainable, checkpoint["ema"]["shadow_params"], strict=True):
-            parameter.copy_(average)
-        output = net(arrays["u"], arrays["t"])
-    assert_close(output, arrays["ema_net"], rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("progressive_output", ["none", "output_skip", "residual"])
 @pytest.mark.parametrize("progressive_input", ["none", "input_skip", "residual"])
 @pytest.mark.parametrize("resblock", ["biggan", "ddpm"])

@@ -259,13 +259,6 @@ def test_a_method_of_a_plug_in_gives_a_grid_and_one_step_or_makes_its_steps_itse
     assert recorder.path()[0].tolist() == CONSTANT.schedule.grid("linear", 20, HeunSpec.eps)
 
 
-def test_a_new_method_converges_with_its_order():
-    keys = {"eps": 1e-2, "denoise": False}
-    fine, *found = (of_heun(heun, nfe=nfe, **keys).x for nfe in (6400, 400, 800))
-    errors = [float((x - fine).abs().max()) for x in found]
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(2.0, abs=0.2), errors
-
-
 def test_the_states_of_a_method_that_makes_its_steps_itself_cannot_be_shown():
     with pytest.raises(RecipeError, match=r"sampling\.method=heun cannot be shown.*FixedSteps"):
         of_heun(heun_alone, Recorder(8), nfe=41)

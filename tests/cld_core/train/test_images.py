@@ -21,14 +21,13 @@ from cld_core.evaluate.rows import Table
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
-from cld_core.run import events
-from cld_core.run.evaluations import Evaluation
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import attempt, remarks
 from tests.support.extractor import TINY
 from tests.support.failing import Failing
 from tests.support.images import make_images, run_folder, tiny_recipe
+from tests.support.made_up import note, ordered, requested
 from tests.support.paths import RECIPES
 from tests.support.spawned import spawned
 from tests.support.spoiled import spoil
@@ -111,7 +110,7 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     assert Statistics(stats).compute(Ranks()).is_done
     (tmp_path / "plain").mkdir()
     plain = run_folder(tmp_path / "plain", data, "train.on_resume=exact")
-    worked.ledger.append(events.Requested(steps=12, overrides=due))
+    note(worked, requested(12, *due))
     for run in (worked, plain):
         attempt(run)
     assert sorted(pictures_of(worked)) == [f"step_{step:08d}.png" for step in (4, 8, 12)]
@@ -121,7 +120,7 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     assert same(load_checkpoint(worked, 12), load_checkpoint(plain, 12))
     found = re.findall(r"step (\d+): FID (\S+) of 7 samples", out)
     assert [step for step, _ in found] == ["8", "12"]
-    evaluation = Evaluation(request_of(worked.recipe(), ("fid",), 12, shards=2).save(worked))
+    evaluation = ordered(worked, 12, "fid", 2)
     assert evaluation.compute(Ranks()).is_done
     assert float(found[1][1]) == pytest.approx(evaluation.report["fid"]["value"], abs=1e-4)
 
@@ -130,7 +129,7 @@ def test_a_request_to_stop_ends_periodic_work_between_two_batches(data, tmp_path
     flag = StopFlag()
     run = run_folder(tmp_path, data, "sampling.nfe=3", "periodic.batch_size=1", "train.steps=8")
     due = ("periodic.samples_every=4", "periodic.samples=50")
-    run.ledger.append(events.Requested(steps=8, overrides=due))
+    note(run, requested(8, *due))
     original = Model.draw
     calls = []
 
@@ -216,7 +215,7 @@ def worked(tmp_path, data, capsys):
         run = run_folder(tmp_path, data, *QUICK, *TINY, *settings)
         stats = StatsRequest.of(run.recipe(), None, features=False, shards=1).save()
         assert Statistics(stats).compute(Ranks()).is_done
-        run.ledger.append(events.Requested(steps=STEP, overrides=due))
+        note(run, requested(STEP, *due))
         assert attempt(run)[0] == "finished"
         return capsys.readouterr().out.splitlines()
 

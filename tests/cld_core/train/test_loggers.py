@@ -11,13 +11,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cld_core.config import load
 from cld_core.errors import RecipeError
-from cld_core.run.events import Ended, Started
 from cld_core.run.history import History
 from cld_core.train import loggers
 from cld_core.train.loggers import Background, LoggedAttempt, Monitor, close
 from tests.cld_core.train.conftest import attempt, remarks
 from tests.support.clock import Clock
 from tests.support.logged import REPORTED, in_mlflow, in_wandb, killed_and_resumed
+from tests.support.made_up import ended, note, started
 from tests.support.paths import TOY
 from tests.support.tools import wait_for
 
@@ -132,9 +132,12 @@ def test_a_missing_package_is_said_before_training_begins(make, monkeypatch):
 
 
 def test_tensorboard_has_the_recipe_and_why_the_attempt_before_ended(run):
-    run.ledger.append(Started(attempt=0, job_id="7", step=0, host="here", versions={"python": "3"}))
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=19, detail="<b>`x`|\nsecond"))
-    run.ledger.append(Started(attempt=1, job_id="8", step=10, host="there"))
+    note(
+        run,
+        started(host="here", versions={"python": "3"}),
+        ended("crashed", 19, detail="<b>`x`|\nsecond"),
+        started(1, 10, job_id="8", host="there"),
+    )
     about = LoggedAttempt(folder=run, recipe=run.recipe(), attempt=1, first_step=10)
     Monitor(about, may_write=lambda: True).close()
     events = EventAccumulator(str(run.tensorboard)).Reload()
@@ -221,7 +224,7 @@ def test_the_warning_is_part_of_the_progress_and_of_the_attempt(run, monitor, ca
     monitor.warn("own step time: ...", "rank 2 on n3 is slow")
     monitor.write(5)
     assert capsys.readouterr().out.count("warning: rank 2 on n3 is slow") == 1
-    history = History.of([Started(attempt=0, job_id="7", step=0)]).with_progress(run.progress())
+    history = History.of([started()]).with_progress(run.progress())
     assert history.attempts[0].warning == "rank 2 on n3 is slow"
     monitor.warn("own step time: ...", None)
     monitor.write(6)

@@ -23,7 +23,7 @@ from cld_core.errors import (
     SaveError,
 )
 from cld_core.files import read_object, write_json
-from cld_core.run import Lease, events
+from cld_core.run import Lease
 from cld_core.run.checkpoints import StoredAverages, sidecar_of, usable, verify
 from cld_core.run.lease import newest
 from cld_core.stop import StopCode, StopFlag
@@ -31,7 +31,7 @@ from cld_core.train import loggers, session
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import at_step, attempt, remarks
 from tests.support.clock import Clock
-from tests.support.made_up import run_with, vouch
+from tests.support.made_up import note, requested, run_with, started, vouch
 from tests.support.tools import same, signal_handlers, wait_for
 
 
@@ -151,7 +151,7 @@ def test_a_finished_run_ends_at_once_and_goes_on_with_more_steps(make):
     assert attempt(run) == ("finished", 40)
     assert causes(run) == ["finished"], "nothing was done, so there is no attempt"
     assert run.ledger.events()[-1].why == "finished"
-    run.ledger.append(events.Requested(steps=50, overrides=("train.steps=50",)))
+    note(run, requested(50, "train.steps=50"))
     assert attempt(run) == ("finished", 50)
     assert [entry.first_step for entry in attempts(run)] == [0, 40]
 
@@ -229,7 +229,7 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
     )
     assert run.progress()["step"] < 1000, "it ends soon after the failed save, not with the run"
     monkeypatch.undo()
-    run.ledger.append(events.Requested(steps=20, overrides=("train.steps=20",)))
+    note(run, requested(20, "train.steps=20"))
     assert attempt(run) == ("finished", 20)
 
 
@@ -249,7 +249,7 @@ def test_a_crash_is_a_bug_unless_the_machine_may_be_to_blame(make, monkeypatch, 
 def test_resuming_from_a_chosen_step_sets_the_later_checkpoints_aside(make, capsys):
     run = make()
     attempt(run)
-    run.ledger.append(events.Requested(steps=40, from_step=30))
+    note(run, requested(40, from_step=30))
     attempt(run)
     assert "set aside the checkpoints of steps 40" in capsys.readouterr().out
     assert [entry.first_step for entry in attempts(run)] == [0, 30]
@@ -259,7 +259,7 @@ def test_resuming_from_a_chosen_step_sets_the_later_checkpoints_aside(make, caps
 def test_a_step_without_a_checkpoint_cannot_be_resumed_from(make):
     run = make()
     attempt(run)
-    run.ledger.append(events.Requested(steps=40, from_step=7))
+    note(run, requested(40, from_step=7))
     with pytest.raises(NotFoundError, match="no checkpoint of step 7"):
         attempt(run, job_id="again")
     assert "no checkpoint of step 7" in run.ledger.history().not_begun["again"]
@@ -284,7 +284,7 @@ def test_the_last_step_of_a_silent_attempt_is_at_least_that_of_its_newest_checkp
     assert '"ended"' in lines[-1]
     run.ledger.path.write_text("".join(lines[:-1]))
     write_json(run.progress_file, {"attempt": 0, "step": reported, "steps": 20, "time": 1234.5})
-    run.ledger.append(events.Requested(steps=20, overrides=("train.steps=20",)))
+    note(run, requested(20, "train.steps=20"))
     attempt(run)
     silent, last = attempts(run)
     assert (silent.cause, silent.last_step, silent.ended) == ("killed", reached, 1234.5)
@@ -367,32 +367,22 @@ def run(tmp_path):
     return run
 
 
-stale = Mock(side_effect=OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
+@pytest.mark.parametrize("failing", ["listdir", "open"])
+def test_checkpoints_that_cannot_be_read_are_neither_missing_nor_damaged(run, monkeypatch, failing):
+    """The run would begin again at step 0, or at an earlier one, and set them aside."""
+    real = getattr(os, failing)
 
+    def stale(path, *arguments, **options):
+        if failing == "open" and not str(path).endswith("step_00000020.json"):
+            return real(path, *arguments, **options)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-def test_checkpoints_that_cannot_be_listed_are_not_missing(run, monkeypatch):
-    """The run would begin again at step 0, and set all of them aside."""
     with monkeypatch.context() as patched:
-        patched.setattr("os.listdir", stale)
+        patched.setattr(os, failing, stale)
         with pytest.raises(OSError, match="Stale"):
             session.choose(run, run.recipe())
     assert session.choose(run, run.recipe())[1] == 20
     assert run.checkpoint_steps() == [10, 20]
-
-
-def test_a_sidecar_that_cannot_be_read_is_not_damaged(run, monkeypatch):
-    real = os.open
-
-    def opened(path, *arguments, **options):
-        if str(path).endswith("step_00000020.json"):
-            stale()
-        return real(path, *arguments, **options)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("cld_core.files.os.open", opened)
-        with pytest.raises(OSError, match="Stale"):
-            session.choose(run, run.recipe())
-    assert session.choose(run, run.recipe())[1] == 20
 
 
 def test_an_empty_folder_that_a_copy_left_out(tmp_path):
@@ -407,7 +397,7 @@ def test_a_run_whose_end_is_not_in_its_ledger_is_finished_when_it_starts_again(t
     run = run_with(tmp_path / "mine", 10, overrides=("train.steps=10",))
     vouch(run, 10, model=run.recipe().model_digest())
     if is_killed:
-        run.ledger.append(events.Started(attempt=0, job_id="1", step=0))
+        note(run, started(job_id="1"))
     assert attempt(run) == ("finished", 10)
     assert run.ledger.history().state == "FINISHED"
     assert causes(run) == ["killed"] * is_killed + ["finished"]
@@ -434,20 +424,15 @@ def test_snapshots_are_the_averages_of_their_steps_and_outlive_checkpoints(make)
     assert [one.step for one in usable(run, 40)] == [*range(4, 40, 4), 40]
 
 
-def test_lengths_that_are_added_or_changed_begin_where_the_run_continues(make, capsys):
+def test_lengths_that_are_added_begin_where_the_run_continues(make, capsys):
     run = make("train.steps=20")
     attempt(run)
     longer = ("train.steps=40", "train.ema_lengths=[0.1]", "train.ema_every=4")
-    run.ledger.append(events.Requested(steps=40, overrides=longer))
+    note(run, requested(40, *longer))
     attempt(run)
     assert "the power-function averages begin at step 20" in capsys.readouterr().out
     assert sidecar_of(run.checkpoint_file(40)).averages == StoredAverages((0.1,), 20, 20)
     assert [one.step for one in usable(run, 40)] == [24, 28, 32, 36, 40]
-    more = ("train.steps=50", "train.ema_lengths=[0.1,0.2]")
-    run.ledger.append(events.Requested(steps=50, overrides=more))
-    attempt(run)
-    assert sidecar_of(run.checkpoint_file(50)).averages == StoredAverages((0.1, 0.2), 40, 10)
-    assert [one.step for one in usable(run, 50)] == [44, 48, 50]
 
 
 def test_what_a_crash_or_a_request_gives_up_is_set_aside(make):
@@ -460,7 +445,7 @@ def test_what_a_crash_or_a_request_gives_up_is_set_aside(make):
     aside = {path.stem for path in (run.averages / "set_aside").iterdir()}
     assert aside == {"step_00000012", "step_00000016"}
     attempt(run)
-    run.ledger.append(events.Requested(steps=40, from_step=20))
+    note(run, requested(40, from_step=20))
     crash(run, 20)
     assert run.snapshot_steps() == [4, 8, 12, 16, 20]
 

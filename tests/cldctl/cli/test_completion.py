@@ -33,7 +33,7 @@ def offered(runs, *words):
         "COMP_WORDS": "\n".join(["cldctl", *words]),
         "COMP_CWORD": str(len(words)),
     }
-    done = invoke(runs=runs, **asked)
+    done = invoke("", runs=runs, **asked)
     assert done.stderr == ""
     return [text for text in done.stdout.split("\n") if text]
 

@@ -11,7 +11,7 @@ from tests.support.tools import invoke
 
 
 def test_this_machine(tmp_path):
-    done = invoke("doctor", "--cluster", "local", "--json", runs=tmp_path / "deep" / "runs")
+    done = invoke("doctor --cluster local --json", runs=tmp_path / "deep" / "runs")
     report = json.loads(done.stdout)
     found = {check["name"]: check for check in report["checks"]}
     assert {"python", "runs folder"} <= set(found)
@@ -45,9 +45,7 @@ def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(
     monkeypatch.setattr(
         machine, "GPU_COMMAND", (sys.executable, "-c", f"print({answer.strip()!r})")
     )
-    done = invoke(
-        "doctor", "--gpu", "--cluster", "debug", "--json", runs=tmp_path / "runs", code=code
-    )
+    done = invoke("doctor --gpu --cluster debug --json", runs=tmp_path / "runs", code=code)
     rows = [check for check in json.loads(done.stdout)["checks"] if check["name"].startswith("gpu")]
     assert {row["name"]: row["verdict"] for row in rows} == verdicts
     assert words in rows[-1]["advice"]
@@ -55,9 +53,7 @@ def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(
 
 def test_data_and_fid_weights_are_looked_at_with_a_recipe(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    done = invoke(
-        "doctor", "cifar10", "--cluster", "debug", "--json", runs=tmp_path / "runs", code=1
-    )
+    done = invoke("doctor cifar10 --cluster debug --json", runs=tmp_path / "runs", code=1)
     found = {
         check["name"].partition(" ")[0]: check["verdict"]
         for check in json.loads(done.stdout)["checks"]

@@ -23,18 +23,16 @@ from cld_core.run.checkpoints import snapshot_files
 from cldctl.page.model_card import CardFiles, card
 from cldctl.runs import survey
 from cldctl.runs.status import status_of
-from tests.support.made_up import report, run_with
+from tests.support.made_up import bound, ordered, report, run_with
 from tests.support.paths import TOY
 from tests.support.plugin import toy_plugin
-from tests.support.tools import DEBUG, invoke
+from tests.support.tools import ONE, invoke
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def test_a_folder_holds_all_that_the_card_refers_to(runs, tmp_path, monkeypatch):
-    said = invoke(
-        "export", "done", "--card", str(tmp_path / "card"), "--license", "cc-by-4.0", runs=runs
-    )
+    said = invoke(f"export done --card {tmp_path}/card --license cc-by-4.0", runs=runs)
     assert said.stdout.splitlines() == [
         str(tmp_path / "card" / name) for name in ("model.safetensors", "README.md")
     ]
@@ -58,14 +56,14 @@ def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
     for name in ("README.md", "file", "others/samples.png"):
         (tmp_path / name).write_text("# Mine\n")
     for words, message in (
-        (["--card", str(tmp_path)], "README.md is not a card that cldctl wrote"),
-        (["--card", str(tmp_path / "file")], "it is a file. Name a folder"),
-        (["--card", str(tmp_path / "none/card.md")], "there is no folder"),
-        (["--card", str(tmp_path / "others")], "samples.png exists, and no card is beside it"),
-        (["--license", "mit"], "Add --card FOLDER"),
-        (["--card", str(tmp_path / "new"), "--license", "cc-by"], "Did you mean 'cc-by-4.0'?"),
+        (f"--card {tmp_path}", "README.md is not a card that cldctl wrote"),
+        (f"--card {tmp_path}/file", "it is a file. Name a folder"),
+        (f"--card {tmp_path}/none/card.md", "there is no folder"),
+        (f"--card {tmp_path}/others", "samples.png exists, and no card is beside it"),
+        ("--license mit", "Add --card FOLDER"),
+        (f"--card {tmp_path}/new --license cc-by", "Did you mean 'cc-by-4.0'?"),
     ):
-        assert message in invoke("export", "done", *words, runs=runs, code=2).stderr
+        assert message in invoke(f"export done {words}", runs=runs, code=2).stderr
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
     assert not list(tmp_path.glob("**/*.safetensors"))
 
@@ -99,11 +97,7 @@ def head_of(text):
 def test_all_numbers_are_there_those_of_the_weights_first(tmp_path):
     made = run_with(tmp_path / "mine", 10, 20, overrides=("train.steps=30", "eval.samples=64"))
     for step, nll in ((10, 3.0), (20, 2.0)):
-        report(
-            made,
-            request_of(made.recipe(), ("elbo",), step),
-            elbo={"nll": nll, "stderr": 0.5, "n": 64, "nfe_mean": 98.6},
-        )
+        bound(made, step, nll, 0.5, nfe_mean=98.6)
     text = card_of(made)
     rows = [line for line in text.splitlines() if "points |" in line]
     assert [row[:5] for row in rows] == ["| 20 ", "| 10 "]
@@ -156,30 +150,24 @@ def test_texts_of_others_are_no_markup(tmp_path):
     assert not {"html_inline", "strong_open"} & {child.type for child in inline}
 
 
-SMALL = [
-    "network.width=16",
-    "network.layers=3",
-    "train.batch_size=16",
-    "train.steps=40",
-    "train.checkpoint_every=20",
-]
-KEPT = ["train.ema_lengths=[0.05,0.1]", "train.ema_every=2"]
-QUICK = ["eval.samples=16", "sampling.method=em", "sampling.nfe=2"]
+LONGER = ("train.steps=40", "train.checkpoint_every=20")
+KEPT = ("train.ema_lengths=[0.05,0.1]", "train.ema_every=2")
+QUICK = ("eval.samples=16", "sampling.method=em", "sampling.nfe=2")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A finished run with snapshots."""
     root = tmp_path_factory.mktemp("runs")
-    invoke("submit", "toy", "--name", "mine", *SMALL, *KEPT, *QUICK, *DEBUG, runs=root)
+    invoke("submit toy --name mine --cluster debug", *ONE, *LONGER, *KEPT, *QUICK, runs=root)
     return root
 
 
 def test_an_export_of_a_length_says_so(root, tmp_path):
     target = tmp_path / "x.safetensors"
     model = cld_core.load(root / "mine", ema_length=0.2)
-    files = ("--card", str(tmp_path / "card"), "-o", str(target))
-    done = invoke("export", "mine", "--ema-length", "0.2", *files, runs=root)
+    files = f"--card {tmp_path}/card -o {target}"
+    done = invoke(f"export mine --ema-length 0.2 {files}", runs=root)
     assert "averaged weights of step 40, EMA length 0.2" in done.stderr
     loaded = cld_core.load(target)
     assert "step 40, EMA length 0.2" in repr(loaded)
@@ -194,18 +182,16 @@ def test_an_export_of_a_length_says_so(root, tmp_path):
 
 def test_prune_removes_snapshots_when_it_is_asked_to(root):
     run = RunFolder(root / "mine")
-    invoke("eval", "mine", "--loss", "ema.length=0.2", *DEBUG, runs=root)
-    assert "averages" not in invoke("prune", "mine", "--dry-run", runs=root).stderr
-    assert (
-        "removes all snapshots of averages"
-        in invoke("prune", "mine", "--averages", "--dry-run", runs=root).stderr
-    )
+    invoke("eval mine --loss ema.length=0.2 --cluster debug", runs=root)
+    assert "averages" not in invoke("prune mine --dry-run", runs=root).stderr
+    asked = invoke("prune mine --averages --dry-run", runs=root).stderr
+    assert "removes all snapshots of averages" in asked
     assert len(run.snapshot_steps()) == 20
-    waiting = replace(request_of(run.recipe(), ("loss",), 40), ema=EmaSpec(length=0.08)).save(run)
-    refused = invoke("prune", "mine", "--averages", "--yes", runs=root, code=2).stderr
+    waiting = ordered(run, 40, "loss", ema=EmaSpec(length=0.08)).folder
+    refused = invoke("prune mine --averages --yes", runs=root, code=2).stderr
     assert f"{waiting.name} still needs the snapshots of averages" in refused
     shutil.rmtree(waiting)
-    invoke("prune", "mine", "--averages", "--yes", runs=root)
+    invoke("prune mine --averages --yes", runs=root)
     assert snapshot_files(run) == []
-    refused = invoke("eval", "mine", "--loss", "ema.length=0.19", *DEBUG, runs=root, code=2).stderr
+    refused = invoke("eval mine --loss ema.length=0.19", runs=root, code=2).stderr
     assert "ema.length=0.19 cannot be made for step 40" in refused

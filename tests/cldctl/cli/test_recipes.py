@@ -29,8 +29,8 @@ def test_data_lead_to_init(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my photos").mkdir()
     (tmp_path / "lab.npy").write_bytes(b"\x93NUMPY" + bytes(300_000))
-    for name, command in (("lab.npy", "init lab.npy"), ("my photos", "init 'my photos'")):
-        assert f"`cldctl {command}`" in invoke("submit", name, runs="runs", code=2).stderr
+    for name in ("lab.npy", "'my photos'"):
+        assert f"`cldctl init {name}`" in invoke(f"submit {name}", runs="runs", code=2).stderr
 
 
 def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
@@ -48,8 +48,8 @@ def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["toy_demo", "cifar10"])
 def test_what_differs_from_the_defaults_is_the_same_recipe(tmp_path, name):
-    assert invoke("render", name, runs=tmp_path).stdout == dump(load(RECIPES / f"{name}.yaml"))
-    shown = invoke("render", name, "--changed", "sampling.method=em", runs=tmp_path).stdout
+    assert invoke(f"render {name}", runs=tmp_path).stdout == dump(load(RECIPES / f"{name}.yaml"))
+    shown = invoke(f"render {name} --changed sampling.method=em", runs=tmp_path).stdout
     (tmp_path / "shown.yaml").write_text(shown)
     assert load(tmp_path / "shown.yaml") == load(RECIPES / f"{name}.yaml", ["sampling.method=em"])
     assert shown.count("\n") < len(dump(load(RECIPES / f"{name}.yaml")).splitlines()) / 2
@@ -73,25 +73,25 @@ def test_every_recipe_is_listed_with_what_it_is_and_where_it_is_from(tmp_path, m
 
 
 def test_a_key(tmp_path):
-    lines = invoke("explain", "train.ema", runs=tmp_path).stdout.splitlines()
+    lines = invoke("explain train.ema", runs=tmp_path).stdout.splitlines()
     assert lines[0].startswith("train.ema: ")
     assert lines[1].split(maxsplit=1) == ["expects", "a number >= 0 and < 1"]
     assert lines[2].split() == ["default", "0.999"]
     assert any(line.split()[-1] == "cifar10_smoke" and "0.99 in" in line for line in lines)
     assert "sampling" in invoke("explain", runs=tmp_path).stdout
-    assert "Did you mean 'optim'?" in invoke("explain", "optm", runs=tmp_path, code=2).stderr
+    assert "Did you mean 'optim'?" in invoke("explain optm", runs=tmp_path, code=2).stderr
 
 
 def test_a_dry_run_says_first_what_differs(tmp_path):
-    local = ("--cluster", "local", "--dry-run", "--name", "x")
-    done = invoke("submit", "toy_demo", "train.steps=5", *local, "--eval", "elbo", runs=tmp_path)
+    local = "--cluster local --dry-run --name x"
+    done = invoke(f"submit toy_demo train.steps=5 --eval elbo {local}", runs=tmp_path)
     assert "# evaluation elbo-00000005-" in done.stdout
     assert "# local: 1 process" in done.stdout
     lines = done.stdout.splitlines()
     assert re.match(r"# \d+ keys? differs? from .*:$", lines[0])
     assert "#   train.steps: 5 instead of 800000  (command line)" in lines
     assert "toy_demo.yaml, line 8)" in done.stdout
-    assert "# same as toy\n" in invoke("submit", "toy", *local, runs=tmp_path).stdout
+    assert "# same as toy\n" in invoke(f"submit toy {local}", runs=tmp_path).stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -100,15 +100,13 @@ def test_a_dry_run_for_slurm_needs_no_slurm(tmp_path, without_slurm):
     it."""
     profile = tmp_path / "theirs.yaml"
     profile.write_text("cluster: {partition: gpu, gpus_per_node: 4}")
-    submit = ("submit", "toy", *ONE, "--name", "x")
-    done = invoke(*submit, "--profile", str(profile), "--dry-run", runs=tmp_path / "runs")
+    runs = tmp_path / "runs"
+    submit = "submit toy --name x"
+    done = invoke(f"{submit} --profile {profile} --dry-run", *ONE, runs=runs)
     assert "#SBATCH --partition=gpu\n" in done.stdout
     assert done.stderr.count("no sbatch on this machine") == 1
-    assert (
-        "#SBATCH"
-        in invoke(*submit, "--cluster", "slurm", "--dry-run", runs=tmp_path / "runs").stdout
-    )
-    assert "#SBATCH" not in invoke(*submit, "--dry-run", runs=tmp_path / "runs").stdout
-    refused = invoke(*submit, "--cluster", "slurm", runs=tmp_path / "runs", code=2)
+    assert "#SBATCH" in invoke(f"{submit} --cluster slurm --dry-run", *ONE, runs=runs).stdout
+    assert "#SBATCH" not in invoke(f"{submit} --dry-run", *ONE, runs=runs).stdout
+    refused = invoke(f"{submit} --cluster slurm", *ONE, runs=runs, code=2)
     assert "no sbatch on this machine. Use --cluster local." in refused.stderr
-    assert not (tmp_path / "runs").exists()
+    assert not runs.exists()

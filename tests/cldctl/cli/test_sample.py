@@ -5,60 +5,39 @@ import json
 import numpy as np
 
 from cld_core.run import RunFolder
-from tests.support.tools import DEBUG, ONE, invoke, trained
+from tests.support.tools import ONE, invoke, trained
 
-FAST = ("--method", "exponential", "--nfe", "5", "-n", "18")
+FAST = "--method exponential --nfe 5 -n 18"
 
 
 def test_samples_of_a_class_with_guidance(tmp_path):
     trained(tmp_path / "modes", "toy_labels", *ONE)
     out = tmp_path / "samples.npz"
-    done = invoke(
-        "sample", "modes", "--label", "3", "--guidance", "1.5", *FAST, "-o", str(out), runs=tmp_path
-    )
+    done = invoke(f"sample modes --label 3 --guidance 1.5 -o {out} {FAST}", runs=tmp_path)
     assert "18 samples of step 20, 10 network evaluations each (exponential)" in done.stderr
     content = np.load(out)
     assert content["label"].tolist() == [3] * 18
     assert content["x"].shape == content["v"].shape == (18, 2)
 
 
-QUICK = ("--method", "exponential", "--nfe", "4")
-
-
 def test_points_given_a_coordinate(tmp_path):
     run = trained(
         tmp_path / "toy", "toy_diamond", *ONE, "train.steps=4", "periodic.samples_every=null"
     )
-    asked = ("sample", str(run.path), "-n", "30", *QUICK, "--observe")
-    done = invoke(*asked, "x=0.3", runs=tmp_path)
+    sample = f"sample {run.path} -n 30 --method exponential --nfe 4 --observe"
+    done = invoke(f"{sample} x=0.3", runs=tmp_path)
     assert "given the observation, by gradient: y - H x is" in done.stderr
     assert "exponential_nfe4_n30_given-" in done.stdout
-    assert invoke(*asked, "x=0.3", "--gradient-scale", "2", runs=tmp_path).stdout != done.stdout
-    invoke(*asked, "y=-0.5", "-o", str(tmp_path / "x.npz"), "--how", "replacement", runs=tmp_path)
+    assert invoke(f"{sample} x=0.3 --gradient-scale 2", runs=tmp_path).stdout != done.stdout
+    invoke(f"{sample} y=-0.5 -o {tmp_path}/x.npz --how replacement", runs=tmp_path)
     assert np.load(tmp_path / "x.npz")["x"][:, 1].tolist() == [-0.5] * 30
-    again = invoke(
-        *asked,
-        "x=0.3",
-        "--how",
-        "replacement",
-        "sampling.repeats=3",
-        "sampling.jump=2",
-        runs=tmp_path,
-    )
+    repeated = "sampling.repeats=3 sampling.jump=2"
+    again = invoke(f"{sample} x=0.3 --how replacement {repeated}", runs=tmp_path)
     assert "10 network evaluations each" in again.stderr, (
         "three steps three times, and the last one"
     )
-    asked = (
-        "sample",
-        str(run.path),
-        "--observe",
-        "x=0.3",
-        "--how",
-        "replacement",
-        "--method",
-        "ode",
-    )
-    refused = invoke(*asked, runs=tmp_path, code=2).stderr
+    adaptive = f"sample {run.path} --observe x=0.3 --how replacement --method ode"
+    refused = invoke(adaptive, runs=tmp_path, code=2).stderr
     assert "replacement needs fixed ones" in refused
     assert "loading" not in refused
 
@@ -94,16 +73,14 @@ def test_a_finished_run_uses_its_copy_of_a_plug_in_or_the_file_that_is_named(tmp
         file.write_text(FILLING.format(**{"number": 2, "field": "value", **changes}))
 
     def sampled(*more):
-        said = invoke(
-            "sample", "mine", "-n", "2", "--method", "fill", "-o", str(out), *more, runs=runs
-        ).stderr
+        said = invoke(f"sample mine -n 2 --method fill -o {out}", *more, runs=runs).stderr
         return np.load(out)[
             "x"
         ].ravel().tolist(), "fill.py has changed since it was copied; mine uses its" in said
 
     def evaluated(*more, code=0):
-        asked = ("eval", "mine", "--metric", "mean", "sampling.method=fill", *DEBUG, *more)
-        return invoke(*asked, runs=runs, code=code).stderr
+        evaluate = "eval mine --metric mean sampling.method=fill --cluster debug"
+        return invoke(evaluate, *more, runs=runs, code=code).stderr
 
     def reports():
         found = [
@@ -113,7 +90,7 @@ def test_a_finished_run_uses_its_copy_of_a_plug_in_or_the_file_that_is_named(tmp
         return sorted(report["mean"]["value"] for report in found)
 
     write(number=1)
-    invoke("submit", "toy", *ONE, f"plugins={file}", *DEBUG, "--name", "mine", runs=runs)
+    invoke(f"submit toy --name mine --cluster debug plugins={file}", *ONE, runs=runs)
     write()
     assert sampled() == ([1.0] * 4, True)
     assert sampled(f"plugins={file}") == ([2.0] * 4, False)

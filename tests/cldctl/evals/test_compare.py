@@ -16,7 +16,7 @@ from cldctl.evals import plan, results
 from cldctl.evals.results import ComparedRuns, SideBySide
 from cldctl.show import tables
 from cldctl.show.evaluations import compared, sweep_table
-from tests.support.made_up import report, run_with, seeds
+from tests.support.made_up import bound, report, run_with, seeds
 from tests.support.screen import text
 from tests.support.tools import invoke
 
@@ -188,20 +188,18 @@ def test_cells_of_a_sweep_are_marked_by_the_standard_errors_of_their_means(tmp_p
 def test_compare_shows_groups_and_runs(tmp_path):
     """Two seeds with results and one without, beside a run of no group."""
     for run, nll in zip(seeds(tmp_path, "g", 3, 10, infix="-seed"), (1.0, 3.0), strict=False):
-        report(run, request_of(run.recipe(), ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1})
+        bound(run, 10, nll)
     evaluated(tmp_path / "alone", 2.0)
-    done = invoke("compare", "g", "alone", runs=tmp_path)
+    done = invoke("compare g alone", runs=tmp_path)
     assert ["2.000 ± 1.414" in done.stdout, "2.000 ± 0.100" in done.stdout] == [True, True]
     assert "g-seed2 has no finished evaluation" in done.stderr
-    assert invoke("eval", "--compare", "g", "alone", runs=tmp_path).stdout == done.stdout
-    assert json.loads(invoke("compare", "g", "--json", runs=tmp_path).stdout)["missing"] == [
-        "g-seed2"
-    ]
+    assert invoke("eval --compare g alone", runs=tmp_path).stdout == done.stdout
+    assert json.loads(invoke("compare g --json", runs=tmp_path).stdout)["missing"] == ["g-seed2"]
 
 
 def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):
     for run in seeds(tmp_path, "g", 2, 10, infix="-seed"):
-        report(run, request_of(run.recipe(), ("elbo",), 10), elbo={"nll": 1.0, "stderr": 0.1})
+        bound(run, 10, 1.0)
     for name in ("alone", "other", "third"):
         evaluated(tmp_path / name, 2.0)
     for name in ("g-seed1", "other"):
@@ -212,10 +210,7 @@ def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):
         assert "alone" in done.stdout
         assert damaged not in done.stdout
     (tmp_path / "third" / "recipe.yaml").write_text("sde: [")
-    assert (
-        "no run of other, third"
-        in invoke("compare", "other", "third", runs=tmp_path, code=3).stderr
-    )
+    assert "no run of other, third" in invoke("compare other third", runs=tmp_path, code=3).stderr
 
 
 def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):

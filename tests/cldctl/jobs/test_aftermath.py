@@ -2,23 +2,16 @@
 
 import errno
 import time
-from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
 
 from cld_core import files
-from cld_core.evaluate.request import request_of
 from cld_core.files import append_line
-from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import (
     Cancelled,
-    Ended,
     Failed,
-    GivenUp,
-    JobRef,
     Started,
-    Submitted,
     TurnedAway,
     Wished,
 )
@@ -31,16 +24,18 @@ from cldctl.jobs.aftermath import End, Retry, decide, missing_event
 from cldctl.jobs.process import BLIND, HOPELESS, UNFIT
 from cldctl.runs.status import with_trouble
 from tests.support.clock import Clock
-from tests.support.made_up import run_with, unfit
-from tests.support.scripted import LAUNCHER, REF, Scripted, inside
-
-
-def started(attempt=0, step=0, restart=0, job_id="7"):
-    return Started(attempt=attempt, job_id=job_id, step=step, restart=restart)
-
-
-def ended(attempt=0, cause="crashed", **more):
-    return Ended(attempt=attempt, cause=cause, **more)
+from tests.support.made_up import (
+    ended,
+    given_up,
+    note,
+    ordered,
+    queued,
+    run_with,
+    started,
+    unfit,
+    wished,
+)
+from tests.support.scripted import LAUNCHER, Scripted, inside
 
 
 def after(*happened, restart=0, max_retries=3):
@@ -50,17 +45,13 @@ def after(*happened, restart=0, max_retries=3):
 
 def test_what_another_start_may_get_past():
     for cause in ("crashed", "out_of_memory", "killed"):
-        assert isinstance(after(started(), ended(cause=cause)), Retry)
+        assert isinstance(after(started(), ended(cause)), Retry)
     for cause in ("finished", "cancelled", "nonfinite", "save_failed"):
-        assert after(started(), ended(cause=cause)) is None
-    assert after(started(job_id="6"), ended(), Submitted(job=REF)) is None, (
-        "nor one that never began"
-    )
-    assert after(started(), ended(cause="preempted")).cause == "preempted", (
-        "it failed while it stopped"
-    )
-    assert after(started(), ended(cause="terminated", detail="SIGUSR2")).cause == "terminated"
-    assert after(started(), ended(cause="preempted"), Wished(job_id="7", cause="preempted")) is None
+        assert after(started(), ended(cause)) is None
+    assert after(started(job_id="6"), ended(), queued()) is None, "nor one that never began"
+    assert after(started(), ended("preempted")).cause == "preempted", "it failed while it stopped"
+    assert after(started(), ended("terminated", detail="SIGUSR2")).cause == "terminated"
+    assert after(started(), ended("preempted"), wished("preempted")) is None
 
 
 def test_a_task_of_sharded_work_has_a_budget_of_its_own():
@@ -73,12 +64,12 @@ def test_a_task_of_sharded_work_has_a_budget_of_its_own():
 
 def test_a_second_start_that_said_nothing_died_early():
     def missing(*happened, code=1):
-        happened = (started(0), ended(0, cause="preempted"), *happened)
+        happened = (started(0), ended("preempted"), *happened)
         return missing_event(History.of(happened), inside(restart=1), code, hung=False, step=30)
 
     assert missing().kind == "early"
     assert missing(code=2) is None, "wrong usage is there at the next start, too"
-    assert missing(GivenUp(never_began=True, job_id="7", reason="damaged")) is None
+    assert missing(given_up("damaged", never_began=True)) is None
     assert missing(TurnedAway(job_id="7", reason="held", why="held")) is None
 
 
@@ -87,12 +78,12 @@ def run(tmp_path):
     run = run_with(
         tmp_path / "mine", 10, overrides=("train.max_retries=1", "cluster.successor=true")
     )
-    run.ledger.append(Submitted(job=REF))
+    note(run, queued())
     return run
 
 
 def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run, capsys):
-    run.ledger.append(started())
+    note(run, started())
     job = inside(cause="out_of_memory")
     aftermath.after(Training(run.path), job, End("work", 137, ""))
     ended, requeued = run.ledger.events()[-2:]
@@ -100,8 +91,7 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     assert job.wishes == [Requeue(10.0)]
     assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
 
-    run.ledger.append(started(1, restart=1))
-    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="8"), successor_of="7"))
+    note(run, started(1, restart=1), queued("8", successor_of="7"))
     job = inside(restart=1, said="Timeout (0:05:00)!")
     aftermath.after(Training(run.path), job, End("work", 1, ""))
     history = run.ledger.history()
@@ -112,15 +102,14 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
 
 
 def test_a_bug_is_given_up_at_once(run):
-    run.ledger.append(started())
-    run.ledger.append(ended(detail="TypeError: no", bug=True))
+    note(run, started(), ended(detail="TypeError: no", bug=True))
     aftermath.after(Training(run.path), inside(), End("work", 1, ""))
     assert run.ledger.history().given_up == "TypeError: no"
 
 
 @pytest.fixture
 def work(run):
-    return Evaluation(request_of(run.recipe(), ("elbo",), 10).save(run))
+    return ordered(run, 10)
 
 
 def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spent(work, capsys):
@@ -157,10 +146,8 @@ def loop(crashes, every_s=600.0):
     for number in range(crashes):
         began = time.time() - (crashes - number) * every_s
         happened += [
-            Started(time=began, attempt=number, job_id="7", step=40 * number, restart=number),
-            Ended(
-                time=began + every_s - 10, attempt=number, cause="crashed", step=40 * number + 40
-            ),
+            started(number, 40 * number, time=began, restart=number),
+            ended("crashed", 40 * number + 40, attempt=number, time=began + every_s - 10),
         ]
     return History.of(happened)
 
@@ -185,7 +172,7 @@ def test_status_tells_it():
 
 
 def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
-    run.ledger.append(unfit())
+    note(run, unfit())
     job = inside()
     aftermath.after(Training(run.path), job, End("work", UNFIT, ""))
     requeued = run.ledger.events()[-1]
@@ -200,10 +187,10 @@ def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
 
 def test_unfit_machines_are_not_looked_for_for_ever(run):
     for restart in range(aftermath.UNFIT_STARTS):
-        run.ledger.append(unfit(restart=restart))
+        note(run, unfit(restart=restart))
         aftermath.after(Training(run.path), inside(restart=restart), End("work", UNFIT, ""))
         assert isinstance(run.ledger.events()[-1], Wished)
-    run.ledger.append(unfit(restart=aftermath.UNFIT_STARTS))
+    note(run, unfit(restart=aftermath.UNFIT_STARTS))
     job = inside(restart=aftermath.UNFIT_STARTS)
     aftermath.after(Training(run.path), job, End("work", UNFIT, ""))
     assert "11 starts in a row found an unfit machine" in run.ledger.history().given_up
@@ -255,16 +242,14 @@ def test_a_wish_that_slurm_refuses_is_noted(end, run, work):
 
 
 def test_what_was_cancelled_does_not_begin_again(end, run, capsys):
-    run.ledger.append(started())
-    run.ledger.append(Cancelled(job_id="7"))
+    note(run, started(), Cancelled(job_id="7"))
     assert end("training", 137, "work", "0") == 0
     assert end.job.wishes == []
     assert "job 7 was cancelled: not started again" in capsys.readouterr().err
 
 
 def test_what_a_signal_meant_is_noted_once_it_is_known(end, run):
-    run.ledger.append(started())
-    run.ledger.append(ended(cause="terminated"))
+    note(run, started(), ended("terminated"))
     end.job.cause = "cancelled"
     assert end("training", 143, "told", "") == 0
     history = run.ledger.history()
@@ -272,8 +257,7 @@ def test_what_a_signal_meant_is_noted_once_it_is_known(end, run):
 
 
 def test_a_successor_of_a_cancelled_job_is_turned_away(end, run):
-    run.ledger.append(Submitted(job=replace(REF, job_id="6")))
-    run.ledger.append(started(job_id="6"))
+    note(run, queued("6"), started(job_id="6"))
     end.job.cause = "cancelled"
     assert end("training", 0, "withdrawn", "") == 0
     history = run.ledger.history()
@@ -287,8 +271,7 @@ def test_a_line_of_the_setup_that_fails_is_named_with_its_exit_code(end, run):
     history = run.ledger.history()
     assert (history.not_begun, history.state, end.job.wishes) == ({"7": said}, "FAILED", [])
     # Of a later start of the job, it counts as a crash.
-    run.ledger.append(started())
-    run.ledger.append(ended(cause="preempted"))
+    note(run, started(), ended("preempted"))
     for restart in (1, 2):
         end.job.restart = restart
         end("training", 2, "setup", "1000")

@@ -12,10 +12,7 @@ import yaml
 
 from cld_core.config import load
 from cld_core.config.train import HooksSpec
-from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder, events
-from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.pids import find
 from cld_core.run.state import RunFacts, state_of
@@ -25,9 +22,21 @@ from cldctl.jobs import hooks
 from cldctl.jobs.hooks import KEPT_BYTES, call, changes, variables
 from cldctl.jobs.task import go_on
 from cldctl.runs.survey import Answers
-from tests.support.made_up import report, run_with, unfit
+from tests.support.made_up import (
+    bound,
+    ended,
+    given_up,
+    note,
+    ordered,
+    queued,
+    requested,
+    run_with,
+    started,
+    unfit,
+    wished,
+)
 from tests.support.paths import ROOT, TOY
-from tests.support.scripted import REF, inside
+from tests.support.scripted import inside
 from tests.support.tools import program, wait_for
 
 TELL = 'cat >> "$CLDCTL_RUN_PATH/told"'
@@ -37,9 +46,7 @@ TELL = 'cat >> "$CLDCTL_RUN_PATH/told"'
 def run(tmp_path):
     run = run_with(tmp_path / "mine", 20, overrides=(f"hooks.on_change={TELL}", "train.steps=100"))
     hooks.allow(run, run.recipe())
-    run.ledger.append(events.Requested(steps=100))
-    run.ledger.append(events.Submitted(job=REF))
-    run.ledger.append(events.Started(attempt=0, job_id="7", step=0, host="n1"))
+    note(run, requested(100), queued(), started(host="n1"))
     return run
 
 
@@ -72,10 +79,10 @@ def test_each_change_once(run):
     for _ in range(2):
         assert dispatch(run) == 0
     assert states(run) == ["RUNNING"]
-    run.ledger.append(events.Ended(attempt=0, cause="crashed", step=30, detail="ValueError: no"))
+    note(run, ended("crashed", 30, detail="ValueError: no"))
     dispatch(run)
     assert states(run) == ["RUNNING"], "what follows is not decided yet"
-    run.ledger.append(events.Wished(job_id="7", cause="crashed"))
+    note(run, wished("crashed"))
     for _ in range(2):
         dispatch(run)
     assert states(run) == ["RUNNING", "REQUEUED"]
@@ -98,24 +105,23 @@ def test_what_a_process_that_was_killed_did_not_get_to_is_told_by_the_next(run, 
     with pytest.raises(SystemExit):
         dispatch(run)
     monkeypatch.undo()
-    run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
+    note(run, ended("finished", 100))
     dispatch(run, "--decided")
     assert states(run) == ["RUNNING", "FINISHED"]
 
 
 def test_an_evaluation_once_for_each_job(run):
-    request = request_of(run.recipe(), ("elbo",), 20)
-    work = Evaluation(request.save(run))
+    work = ordered(run, 20)
     words = "--evaluation", str(work.folder)
     dispatch(run, *words)
     assert told(run) == []
-    work.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="9_0"), shards=(0,)))
+    note(work, queued("9_0", 0))
     for task in ("9_0", "9_1"):
-        work.ledger.append(events.GivenUp(job_id=task, reason="its data are gone"))
+        note(work, given_up("its data are gone", task))
         dispatch(run, *words)
     assert [(one["state"], one["reason"]) for one in told(run)] == [("FAILED", "its data are gone")]
-    work.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="10_0"), shards=(0,)))
-    report(run, request, elbo={"nll": 2.5, "stderr": 0.1, "n": 32, "nfe_mean": 10.0})
+    note(work, queued("10_0", 0))
+    bound(run, 20, 2.5, n=32, nfe_mean=10.0)
     for _ in range(2):
         dispatch(run, *words)
     assert states(run) == ["FAILED", "FINISHED"]
@@ -133,7 +139,7 @@ def test_it_fails_hangs_or_floods(run):
     assert "mine: RUNNING at step 0 of 100: ended with exit code 3" in log(run)
     assert "  problem\n" in log(run)
     with_command(run, "sleep 60 & echo pid $!; exec sleep 60", timeout_s=0.5)
-    run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
+    note(run, ended("finished", 100))
     assert dispatch(run, "--decided") == 0
     assert "did not end within 0.5 s (hooks.timeout_s) and was ended" in log(run)
     pid = int(log(run).partition("  pid ")[2].split()[0])
@@ -171,7 +177,7 @@ def test_a_requeue_is_told_before_it_is_wished_for(run):
     """Which may end the job's processes."""
     job, seen = inside(), []
     job.wish = lambda wish: seen.append(len(hooks._started))
-    run.ledger.append(events.Ended(attempt=0, cause="preempted", step=30))
+    note(run, ended("preempted", 30))
     go_on(Training(run.path, hooks.heard(run.path)), job, "preempted")
     assert seen == [1]
     hooks.settle(run)
@@ -185,48 +191,30 @@ def test_an_end_is_told_unless_an_aftermath_follows(run, slurm, fails, told_of):
     """Which decides what comes next."""
     job = inside()
     job.cluster.restarts = slurm
-    run.ledger.append(ended("crashed"))
+    note(run, ended("crashed"))
     with contextlib.suppress(ValueError), hooks.settled(job, [run.path]):
         if fails:
             raise ValueError
     assert ("FAILED" in states(run)) == told_of
 
 
-def submitted(job_id="7", restarts=True, successor_of=None):
-    return events.Submitted(
-        job=JobRef(cluster="scripted", job_id=job_id, restarts=restarts), successor_of=successor_of
-    )
-
-
-def requeued(cause, job_id="7"):
-    return events.Wished(job_id=job_id, cause=cause)
-
-
-def started(attempt=0, step=0, job_id="7"):
-    return events.Started(attempt=attempt, job_id=job_id, step=step, host="n1")
-
-
-def ended(cause, step=30, attempt=0, detail=None):
-    return events.Ended(attempt=attempt, cause=cause, step=step, detail=detail)
-
-
 def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
     happened = [
-        submitted(),
+        queued(),
         started(),
         ended("crashed"),
-        events.Wished(job_id="7", cause="crashed"),
+        wished("crashed"),
     ]
     before = changes(happened)[-1]["place"]
     last = changes([*happened, events.Refused("requeue", job_id="7", reason="no")])[-1]
     assert last["state"] == "STOPPED"
     assert last["place"] > before, "so that a hook that has heard of the requeue hears of this, too"
-    never = events.GivenUp(job_id="7", reason="no checkpoint", never_began=True)
+    never = given_up("no checkpoint", never_began=True)
     last = changes([*happened, never])[-1]
     assert (last["state"], last["place"] > before) == ("FAILED", True)
 
 
-BEGUN = submitted(), started()
+BEGUN = queued(), started()
 DIED_EARLY = events.Failed("early", job_id="7", restart=0, reason="the setup")
 NOT_CANCELLED = (
     events.Cancelled(job_id="7"),
@@ -238,31 +226,31 @@ LEDGERS = {
     "trains": (BEGUN, "running"),
     "preempted": ((*BEGUN, ended("preempted")), "pending"),
     "finished, and wished for more": (
-        (*BEGUN, ended("finished"), requeued("preempted")),
+        (*BEGUN, ended("finished"), wished("preempted")),
         "pending",
     ),
     "given up": (
-        (*BEGUN, ended("crashed"), events.GivenUp(job_id="7", reason="4 crashes")),
+        (*BEGUN, ended("crashed"), given_up("4 crashes")),
         "gone",
     ),
     "not begun": (
-        (submitted(), events.GivenUp(never_began=True, job_id="7", reason="no checkpoint")),
+        (queued(), given_up("no checkpoint", never_began=True)),
         "gone",
     ),
-    "unfit without a scheduler": ((submitted(restarts=False), unfit()), "gone"),
+    "unfit without a scheduler": ((queued(restarts=False), unfit()), "gone"),
     "crashed, unfit": (
-        (*BEGUN, ended("crashed"), requeued("crashed"), unfit(restart=1), requeued("unfit")),
+        (*BEGUN, ended("crashed"), wished("crashed"), unfit(restart=1), wished("unfit")),
         "pending",
     ),
     "unfit, cancelled": (
-        (submitted(), unfit(), requeued("unfit"), events.Cancelled(job_id="7")),
+        (queued(), unfit(), wished("unfit"), events.Cancelled(job_id="7")),
         "gone",
     ),
-    "setup too long": ((submitted(), DIED_EARLY, requeued("timeout")), "pending"),
+    "setup too long": ((queued(), DIED_EARLY, wished("timeout")), "pending"),
     "cancelled": ((*BEGUN, events.Cancelled(job_id="7"), ended("terminated")), "gone"),
     "not cancelled": ((*BEGUN, *NOT_CANCELLED), "running"),
     "cancelled at the second try": (
-        (submitted(), *NOT_CANCELLED, events.Cancelled(job_id="7")),
+        (queued(), *NOT_CANCELLED, events.Cancelled(job_id="7")),
         "gone",
     ),
 }
@@ -279,7 +267,7 @@ def test_a_hook_hears_the_state_that_status_shows(happened, phase):
 
 
 def test_a_refused_submission_is_told_by_its_command_alone():
-    before = (*BEGUN, ended("preempted"), events.Requested(steps=100))
+    before = (*BEGUN, ended("preempted"), requested(100))
     refused = events.Refused("submission", reason="no such partition")
     assert changes((*before, refused, events.Cancelled(job_id="7"))) == changes(before)
 
@@ -287,15 +275,15 @@ def test_a_refused_submission_is_told_by_its_command_alone():
 @pytest.mark.parametrize("cause", events.CAUSES)
 def test_after_any_cause_a_hook_hears_what_status_shows(cause):
     test_a_hook_hears_the_state_that_status_shows(
-        (submitted(restarts=False), started(), ended(cause)), "gone"
+        (queued(restarts=False), started(), ended(cause)), "gone"
     )
 
 
 def test_a_silent_end_is_told_with_the_next_beginning():
     happened = (
-        submitted(),
+        queued(),
         started(),
-        events.Ended(afterwards=True, attempt=0, cause="node_failure"),
+        ended("node_failure", afterwards=True),
         started(1, 20),
     )
     heard = [(change["state"], change["cause"], change["step"]) for change in changes(happened)]
@@ -318,7 +306,7 @@ def test_what_is_posted(run, tmp_path, monkeypatch, name):
     (tmp_path / ".config/cldctl" / name).write_text(f"https://example.org/{name}\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    run.ledger.append(ended("crashed", detail=REASON))
+    note(run, ended("crashed", 30, detail=REASON))
     (command,) = [
         text
         for block in BLOCKS

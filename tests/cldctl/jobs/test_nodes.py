@@ -8,14 +8,14 @@ import pytest
 from cld_core.config.schema import ClusterSpec
 from cld_core.errors import NonFiniteError
 from cld_core.ranks import RankError
-from cld_core.run.events import Failed, Submitted, Wished
+from cld_core.run.events import Failed
 from cld_core.run.history import History
 from cldctl.clusters.base import JobSpec
 from cldctl.jobs import failures
 from cldctl.jobs.failures import bad, for_next_start, for_submission
 from cldctl.jobs.process import UNFIT
-from tests.support.made_up import unfit
-from tests.support.scripted import REF, alone, inside
+from tests.support.made_up import queued, unfit, wished
+from tests.support.scripted import alone, inside
 
 NOW = time.time()
 
@@ -49,7 +49,7 @@ def test_the_rank_that_failed_first_is_to_blame():
 
 
 def history(*events):
-    return History.of([Submitted(job=REF), *events])
+    return History.of([queued(), *events])
 
 
 def avoided(found, job, needed):
@@ -69,7 +69,7 @@ def test_nodes_that_somebody_else_excluded_are_not_usable():
     found = history(unfit("n3"), unfit("n1"))
     assert avoided(found, inside(excluded=("n1", "n2")), 2) == []
     assert avoided(found, inside(excluded=("n1", "n2")), 1) == ["n3"], "n1 is avoided anyway"
-    mine = history(unfit("n3"), Wished(job_id="7", cause="crashed", exclude=("n3",)))
+    mine = history(unfit("n3"), wished("crashed", exclude=("n3",)))
     assert for_next_start(mine, inside(excluded=("n3", "n4")), needed=1) == (
         {"n3": "unfit (gpu)"},
         (),
@@ -80,9 +80,7 @@ def test_nodes_that_somebody_else_excluded_are_not_usable():
 
 
 def test_what_is_no_longer_to_be_avoided_is_readmitted():
-    before = history(
-        unfit("n1", ago=failures.DAY_S + 1), Wished(job_id="7", cause="crashed", exclude=("n1",))
-    )
+    before = history(unfit("n1", ago=failures.DAY_S + 1), wished("crashed", exclude=("n1",)))
     assert for_next_start(before, inside(), needed=1) == ({}, ("n1",))
     kept = for_next_start(before, inside(count=None), needed=1)
     assert kept == ({"n1": "avoided before"}, ()), "without an answer, nothing changes"

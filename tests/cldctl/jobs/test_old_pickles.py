@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from cld_core.config import load
-from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder
-from cld_core.run.events import JobRef, Requested
+from cld_core.run.events import JobRef
 from cld_core.run.work import open_work
 from cld_core.stop import StopFlag
 from cldctl.clusters.base import InJob, Task
+from tests.support.made_up import note, ordered, requested
 from tests.support.paths import ROOT, TOY
 from tests.support.tools import ONE, cldctl, status, wait_ended
 
@@ -44,7 +44,7 @@ def unpickled(name):
 def trained(tmp_path_factory):
     recipe = load(TOY, SMALL)
     run = RunFolder.create(tmp_path_factory.mktemp("runs") / "mine", recipe, {"created": 1.0})
-    run.ledger.append(Requested(steps=3))
+    note(run, requested(3))
     task = unpickled("training")
     work_in(task, replace(task.work, run=str(run.path)))
     return run
@@ -61,7 +61,7 @@ def test_a_training(trained):
 
 
 def test_pieces_of_an_evaluation(trained):
-    folder = request_of(trained.recipe(), ("elbo",), 3, 1).save(trained)
+    folder = ordered(trained, 3).folder
     task = unpickled("shards")
     (piece,) = task.work.pieces
     work_in(task, replace(task.work, pieces=(replace(piece, folder=str(folder), shards=(0,)),)))
@@ -79,10 +79,10 @@ def test_a_run_with_older_code_is_resumed_with_that_code(tmp_path):
     (tmp_path / "old").mkdir()
     subprocess.run(["tar", "-x", "-C", tmp_path / "old"], input=archive.stdout, check=True)
     runs = tmp_path / "runs"
-    words = ("submit", "toy", *ONE, "--cluster", "local", "--name", "mine")
-    cldctl(*words, runs=runs, PYTHONPATH=str(tmp_path / "old"), PYTHONSAFEPATH="1")
+    old = {"PYTHONPATH": str(tmp_path / "old"), "PYTHONSAFEPATH": "1"}
+    cldctl("submit toy --name mine --cluster local", *ONE, runs=runs, **old)
     assert wait_ended(runs, "mine")["state"] == "FINISHED"
-    cldctl("resume", "mine", "train.steps=30", "--follow", runs=runs)
+    cldctl("resume mine train.steps=30 --follow", runs=runs)
     first, second = RunFolder(runs / "mine").ledger.history().attempts
     assert second.last_step == status(runs, "mine")["step"] == 30
     assert first.code == second.code

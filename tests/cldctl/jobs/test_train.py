@@ -17,7 +17,7 @@ from cld_core.records import to_plain
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import FORMAT, Content, Sidecar
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import Ended, GivenUp, Started, Submitted, TurnedAway, Wished
+from cld_core.run.events import GivenUp, TurnedAway, Wished
 from cld_core.run.work import Outcome, Training, open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Requeue
@@ -33,7 +33,7 @@ from cldctl.jobs.task import (
     withdraw_successors,
 )
 from cldctl.jobs.train import TrainWork
-from tests.support.made_up import run_with
+from tests.support.made_up import ended, note, ordered, queued, run_with, started, wished
 from tests.support.paths import TOY
 from tests.support.scripted import REF, inside
 
@@ -41,7 +41,7 @@ from tests.support.scripted import REF, inside
 @pytest.fixture
 def run(tmp_path):
     run = RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    note(run, started())
     return run
 
 
@@ -56,7 +56,7 @@ def job():
 )
 def test_an_end_without_an_explanation_is_explained(run, job, cause, asked):
     if cause is not None:
-        run.ledger.append(Ended(attempt=0, cause=cause, step=3))
+        note(run, ended(cause, 3))
     job.cause = "node_failure"
     explain_previous(run, job)
     assert (run.ledger.history().last.cause == "node_failure") == asked
@@ -67,19 +67,17 @@ def test_an_end_without_an_explanation_is_explained(run, job, cause, asked):
     [("preempted", "preempted"), ("requeued", "terminated")],
 )
 def test_only_a_preemption_explains_the_end_before_its_own_requeue(run, job, found, noted):
-    run.ledger.append(Ended(attempt=0, cause="terminated", step=3, detail="SIGUSR2"))
-    run.ledger.append(Wished(job_id="7", cause="terminated"))
+    note(run, ended("terminated", 3, detail="SIGUSR2"), wished("terminated"))
     job.cause = found
     explain_previous(run, job)
     assert run.ledger.history().last.cause == noted
 
 
 def test_a_time_limit_before_the_first_step_would_come_again(run, job):
-    run.ledger.append(Ended(attempt=0, cause="timeout", step=0))
+    note(run, ended("timeout", 0))
     go_on(Training(run.path), job, "timeout")
     assert isinstance(run.ledger.events()[-1], GivenUp)
-    run.ledger.append(Started(attempt=1, job_id="7", step=0))
-    run.ledger.append(Ended(attempt=1, cause="timeout", step=30))
+    note(run, started(1), ended("timeout", 30, attempt=1))
     go_on(Training(run.path), job, "timeout", delay_s=5.0)
     assert job.wishes == [Requeue(5.0)]
     assert isinstance(run.ledger.events()[-1], Wished)
@@ -87,8 +85,11 @@ def test_a_time_limit_before_the_first_step_would_come_again(run, job):
 
 def test_a_withdrawn_job_leaves_at_once(run, capsys):
     """The scheduler did not take the cancellation, and started it later."""
-    run.ledger.append(Submitted(job=REF, successor_of="6"))
-    run.ledger.append(TurnedAway(job_id="7", reason="withdrawn", why="withdrawn"))
+    note(
+        run,
+        queued(successor_of="6"),
+        TurnedAway(job_id="7", reason="withdrawn", why="withdrawn"),
+    )
     before = run.ledger.events()
     TrainWork(str(run.path))(inside(size=2), StopFlag())
     assert "job 7 was withdrawn" in capsys.readouterr().out
@@ -106,7 +107,7 @@ def test_a_job_of_another_size_than_the_recipes_does_not_train(run, capsys):
 @pytest.fixture
 def short(tmp_path):
     short = run_with(tmp_path / "mine", overrides=("train.steps=20",))
-    short.ledger.append(Submitted(job=REF))
+    note(short, queued())
     return short
 
 
@@ -174,7 +175,7 @@ def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
 def evaluations(tmp_path, monkeypatch):
     """Two evaluations that compute nothing."""
     run = run_with(tmp_path / "mine", 10, 20)
-    folders = [request_of(run.recipe(), ("elbo",), step, 1).save(run) for step in (10, 20)]
+    folders = [ordered(run, step).folder for step in (10, 20)]
     monkeypatch.setattr(Evaluation, "compute", lambda *_: Outcome("finished"))
     return tuple(Piece(str(folder), (0,)) for folder in folders)
 

@@ -6,12 +6,10 @@ from unittest.mock import Mock
 import pytest
 
 from cld_core.errors import UsageError
-from cld_core.evaluate.request import request_of
-from cld_core.run.events import Cancelled, Ended, JobRef, Refused, Submitted
-from cld_core.run.work import evaluations_of
+from cld_core.run.events import Cancelled, Refused
 from cldctl.clusters.base import Answer, SchedulerAway, Survey
 from cldctl.runs import cancel
-from tests.support.made_up import job, run_with
+from tests.support.made_up import ended, note, ordered, queued, run_with
 from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
 
@@ -20,7 +18,7 @@ def run_of(path, job_id, phase="running", cluster="scripted"):
     return trained(run_with(path, 10), job_id, phase, cluster)
 
 
-def ended(endings, grace_s=60.0):
+def waited(endings, grace_s=60.0):
     over = []
     cancel.wait([ending for ending in endings if ending.jobs], over.append, grace_s)
     return over
@@ -31,22 +29,19 @@ def test_several_runs_and_their_evaluations_end_at_the_same_time(tmp_path, scrip
     work = evaluated(second, "3")
     scripted.phases["3"] = "pending"
     done = run_of(tmp_path / "c", "4", "gone")
-    done.ledger.append(Ended(attempt=0, cause="finished", step=10))
+    note(done, ended("finished", 10))
     endings = cancel.cancel([first, second, done])
     assert scripted.calls == [("cancel", ["1", "2", "3"])]
     assert [ending.trains for ending in endings] == [True, True, False]
     assert [ending.remark for ending in endings] == ["", "", "nothing is running (finished)"]
-    assert all(ending.is_over for ending in ended(endings))
+    assert all(ending.is_over for ending in waited(endings))
     assert isinstance(second.ledger.events()[-1], Cancelled)
     assert work.ledger.history().cancelled == {"3"}
 
 
 def evaluated(run, job_id, metric="elbo", logs=""):
-    request_of(run.recipe(), (metric,), 10).save(run)
-    work = next(work for work in evaluations_of(run) if work.name.startswith(metric))
-    work.ledger.append(
-        Submitted(job=JobRef(cluster="scripted", job_id=job_id, logs=str(logs)), shards=(0,))
-    )
+    work = ordered(run, 10, metric)
+    note(work, queued(job_id, 0, logs=logs))
     Scripted.phases[job_id] = "running"
     return work
 
@@ -54,19 +49,19 @@ def evaluated(run, job_id, metric="elbo", logs=""):
 def test_one_evaluation_ends_and_the_others_and_the_training_go_on(tmp_path, scripted):
     run = run_of(tmp_path / "a", "1")
     work, other = evaluated(run, "2"), evaluated(run, "3", "loss")
-    done = invoke("cancel", "a", "--eval", "elbo", runs=tmp_path)
+    done = invoke("cancel a --eval elbo", runs=tmp_path)
     assert scripted.calls == [("cancel", ["2"])]
     assert f"waiting for evaluation {work.name} of a to end (job 2)" in done.stderr
     assert f"a: evaluation {work.name} is cancelled" in done.stderr
     assert [it.ledger.history().cancelled for it in (work, other, run)] == [{"2"}, set(), set()]
-    again = invoke("cancel", "a", "--eval", work.name, runs=tmp_path)
+    again = invoke(f"cancel a --eval {work.name}", runs=tmp_path)
     assert f"a: nothing is running ({work.name}: not complete)" in again.stderr
 
 
 def test_what_is_left_after_the_grace_is_killed(tmp_path, scripted):
     run = run_of(tmp_path / "a", "1")
     scripted.stubborn = {"1"}
-    (ending,) = ended(cancel.cancel([run]), grace_s=0.0)
+    (ending,) = waited(cancel.cancel([run]), grace_s=0.0)
     assert scripted.calls[-1] == ("kill", ["1"])
     assert ending.is_over, "hooks are told"
 
@@ -100,7 +95,7 @@ def test_of_jobs_that_the_cluster_refuses_to_end_together_the_others_end(tmp_pat
     run = run_of(tmp_path / "a", "1")
     refused, other = evaluated(run, "2", logs=run.evals), evaluated(run, "3", "loss")
     scripted.refused.add("2")
-    done = invoke("cancel", "a", runs=tmp_path, code=4)
+    done = invoke("cancel a", runs=tmp_path, code=4)
     assert "a: no\n" in done.stderr
     assert "a: cancelled; last checkpoint: step 10" in done.stderr
     works = (run, other, refused)
@@ -126,8 +121,8 @@ def test_a_job_that_looks_gone_for_a_moment_has_not_ended(
     monkeypatch.setattr(Scripted, "looks_to_believe_an_end", 3)
     monkeypatch.setattr(Scripted, "question_s", 0.0)
     run = run_of(tmp_path / "a", "1")
-    run.ledger.append(Submitted(job=job("1", logs=str(run.logs))))
+    note(run, queued("1", logs=run.logs))
     endings = cancel.cancel([run])
     monkeypatch.setattr(Scripted, "survey", lambda self, jobs, **how: Survey({"1": answers.pop(0)}))
-    assert [ending.is_over for ending in ended(endings)] == [True]
+    assert [ending.is_over for ending in waited(endings)] == [True]
     assert (len(answers), scripted.calls) == (left, [("cancel", ["1"])] * cancels)

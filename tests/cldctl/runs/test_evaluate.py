@@ -4,10 +4,10 @@ import pytest
 
 from cld_core.errors import RecipeError
 from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import JobRef, Submitted
 from cldctl.clusters.base import Limit
 from cldctl.evals import plan
 from cldctl.runs.start import PlannedWork, start
+from tests.support.made_up import note, queued
 from tests.support.scripted import Scripted, alone, outcomes
 from tests.support.tools import invoke
 
@@ -20,9 +20,7 @@ def begun(run, **phases):
     work = Evaluation(made.requests[0].save(run))
     for shard, (job_id, phase) in enumerate(phases.items()):
         Scripted.phases[job_id] = phase
-        work.ledger.append(
-            Submitted(job=JobRef(cluster="scripted", job_id=job_id), shards=(shard,))
-        )
+        note(work, queued(job_id, shard))
     return work
 
 
@@ -97,14 +95,7 @@ def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
 
 def test_a_profile_describes_the_jobs_of_an_evaluation_too(run, scripted, tmp_path):
     (tmp_path / "site.yaml").write_text("cluster: {partition: low, mem_gb: 8}\n")
-    words = (
-        "--elbo",
-        "--cluster",
-        "scripted",
-        "--profile",
-        str(tmp_path / "site.yaml"),
-        "cluster.partition=high",
-    )
-    invoke("eval", "mine", *words, runs=run.path.parent)
+    words = f"--profile {tmp_path}/site.yaml cluster.partition=high"
+    invoke(f"eval mine --elbo --cluster scripted {words}", runs=run.path.parent)
     ((spec, _),) = scripted.submissions
     assert (spec.size.partition, spec.size.mem_gb) == ("high", 8)

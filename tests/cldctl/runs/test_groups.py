@@ -7,10 +7,8 @@ import pytest
 
 from cld_core.config import load
 from cld_core.errors import RecipeError, UsageError
-from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder, code
 from cld_core.run.evaluations import sweeps_of
-from cld_core.run.events import Ended, Requested, Started
 from cld_core.run.folder import is_name
 from cld_core.run.groups import Group, find_group, values_of
 from cld_core.run.work import evaluations_of
@@ -19,7 +17,7 @@ from cldctl.runs import logs, options, plan, removal
 from cldctl.runs.options import EvalOptions, SubmitOptions
 from cldctl.runs.resume import Continuation
 from cldctl.runs.start import start
-from tests.support.made_up import report, seeds
+from tests.support.made_up import bound, ended, note, requested, seeds, started
 from tests.support.paths import TOY
 from tests.support.scripted import Other, Scripted, outcomes, register, resumed, submitted
 from tests.support.tools import invoke
@@ -46,8 +44,7 @@ def end(cluster, run, cause, step=5):
     """Let the newest job of a run have trained, and end so."""
     job_id = run.ledger.history().jobs[-1].job.job_id
     number = len(run.ledger.history().attempts)
-    run.ledger.append(Started(attempt=number, job_id=job_id, step=0))
-    run.ledger.append(Ended(attempt=number, cause=cause, step=step))
+    note(run, started(number, job_id=job_id), ended(cause, step, attempt=number))
     cluster.phases[job_id] = "gone"
 
 
@@ -138,9 +135,7 @@ def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
 
 def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arrays):
     runs = seeds(tmp_path, "g", 3, 10)
-    report(
-        runs[0], request_of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1}
-    )
+    bound(runs[0], 10, 1.0, shards=2)
     group = Group(tmp_path, "g")
     group.add({run.name: {} for run in runs})
     wanted = EvalOptions(metrics=("elbo",), checkpoint="10", shards=2)
@@ -165,13 +160,12 @@ def on_two_clusters(tmp_path, arrays):
     """Runs of a group, the first on one cluster and the second on another."""
     runs = seeds(tmp_path, "g", 2, 10)
     for run, name in zip(runs, ("scripted", "other"), strict=True):
-        run.ledger.append(Requested(steps=10, cluster=name))
+        note(run, requested(10, cluster=name))
     return runs
 
 
 def test_each_run_of_a_group_is_evaluated_on_its_own_cluster(tmp_path, on_two_clusters):
-    sweep = ("--sweep", "eval.points=8,16")
-    invoke("eval", "g", "--loss", "--checkpoint", "10", *sweep, runs=tmp_path)
+    invoke("eval g --loss --checkpoint 10 --sweep eval.points=8,16", runs=tmp_path)
     for run, name in zip(on_two_clusters, ("scripted", "other"), strict=True):
         works = evaluations_of(run)
         clusters = [work.ledger.history().submitted[0].job.cluster for work in works]
@@ -183,7 +177,7 @@ def test_what_one_cluster_refuses_leaves_the_evaluations_of_another(
     tmp_path, on_two_clusters, monkeypatch
 ):
     monkeypatch.setattr(Other, "error", SchedulerRefused("no such account"))
-    done = invoke("eval", "g", "--loss", "--checkpoint", "10", runs=tmp_path, code=4)
+    done = invoke("eval g --loss --checkpoint 10", runs=tmp_path, code=4)
     first, second = on_two_clusters
     assert len(evaluations_of(first)) == 1
     assert evaluations_of(second) == []

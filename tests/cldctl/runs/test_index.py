@@ -5,19 +5,15 @@ import shutil
 
 import pytest
 
-from cld_core.config import load
-from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, GivenUp, JobRef, Started, Submitted
 from cld_core.run.tunings import TuneRequest, Tuning
 from cldctl.runs import index, survey
 from cldctl.runs.index import Index
 from cldctl.runs.resume import resumable
 from cldctl.runs.selection import label
 from cldctl.runs.status import status_or_reason
-from tests.support.made_up import report
-from tests.support.paths import TOY
+from tests.support.made_up import bound, ended, given_up, note, queued, started
 from tests.support.scripted import over, settle
 
 
@@ -62,11 +58,7 @@ def test_runs_that_are_over_are_read_once_and_a_lost_index_changes_nothing(root,
 
 
 def _evaluate(run):
-    report(
-        run,
-        request_of(load(TOY), ("elbo",), 20, 1),
-        elbo={"nll": 1.0, "n": 10, "stderr": 0.1, "nfe_mean": 1},
-    )
+    bound(run, 20, 1.0, n=10, nfe_mean=1)
 
 
 def _ask_for_tuning(run):
@@ -76,12 +68,12 @@ def _ask_for_tuning(run):
 
 def _tune(run):
     work = _ask_for_tuning(run)
-    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="0"), shards=(0,)))
+    note(work, queued("0", 0))
 
 
 CHANGES = {
     "tuned": _tune,
-    "resumed": lambda run: run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="0"))),
+    "resumed": lambda run: run.ledger.append(queued("0")),
     "noted": lambda run: label(run, "good", ["t"]),
     "evaluated": _evaluate,
     "edited by hand": lambda run: write_json(run.progress_file, run.progress() | {"loss": 3.0}),
@@ -110,20 +102,19 @@ def test_work_that_is_not_finished_is_compared_and_what_is_asked_for_again_is_re
     assert looked(root, monkeypatch)[0] == ["a"]
     settle(root)
     looked(root, monkeypatch)
-    tuning.ledger.append(GivenUp(reason="often"))
+    note(tuning, given_up("often"))
     assert looked(root, monkeypatch)[0] == ["a"]
 
 
 def test_what_may_change_is_read_each_time(root, monkeypatch, scripted):
     looked(root, monkeypatch)
     run = RunFolder(root / "a")
-    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9")))
-    run.ledger.append(Started(attempt=1, job_id="9", step=20))
+    note(run, queued("9"), started(1, 20, job_id="9"))
     scripted.phases["9"] = "running"
     settle(root / "a")
     for _ in range(2):
         assert looked(root, monkeypatch) == (["a"], STATES | {"a": "RUNNING"})
-    run.ledger.append(Ended(attempt=1, cause="preempted", step=30))
+    note(run, ended("preempted", 30, attempt=1))
     scripted.phases["9"] = "gone"
     for _ in range(2):
         assert looked(root, monkeypatch) == (["a"], STATES | {"a": "STOPPED"}), (

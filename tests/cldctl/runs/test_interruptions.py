@@ -24,13 +24,13 @@ from tests.support.tools import (
 )
 
 pytestmark = pytest.mark.slow
-LOCAL = ("--cluster", "local")
 # The jobs are processes; the commands, which would take seconds to import torch, need not be.
 cldctl = partial(invoke, OMP_NUM_THREADS="1")
 
 
 def submit(runs, name, *overrides):
-    cldctl("submit", "toy", *SMALL, *MISBEHAVING, *overrides, "--name", name, *LOCAL, runs=runs)
+    line = f"submit toy --name {name} --cluster local"
+    cldctl(line, *SMALL, *MISBEHAVING, *overrides, runs=runs)
     return RunFolder(runs / name)
 
 
@@ -54,10 +54,11 @@ def test_killed_three_times_a_run_ends_bit_identical(fresh_runs):
         assert row["state"] == "LOST", row
         if kill == 2:
             more = (f"train.steps={row['step'] + 100}",)
-        cldctl("resume", "killed", *more, *LOCAL, runs=fresh_runs)
+        cldctl("resume killed", *more, runs=fresh_runs)
     assert wait_ended(fresh_runs, "killed")["state"] == "FINISHED"
-    whole = (*SMALL, *MISBEHAVING, *settings, *more, "--name", "whole")
-    cldctl("submit", "toy", *whole, *LOCAL, "--follow", runs=fresh_runs, CLDCTL_TEST_PACE="0")
+    whole = (*SMALL, *MISBEHAVING, *settings, *more)
+    line = "submit toy --name whole --cluster local --follow"
+    cldctl(line, *whole, runs=fresh_runs, CLDCTL_TEST_PACE="0")
 
     whole, killed = (
         load(RunFolder(fresh_runs / name), run.checkpoint_steps()[-1])
@@ -89,10 +90,10 @@ def test_a_signal_stops_all_ranks_at_the_same_step(fresh_runs, number, whom):
         assert "Traceback" not in log + next(run.logs.glob(f"*_{rank}_log.err")).read_text()
         assert f"rank {rank} of 2: {attempt['cause']} at step {row['step']}" in log
 
-    again = str(row["step"] + 40)
-    cldctl("resume", "mine", f"train.steps={again}", *LOCAL, "--follow", runs=fresh_runs)
+    steps = row["step"] + 40
+    cldctl(f"resume mine train.steps={steps} --follow", runs=fresh_runs)
     row = status(fresh_runs, "mine")
-    assert (row["state"], row["step"]) == ("FINISHED", int(again))
+    assert (row["state"], row["step"]) == ("FINISHED", steps)
     assert row["attempts"][-1]["first_step"] == attempt["last_step"]
 
 
@@ -118,7 +119,7 @@ def test_a_run_survives_its_terminal_and_can_be_cancelled(fresh_runs):
     step = run.progress()["step"]
     wait_step(run, step + 20)
     assert status(fresh_runs, "mine")["state"] == "RUNNING"
-    cldctl("cancel", "mine", runs=fresh_runs)
+    cldctl("cancel mine", runs=fresh_runs)
     row = status(fresh_runs, "mine")
     assert (row["state"], row["attempts"][-1]["cause"]) == ("CANCELLED", "cancelled")
     assert row["checkpoint_step"] == row["step"]

@@ -9,10 +9,10 @@ import pytest
 from cld_core.errors import NotFoundError
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, Failed, JobRef, Started, Submitted
+from cld_core.run.events import Failed
 from cldctl.runs import logs
 from cldctl.runs.logs import LogRange, cut, merged
-from tests.support.made_up import run_with
+from tests.support.made_up import ended, note, queued, run_with, started
 from tests.support.scripted import trained
 from tests.support.tools import invoke
 
@@ -27,16 +27,11 @@ def write(folder, job_id, text="hello\n"):
     (folder / f"{job_id}_0_log.out").write_text(text)
 
 
-def submitted(job_id, folder):
-    return Submitted(job=JobRef(cluster="scripted", job_id=job_id, logs=str(folder)), shards=(0,))
-
-
 def test_the_log_of_an_attempt_is_that_of_its_job(run):
     with pytest.raises(NotFoundError, match="was never submitted"):
         logs.of_training(run, None, 0)
     for attempt, job_id in enumerate("78"):
-        run.ledger.append(submitted(job_id, "/elsewhere"))
-        run.ledger.append(Started(attempt=attempt, job_id=job_id, step=0))
+        note(run, queued(job_id, logs="/elsewhere"), started(attempt, job_id=job_id))
         write(run.logs, job_id)
     (file,) = logs.of_training(run, 0, 0).files()
     assert file == run.logs / "7_0_log.out"
@@ -46,11 +41,11 @@ def test_the_log_of_an_attempt_is_that_of_its_job(run):
 
 
 def test_the_output_of_an_attempt_that_another_launcher_started_is_there(run):
-    run.ledger.append(Started(attempt=0, job_id="torchrun", step=0))
+    note(run, started(job_id="torchrun"))
     for attempt in (None, 0):
         with pytest.raises(NotFoundError, match=r"another launcher started it.*same command again"):
             logs.of_training(run, attempt, 0)
-    run.ledger.append(submitted("7", run.logs))
+    note(run, queued(logs=run.logs))
     assert logs.of_training(run, None, 0).note is None
     write(run.logs, "torchrun")
     assert logs.of_training(run, 0, 0).files(), "the line of its submission was lost"
@@ -60,13 +55,13 @@ def test_logs_of_a_folder_that_was_moved_are_found_and_those_of_other_users_of_e
     run, tmp_path
 ):
     """Wherever the ledger says that they are, they are looked for in this run."""
-    run.ledger.append(submitted("7", run.path / "logs-anna"))
+    note(run, queued(logs=run.path / "logs-anna"))
     write(run.path / "logs-anna", "7")
     moved = tmp_path / "moved"
     shutil.move(run.path, moved)
     (file,) = logs.of_training(RunFolder(moved), None, 0).files()
     assert file == moved / "logs-anna" / "7_0_log.out"
-    RunFolder(moved).ledger.append(submitted("9", "/etc"))
+    note(RunFolder(moved), queued("9", logs="/etc"))
     assert Path(logs.of_training(RunFolder(moved), None, 0).job.logs).parent == moved
 
 
@@ -77,13 +72,14 @@ def mark(restart, rank=0):
 @pytest.fixture
 def requeued(run):
     """Two starts of one job on two ranks, the first of which crashed on rank 1."""
-    run.ledger.append(submitted("7", run.logs))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    run.ledger.append(
-        Failed("rank", job_id="7", restart=0, rank=1, host="n2", reason="OSError: disk")
+    note(
+        run,
+        queued(logs=run.logs),
+        started(),
+        Failed("rank", job_id="7", rank=1, host="n2", reason="OSError: disk"),
+        ended("crashed", 15),
+        started(1, 10, restart=1),
     )
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=15))
-    run.ledger.append(Started(attempt=1, job_id="7", step=10, restart=1))
     for rank in (0, 1):
         text = "".join(f"{mark(restart, rank)}rank {rank} start {restart}\n" for restart in (0, 1))
         (run.logs / f"7_{rank}_log.out").write_text(text)
@@ -91,23 +87,21 @@ def requeued(run):
     return run
 
 
-def shown(run, *options, code=0):
-    return invoke("logs", "mine", *options, runs=run.path.parent, code=code)
+def shown(run, options="", code=0):
+    return invoke(f"logs mine {options}", runs=run.path.parent, code=code)
 
 
 def test_each_attempt_of_a_requeued_job_has_its_own_part_of_the_log(requeued, monkeypatch):
-    assert shown(requeued, "--attempt", "0").stdout == f"{mark(0)}rank 0 start 0\n"
-    assert shown(requeued, "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"
-    assert (
-        shown(requeued, "--attempt", "1", "--rank", "1").stdout == f"{mark(1, 1)}rank 1 start 1\n"
-    )
+    assert shown(requeued, "--attempt 0").stdout == f"{mark(0)}rank 0 start 0\n"
+    assert shown(requeued, "--attempt 1").stdout == f"{mark(1)}rank 0 start 1\n"
+    assert shown(requeued, "--attempt 1 --rank 1").stdout == f"{mark(1, 1)}rank 1 start 1\n"
     assert len(shown(requeued).stdout.splitlines()) == 4, "without --attempt, the log of the job"
     monkeypatch.setattr(logs, "_SEARCHED_BYTES", 10)
-    assert "too large to be searched" in shown(requeued, "--attempt", "1").stderr
+    assert "too large to be searched" in shown(requeued, "--attempt 1").stderr
 
 
 def test_all_ranks_are_merged_with_their_numbers(requeued):
-    lines = shown(requeued, "--all-ranks", "--attempt", "0").stdout.splitlines()
+    lines = shown(requeued, "--all-ranks --attempt 0").stdout.splitlines()
     first, second = mark(0).strip(), mark(0, 1).strip()
     assert lines == [
         f"0| {first}",
@@ -135,19 +129,19 @@ def test_the_rank_that_failed_first_is_shown_and_named(requeued):
     done = shown(requeued, "--failed")
     assert done.stdout == f"{mark(0, 1)}rank 1 start 0\n"
     assert done.stderr.splitlines() == ["rank 1 on n2 failed first in attempt 0", "OSError: disk"]
-    assert "attempt 1 did not fail" in shown(requeued, "--failed", "--attempt", "1", code=3).stderr
+    assert "attempt 1 did not fail" in shown(requeued, "--failed --attempt 1", code=3).stderr
 
 
 def test_a_log_that_is_followed_is_printed_once(requeued, scripted):
     scripted.phases["7"] = "gone"
-    assert shown(requeued, "-f", "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"
-    assert shown(requeued, "-f", "--attempt", "0").stdout == f"{mark(0)}rank 0 start 0\n"
-    assert shown(requeued, "-f", "--tail", "1").stdout == "rank 0 start 1\n"
+    assert shown(requeued, "-f --attempt 1").stdout == f"{mark(1)}rank 0 start 1\n"
+    assert shown(requeued, "-f --attempt 0").stdout == f"{mark(0)}rank 0 start 0\n"
+    assert shown(requeued, "-f --tail 1").stdout == "rank 0 start 1\n"
 
 
 def test_a_log_is_followed_until_its_run_is_left_by_its_owner(requeued, scripted, monkeypatch):
     scripted.phases["7"] = "running"
-    requeued.ledger.append(Ended(attempt=1, cause="finished", step=20))
+    note(requeued, ended("finished", 20, attempt=1))
     log = logs.of_training(requeued, 1, 0)
     assert not log.is_growing()
     write_json(requeued.leases / "00000001.json", {"job_id": "7", "host": "n1", "pid": 3})
@@ -161,7 +155,7 @@ def test_a_log_is_followed_until_its_run_is_left_by_its_owner(requeued, scripted
     "options", ["--all-ranks --failed", "--failed -f", "--failed --eval x", "--shard 1"]
 )
 def test_options_that_contradict_each_other_are_refused(requeued, options):
-    shown(requeued, *options.split(), code=2)
+    shown(requeued, options, code=2)
 
 
 def text(part):
@@ -198,6 +192,6 @@ def test_the_end_of_a_huge_log_is_shown(tmp_path, scripted, monkeypatch):
         file.truncate(2**40)
         file.seek(0, os.SEEK_END)
         file.write(b"\nthe end\n")
-    done = invoke("logs", "a", runs=tmp_path)
+    done = invoke("logs a", runs=tmp_path)
     assert done.stdout.endswith("the end\n")
     assert "are not shown" in done.stderr

@@ -1,68 +1,18 @@
 """A kind of work that cldctl does not come with: one class, and one line in `KINDS`."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-import numpy as np
 import pytest
 
-from cld_core.computation import Computation, Computer
 from cld_core.config.cluster import ClusterSpec
-from cld_core.files import read_object, write_json
-from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
+from cld_core.files import read_object
 from cld_core.run.work import KINDS
 from cldctl import clusters
 from cldctl.cli.finish import wait
 from cldctl.runs.follow import states_of
 from cldctl.runs.start import PlannedWork, start
 from tests.support.paths import ROOT
+from tests.support.squares import Squares, SquaresRequest
 
-LINE = (f"{__name__}:Squares", f"{__name__}:SquaresComputation.compute")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SquaresRequest(ShardedRequest):
-    kind: ClassVar[str] = "squares"
-
-    n: int
-
-    @property
-    def id(self):
-        return f"squares-{self.n}"
-
-    @property
-    def sizes(self):
-        return {"squares": self.n}
-
-    def chunk(self, kind):
-        return 4
-
-
-class Squares(ShardedWork):
-    command = "squares"
-    request_type = SquaresRequest
-    unit = "integers"
-
-    @property
-    def is_done(self):
-        return read_object(self.folder / "sum.json") != {}
-
-    def rows(self, kind):
-        return Rows(self.folder / "rows", self.request.chunk(kind))
-
-
-class SquaresComputation(Computation):
-    def computers_on(self, device):
-        return {"squares": SquareRows()}
-
-    def finish(self):
-        total = sum(part["square"].sum() for part in self.parts("squares"))
-        write_json(self.work.folder / "sum.json", {"sum": int(total)})
-
-
-class SquareRows(Computer):
-    def compute(self, first, last):
-        return {"square": np.arange(first, last) ** 2}
+LINE = tuple(f"tests.support.squares:{name}" for name in ("Squares", "SquaresTask.compute"))
 
 
 @pytest.fixture
@@ -87,9 +37,9 @@ def test_it_is_started_followed_and_looked_at_like_the_others(tmp_path, capsys):
         return words
 
     assert run_it() == ["started"]
-    assert read_object(tmp_path / "work" / "sum.json") == {"sum": sum(i * i for i in range(22))}
+    assert read_object(tmp_path / "work" / "sum.json")["squares"] == sum(i * i for i in range(22))
     work = Squares(tmp_path / "work")
     assert [event.shards for event in work.history().submitted] == [(0,), (1,)]
     assert states_of([work]).states == ["FINISHED"]
-    assert "work FINISHED: 22/22 integers" in capsys.readouterr().err
+    assert "squares FINISHED: 22/22 integers" in capsys.readouterr().err
     assert run_it() == ["already complete"]

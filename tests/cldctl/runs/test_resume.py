@@ -5,14 +5,12 @@ import time
 import pytest
 
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
-from cld_core.evaluate.request import request_of
 from cld_core.files import read_object, write_json
-from cld_core.run.evaluations import Evaluation
-from cld_core.run.events import JobRef, Requested, Submitted
+from cld_core.run.events import Requested, Submitted
 from cldctl.clusters.base import SchedulerAway
 from cldctl.jobs import hooks
 from cldctl.runs.resume import Continuation, resumable
-from tests.support.made_up import damage, run_with
+from tests.support.made_up import damage, note, ordered, queued, run_with
 from tests.support.scripted import Scripted, stopped, trained
 from tests.support.scripted import resumed as resume
 
@@ -56,8 +54,8 @@ def test_what_is_refused(tmp_path, scripted):
 
 def test_only_the_clusters_of_the_training_jobs_have_to_answer(tmp_path, scripted):
     run = stopped(tmp_path / "a")
-    work = Evaluation(request_of(run.recipe(), ("elbo",), 10).save(run))
-    work.ledger.append(Submitted(job=JobRef(cluster="other", job_id="9"), shards=(0,)))
+    work = ordered(run, 10)
+    note(work, queued("9", 0, cluster="other"))
     scripted.away.add("other")
     runs, skipped = resumable(tmp_path)
     assert ([run.name for run in runs], skipped) == (["a"], [])

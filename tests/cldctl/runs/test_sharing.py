@@ -14,11 +14,11 @@ __all__ = ["open_folder"]
 pytestmark = needs_root
 
 
-def said(*arguments, runs, **user):
+def said(line, runs, **user):
     """Exit code, stdout and stderr of a command of another user."""
 
     def command():
-        done = invoke(*arguments, runs=runs, code=None)
+        done = invoke(line, runs=runs, code=None)
         return done.returncode, done.stdout, done.stderr
 
     return tuple(as_user(command, **user))
@@ -32,19 +32,19 @@ def test_folders_that_nobody_else_may_enter_spoil_no_command(open_folder, script
     give(stopped(open_folder / "mine").path)
     run_with(open_folder / "alices", 10).path.chmod(0o700)
     (give(run_with(open_folder / "hidden", 10).path) / "run.json").chmod(0)
-    code, out, _ = said("status", "--json", "--all", runs=open_folder)
+    code, out, _ = said("status --json --all", open_folder)
     assert code == 0
     assert {row["name"]: row["state"] for row in json.loads(out)} == {
         "mine": "STOPPED",
         "hidden": "LOST",
     }
-    assert "alices: Permission denied" in said("status", runs=open_folder)[2]
-    assert said("resume", "--yes", runs=open_folder)[:2] == (0, "mine\n")
+    assert "alices: Permission denied" in said("status", open_folder)[2]
+    assert said("resume --yes", open_folder)[:2] == (0, "mine\n")
 
 
 @pytest.mark.parametrize("root_acts", [False, True], ids=["another user", "root"])
 @pytest.mark.parametrize(
-    "words",
+    "line",
     [
         "resume ours",
         "eval ours --elbo",
@@ -59,7 +59,7 @@ def test_folders_that_nobody_else_may_enter_spoil_no_command(open_folder, script
     ],
 )
 def test_what_would_write_into_the_run_of_another_user_is_refused_in_one_line(
-    open_folder, scripted, words, root_acts
+    open_folder, scripted, line, root_acts
 ):
     run = stopped(open_folder / "ours")
     for path in (open_folder, *run.path.rglob("*"), run.path):
@@ -69,7 +69,7 @@ def test_what_would_write_into_the_run_of_another_user_is_refused_in_one_line(
         give(run.path)
         owner, user = "nobody", {"uid": 0, "gid": 0}
     before = contents(run.path)
-    code, out, err = said(*words.split(), runs=open_folder, **user)
+    code, out, err = said(line, open_folder, **user)
     assert (code, out, err.count("\n")) == (1, "", 1), err
     assert f"ours: it belongs to {owner}, and only its owner may change it" in err
     assert "Copy the folder, or start a run from its weights (submit --from)." in err
@@ -79,9 +79,9 @@ def test_what_would_write_into_the_run_of_another_user_is_refused_in_one_line(
 def test_others_look_at_a_run_and_continue_a_copy(open_folder, scripted):
     run = stopped(open_folder / "ours")
     before = contents(run.path)
-    for words in ("status ours", "why ours", f"report ours -o {open_folder}/x.html"):
-        code, _, err = said(*words.split(), runs=open_folder)
+    for line in ("status ours", "why ours", f"report ours -o {open_folder}/x.html"):
+        code, _, err = said(line, open_folder)
         assert code == 0, err
     assert contents(run.path) == before
     give(shutil.copytree(run.path, open_folder / "copy"))
-    assert said("resume", "copy", runs=open_folder)[:2] == (0, "copy\n")
+    assert said("resume copy", open_folder)[:2] == (0, "copy\n")

@@ -15,11 +15,12 @@ from cld_core.digests import checksum
 from cld_core.errors import CldError, UsageError
 from cld_core.run import RunFolder, code
 from cld_core.run import recipe as frozen
-from cld_core.run.events import Ended, Requested
+from cld_core.run.events import Requested
 from cldctl.clusters.base import SchedulerRefused
 from cldctl.runs import snapshot
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation
+from tests.support.made_up import ended, note, requested
 from tests.support.plugin import toy_plugin
 from tests.support.scripted import Scripted, alone, trained
 from tests.support.scripted import resumed as resume
@@ -42,7 +43,7 @@ def begun(tmp_path, *overrides, cluster=None, **wanted):
 
 def stop(run):
     trained(run, "100", "gone")
-    run.ledger.append(Ended(attempt=0, cause="preempted", step=0))
+    note(run, ended("preempted", 0))
     return run
 
 
@@ -134,7 +135,7 @@ def test_a_cluster_that_blocks_runs_this_process_and_the_run_keeps_its_code(run,
     (small / "cld_core/a.py").write_text("A = 2\n")
     before, blocking = folder(run), alone(blocks=True, name="debug")
     snapshot.for_continuation(run, run.recipe(), blocking)
-    run.ledger.append(replace(requests(run)[0], live=True))
+    note(run, replace(requests(run)[0], live=True))
     assert run.ledger.history().code == "live"
     assert folder(run) == before
     resumed(stop(run))
@@ -165,7 +166,7 @@ def test_a_recipe_that_was_edited_by_hand(run):
     )
     said = "optim.lr 0.5 instead of 0.001"
     for command in ("status", "why"):
-        told = invoke(command, run.name, "--json", runs=run.path.parent).stdout
+        told = invoke(f"{command} {run.name} --json", runs=run.path.parent).stdout
         assert f"recipe.yaml was edited by hand: {said}" in told, "before the next start"
     (warning,) = resumed(stop(run))
     assert f"recipe.yaml was edited by hand since the run was made: {said}" in warning
@@ -188,7 +189,7 @@ def test_the_copy_is_what_python_imports(tmp_path, scripted):
 
 
 def test_a_digest_of_a_ledger_is_no_path(run):
-    run.ledger.append(Requested(steps=20, code="../../elsewhere"))
+    note(run, requested(20, code="../../elsewhere"))
     assert folder(run) is None
 
 

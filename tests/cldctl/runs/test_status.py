@@ -5,82 +5,77 @@ import time
 
 import pytest
 
-from cld_core.evaluate.request import request_of
 from cld_core.files import read_object, write_json
 from cld_core.run import state as states
 from cld_core.run.checkpoints import weights_file
-from cld_core.run.events import Ended, GivenUp, JobRef, Requested, Started, Submitted, Wished
-from cld_core.run.work import evaluations_of
 from cldctl.clusters.base import Answer, SchedulerAway, Survey
 from cldctl.runs import removal, survey
 from cldctl.runs.status import evaluation_status, named_status, status_of
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
 from cldctl.show.runs import details
-from tests.support.made_up import report, run_with, vouch
+from tests.support.made_up import (
+    bound,
+    ended,
+    given_up,
+    note,
+    ordered,
+    queued,
+    requested,
+    run_with,
+    started,
+    vouch,
+    wished,
+)
 from tests.support.screen import text
 from tests.support.scripted import trained
 
 
-def ref(job_id="7", **more):
-    return JobRef(cluster="elsewhere", job_id=job_id, **more)
-
-
 def saying(seen, problem=None):
-    """Every job of the cluster `elsewhere` is in the same phase."""
+    """Every job of the cluster `scripted` is in the same phase."""
 
     class Same(dict):
         def get(self, key, default=None):
             return seen
 
-    return Answers({"elsewhere": Survey(Same(), problem)})
+    return Answers({"scripted": Survey(Same(), problem)})
 
 
 GONE = saying(Answer("gone"))
 
 
 @pytest.fixture
-def queued(run):
-    run.ledger.append(Submitted(job=ref()))
+def waiting(run):
+    note(run, queued())
     return run
 
 
 @pytest.fixture
-def begun(queued):
-    queued.ledger.append(Started(attempt=0, job_id="7", step=0))
-    return queued
+def begun(waiting):
+    note(waiting, started())
+    return waiting
 
 
-def test_a_run_whose_cluster_is_away_says_how_old_its_state_is(queued):
-    away = saying(Answer("unknown"), "elsewhere does not answer")
-    row = status_of(queued, away)
+def test_a_run_whose_cluster_is_away_says_how_old_its_state_is(waiting):
+    away = saying(Answer("unknown"), "it does not answer")
+    row = status_of(waiting, away)
     assert (row.state, row.as_of) == ("PENDING", 1.0)
     assert "PENDING as of" in text(details(row))
-    assert status_of(queued, saying(Answer("unknown"))).as_of is None
+    assert status_of(waiting, saying(Answer("unknown"))).as_of is None
 
 
 def test_the_state_of_an_evaluation(tmp_path):
     run = run_with(tmp_path / "mine", 10)
-    request = request_of(run.recipe(), ("elbo",), 10, 3)
-    request.save(run)
-    (work,) = evaluations_of(run)
+    work = ordered(run, 10, shards=3)
     assert evaluation_status(work, saying(Answer("unknown")))["state"] == "STOPPED", (
         "nothing was started"
     )
-    work.ledger.append(Submitted(job=ref(), shards=(0, 1)))
-    for phase, state in (
-        ("running", "RUNNING"),
-        ("ending", "RUNNING"),
-        ("pending", "PENDING"),
-        ("gone", "STOPPED"),
-    ):
-        row = evaluation_status(work, saying(Answer(phase)))
-        assert (row["state"], row["shards_done"], row["shards"]) == (state, 0, 2)
-    work.ledger.append(Submitted(job=ref("8"), shards=(0,)))
-    survey_of_both = Survey({"7": Answer("gone"), "8": Answer("pending")})
-    (remark,) = evaluation_status(work, Answers({"elsewhere": survey_of_both}))["remarks"]
-    assert remark.startswith("1 of 2 shards have no job")
-    report(run, request, elbo={"nll": 1.5, "stderr": 0.5})
+    note(work, queued("7", 0, 1), queued("8", 0))
+    survey_of_both = Survey({"7": Answer("gone"), "8": Answer("ending")})
+    row = evaluation_status(work, Answers({"scripted": survey_of_both}))
+    assert (row["state"], row["shards_done"], row["shards"]) == ("RUNNING", 0, 2)
+    assert row["remarks"][0].startswith("1 of 2 shards have no job")
+    bound(run, 10, 1.5, shards=3)
     row = evaluation_status(work, GONE)
     assert (row["state"], row["nll"], row["shards_done"]) == ("FINISHED", 1.5, 2)
     weights_file(run, 10).write_bytes(b"other")
@@ -94,15 +89,14 @@ def test_the_state_of_an_evaluation(tmp_path):
 
 
 def test_the_step_is_that_from_which_a_run_continues_until_it_trains_again(begun):
-    begun.ledger.append(Ended(attempt=0, cause="crashed", step=40))
+    note(begun, ended("crashed", 40))
     write_json(begun.progress_file, {"attempt": 0, "step": 40})
     begun.checkpoint_file(20).unlink()
     row = status_of(begun, GONE)
     assert (row.step, row.checkpoint_step) == (40, 10)
-    begun.ledger.append(Requested(steps=100))
-    begun.ledger.append(Submitted(job=ref("8")))
+    note(begun, requested(100), queued("8"))
     assert status_of(begun, saying(Answer("pending"))).step == 10
-    begun.ledger.append(Started(attempt=1, job_id="8", step=10))
+    note(begun, started(1, 10, job_id="8"))
     assert status_of(begun, saying(Answer("running"))).step == 10
 
 
@@ -128,7 +122,7 @@ def test_a_rate_is_that_of_a_run_that_reports(begun, every_s, ago, reason):
 
 
 def test_a_damaged_recipe_is_shown_once_and_nothing_that_needs_it_is_suggested(begun):
-    begun.ledger.append(Ended(attempt=0, cause="finished", step=3))
+    note(begun, ended("finished", 3))
     begun.recipe_file.write_text("[")
     assert text(details(named_status(begun, GONE))).count("problem") == 1
     found = why(begun)
@@ -137,11 +131,11 @@ def test_a_damaged_recipe_is_shown_once_and_nothing_that_needs_it_is_suggested(b
     assert {command.split()[0] for command in found.next} <= {"logs", "report"}
 
 
-def test_what_a_run_does_is_what_its_own_attempt_reports(queued):
-    assert status_of(queued, saying(Answer("pending"))).phase == "waiting for the queue"
+def test_what_a_run_does_is_what_its_own_attempt_reports(waiting):
+    assert status_of(waiting, saying(Answer("pending"))).phase == "waiting for the queue"
     trains = saying(Answer("running"))
-    assert status_of(queued, trains).phase == "starting"
-    queued.ledger.append(Started(attempt=0, job_id="7", step=0))
+    assert status_of(waiting, trains).phase == "starting"
+    note(waiting, started())
     told = {
         "attempt": 0,
         "step": 12,
@@ -150,12 +144,11 @@ def test_what_a_run_does_is_what_its_own_attempt_reports(queued):
         "loss": 2.0,
         "smoothed_loss": 1.5,
     }
-    write_json(queued.progress_file, {**told, "time": time.time()})
-    row = status_of(queued, trains)
+    write_json(waiting.progress_file, {**told, "time": time.time()})
+    row = status_of(waiting, trains)
     assert (row.state, row.phase, row.loss, row.smoothed_loss) == ("RUNNING", "saving", 2.0, 1.5)
-    queued.ledger.append(Ended(attempt=0, cause="preempted", step=12))
-    queued.ledger.append(Started(attempt=1, job_id="7", step=12))
-    assert status_of(queued, trains).phase == "starting", "the report is of the attempt before"
+    note(waiting, ended("preempted", 12), started(1, 12))
+    assert status_of(waiting, trains).phase == "starting", "the report is of the attempt before"
 
 
 def test_a_run_that_is_being_submitted_alone_or_with_its_group(tmp_path, monkeypatch):
@@ -192,13 +185,12 @@ def test_a_cluster_that_cannot_be_asked_spoils_no_other(tmp_path, scripted, how,
 
 
 LONG_AGO = 1000.0
-CRASHED = Ended(time=LONG_AGO, attempt=0, cause="crashed")
+CRASHED = ended("crashed", time=LONG_AGO)
 
 
 def begun_long_ago(path, cluster="scripted"):
     run = run_with(path, 10)
-    run.ledger.append(Submitted(time=LONG_AGO, job=JobRef(cluster=cluster, job_id="7")))
-    run.ledger.append(Started(time=LONG_AGO, attempt=0, job_id="7", step=0))
+    note(run, queued(cluster=cluster, time=LONG_AGO), started(time=LONG_AGO))
     return run
 
 
@@ -207,17 +199,16 @@ def begun_long_ago(path, cluster="scripted"):
     [
         ([], False),
         ([CRASHED], True),
-        ([Ended(time=LONG_AGO, attempt=0, cause="preempted")], False),
-        ([Ended(attempt=0, cause="crashed")], False),
-        ([CRASHED, Wished(time=LONG_AGO, job_id="7", cause="crashed")], False),
-        ([CRASHED, GivenUp(time=LONG_AGO, job_id="7", reason="often")], True),
+        ([ended("preempted", time=LONG_AGO)], False),
+        ([ended("crashed")], False),
+        ([CRASHED, wished("crashed", time=LONG_AGO)], False),
+        ([CRASHED, given_up("often", time=LONG_AGO)], True),
     ],
 )
 def test_a_job_whose_end_the_ledger_knows_is_settled(tmp_path, then, is_settled):
     """Hundreds of failed runs, whose jobs Slurm has forgotten, are asked about no more."""
     run = begun_long_ago(tmp_path / "a")
-    for event in then:
-        run.ledger.append(event)
+    note(run, *then)
     assert [settled for _, settled in survey.jobs_of(run)] == [is_settled]
 
 
@@ -230,5 +221,5 @@ def test_of_a_run_that_was_copied_to_where_no_slurm_is_the_end_must_be_known(
         SchedulerAway, match=r"no squeue on this machine.*try again on a machine with Slurm"
     ):
         removal.plan([run])
-    run.ledger.append(CRASHED)
+    note(run, CRASHED)
     removal.remove(*removal.plan([run]))

@@ -28,7 +28,7 @@ from cldctl.runs.plan import check
 from cldctl.runs.start import PlannedTraining, PlannedWork, start
 from tests.support import scripted
 from tests.support.failing import Failing
-from tests.support.made_up import report, run_with
+from tests.support.made_up import note, queued, report, requested, run_with
 from tests.support.paths import ROOT, TOY
 from tests.support.plugin import toy_plugin
 from tests.support.scheduler import clients
@@ -49,7 +49,7 @@ def submitted(path, cluster, metrics=(), *overrides):
 def continued(run, cluster, recipe=None, request=None):
     """Start a training that continues, whatever its state."""
     recipe = recipe or run.recipe()
-    request = request or Requested(steps=10)
+    request = request or requested(10)
     planned = PlannedTraining(
         work=Training(run.path), size=recipe.cluster, recipe=recipe, request=request
     )
@@ -111,7 +111,7 @@ def test_a_new_run_that_was_not_submitted_leaves_its_name_free_and_another_one_s
         submitted(tmp_path / "mine", alone(error=error), ("elbo",))
     assert not (tmp_path / "mine").exists()
     run = run_with(tmp_path / "mine", 10)
-    long_ago = Requested(steps=10, time=1.0)
+    long_ago = requested(10, time=1.0)
     with pytest.raises(type(error)):
         continued(run, alone(error=error), request=long_ago)
     request, event = run.ledger.events()[-2:]
@@ -228,17 +228,8 @@ def test_what_goes_on_and_what_does_not_is_said(tmp_path, monkeypatch, times):
 
     cluster = alone(before=ctrl_c)
     monkeypatch.setattr(clusters, "chosen", lambda *arguments, **options: cluster)
-    words = (
-        "submit",
-        "toy",
-        "train.steps=20",
-        "eval.samples=32",
-        "--name",
-        "mine",
-        "--eval",
-        "elbo",
-    )
-    done = invoke(*words, runs=tmp_path / "runs", code=130)
+    submit = "submit toy train.steps=20 eval.samples=32 --name mine --eval elbo"
+    done = invoke(submit, runs=tmp_path / "runs", code=130)
     assert (
         "interrupted; mine is submitted as job 1_0 and goes on (`cldctl cancel mine" in done.stderr
     )
@@ -264,16 +255,16 @@ def test_the_last_job_decides_and_a_cluster_that_cannot_be_used_here_is_named(
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     clients(tmp_path, monkeypatch)
     assert clusters.chosen(None, run).name == "slurm", "the default"
-    run.ledger.append(Submitted(job=JobRef(cluster="local", job_id="1")))
+    note(run, queued("1", cluster="local"))
     assert clusters.chosen(None, run).name == "local"
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert clusters.chosen(None).name == "local"
-    run.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="1")))
+    note(run, queued("1", cluster="slurm"))
     with pytest.raises(
         UsageError, match=r"--cluster slurm: there is no sbatch .*Use --cluster local\."
     ):
         clusters.chosen(None, run)
-    run.ledger.append(Submitted(job=JobRef(cluster="theirs", job_id="1")))
+    note(run, queued("1", cluster="theirs"))
     with pytest.raises(UsageError, match="mine belongs to the cluster 'theirs'"):
         clusters.chosen(None, run)
 

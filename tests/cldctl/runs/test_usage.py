@@ -7,12 +7,11 @@ import pytest
 
 from cld_core.config import load
 from cld_core.files import write_json
-from cld_core.run.events import Ended, Started, Submitted, Wished
 from cld_core.run.groups import Group
 from cldctl.runs.plan import estimate
 from cldctl.runs.usage import usage_of
 from cldctl.show.submission import estimate_line
-from tests.support.made_up import job, run_with
+from tests.support.made_up import ended, note, queued, run_with, started, wished
 from tests.support.paths import TOY
 from tests.support.tools import invoke
 
@@ -23,15 +22,15 @@ def trained(path, **size):
     """An hour of which 0.1 was start-up, preempted at step 90 of which 80 are saved; then half an
     hour to the end."""
     run = run_with(path, 160)
-    for event in (
-        Submitted(time=0.0, job=job("7")),
-        Started(time=3960.0, attempt=0, job_id="7", step=0, began=3600.0, **size),
-        Ended(time=7200.0, attempt=0, cause="preempted", step=90),
-        Wished(time=7200.0, job_id="7", cause="preempted"),
-        Started(time=9180.0, attempt=1, job_id="7", step=80, began=9000.0, restart=1, **size),
-        Ended(time=10800.0, attempt=1, cause="finished", step=160),
-    ):
-        run.ledger.append(event)
+    note(
+        run,
+        queued(time=0.0),
+        started(time=3960.0, began=3600.0, **size),
+        ended("preempted", 90, time=7200.0),
+        wished("preempted", time=7200.0),
+        started(1, 80, time=9180.0, began=9000.0, restart=1, **size),
+        ended("finished", 160, attempt=1, time=10800.0),
+    )
     return run
 
 
@@ -66,17 +65,17 @@ def test_runs_groups_and_the_total_as_a_table_and_as_json(tmp_path, scripted):
             run.identity_file, run.identity() | ({"group": "pair"} if name in members else {})
         )
     Group(runs, "pair").add(members)
-    document = json.loads(invoke("usage", "--json", runs=runs).stdout)
+    document = json.loads(invoke("usage --json", runs=runs).stdout)
     assert [row["name"] for row in document["runs"]] == ["a", "b", "c"]
     assert [(row["name"], row["used"]) for row in document["groups"]] == [
         ("pair", pytest.approx(24.0))
     ]
     assert document["totals"][0]["used"] == pytest.approx(36.0)
-    of_group = json.loads(invoke("usage", "pair", "a", "--json", runs=runs).stdout)
+    of_group = json.loads(invoke("usage pair a --json", runs=runs).stdout)
     assert [row["name"] for row in of_group["runs"]] == ["a", "b"], "each run once"
     assert "group pair" in invoke("usage", runs=runs).stdout
-    assert "12 GPU-hours: " in invoke("status", "a", runs=runs).stdout
-    invoke("usage", "nobody", runs=runs, code=3)
+    assert "12 GPU-hours: " in invoke("status a", runs=runs).stdout
+    invoke("usage nobody", runs=runs, code=3)
 
 
 STEPS = ("train.steps=3600",)

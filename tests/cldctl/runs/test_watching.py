@@ -4,7 +4,6 @@ happens."""
 import pytest
 
 from cld_core.files import write_json
-from cld_core.run.events import Ended, JobRef, Started, Submitted
 from cld_core.run.work import Training
 from cldctl.cli.finish import watch
 from cldctl.clusters.slurm import poll
@@ -15,7 +14,7 @@ from cldctl.show import follow as drawn
 from cldctl.show import runs as shown_runs
 from tests.support import scheduler
 from tests.support.clock import Clock
-from tests.support.made_up import run_with
+from tests.support.made_up import ended, note, queued, run_with, started
 
 
 class Over(BaseException):
@@ -24,9 +23,8 @@ class Over(BaseException):
 
 def training(path, job_id, when):
     run = run_with(path, 10)
-    job = JobRef(cluster="slurm", job_id=job_id, logs=str(run.logs), restarts=True)
-    run.ledger.append(Submitted(time=when, job=job))
-    run.ledger.append(Started(time=when, attempt=0, job_id=job_id, step=10))
+    job = queued(job_id, cluster="slurm", logs=run.logs, time=when)
+    note(run, job, started(0, 10, job_id, time=when))
     write_json(
         run.progress_file,
         {"attempt": 0, "step": 12, "steps": 100, "steps_per_s": 1.0, "time": when},
@@ -45,7 +43,7 @@ def test_three_minutes_of_watchers_are_at_most_10_calls(tmp_path, monkeypatch, c
     slurm.mine = {"1": "RUNNING|n1|None"}
     run = training(tmp_path / "a", "1", clock.now)
     gone = training(tmp_path / "d", "4", clock.now - 1e5)
-    gone.ledger.append(Ended(time=clock.now - 9e4, attempt=0, cause="timeout", step=11))
+    note(gone, ended("timeout", 11, time=clock.now - 9e4))
     log, end = logs.of_training(run, None, 0), clock.now + 180
     lines = logs.LogReader(log)
 

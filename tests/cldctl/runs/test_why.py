@@ -2,26 +2,23 @@
 
 import json
 import time
-from dataclasses import replace
 
 import pytest
 
-from cld_core.evaluate.request import request_of
-from cld_core.run.events import Ended, Failed, GivenUp, Started, Submitted, Wished
-from cld_core.run.work import evaluations_of
+from cld_core.run.events import Failed
 from cldctl.clusters.base import HELD, Answer, Held, Survey, Waiting
 from cldctl.jobs.failures import SETUP_FAILED
 from cldctl.runs import usage
 from cldctl.runs.logs import first_failure, last_failed
 from cldctl.runs.why import why
-from tests.support.made_up import job, run_with
+from tests.support.made_up import ended, given_up, note, ordered, queued, run_with, started, wished
 from tests.support.tools import invoke
 
 
 @pytest.fixture
 def run(tmp_path, scripted):
     run = run_with(tmp_path / "runs" / "mine", 100)
-    run.ledger.append(Submitted(job=job("7", logs=str(run.logs)), time=100.0))
+    note(run, queued(logs=run.logs, time=100.0))
     scripted.phases["7"] = "gone"
     return run
 
@@ -30,8 +27,11 @@ def attempt(run, cause, number=0, job_id="7", begin=None, steps=(0, 150), **end)
     """An attempt of 100 s that made these steps."""
     begin = time.time() + number if begin is None else begin
     first, last = steps
-    run.ledger.append(Started(attempt=number, job_id=job_id, step=first, time=begin))
-    run.ledger.append(Ended(attempt=number, cause=cause, step=last, time=begin + 100, **end))
+    note(
+        run,
+        started(number, first, job_id=job_id, time=begin),
+        ended(cause, last, attempt=number, time=begin + 100, **end),
+    )
 
 
 def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted, monkeypatch):
@@ -39,13 +39,12 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted, monkey
     for number in range(2):
         begin = 1000.0 * (number + 1)
         about = {"job_id": "7", "restart": number, "host": f"n{number}"}
-        start = Started(attempt=number, step=100 * number, time=begin, ranks=1, **about)
+        start = started(number, 100 * number, time=begin, ranks=1, **about)
         failure = Failed("rank", rank=1, reason="OSError: disk", time=begin + 99, **about)
-        end = Ended(attempt=number, step=start.step + 120, time=begin + 100, cause="crashed")
+        end = ended("crashed", start.step + 120, attempt=number, time=begin + 100)
         nodes = ("n0", "n1")[: number + 1]
-        wish = Wished(job_id="7", cause="crashed", exclude=nodes, time=begin + 101)
-        for event in (start, failure, end, wish):
-            run.ledger.append(event)
+        wish = wished("crashed", exclude=nodes, time=begin + 101)
+        note(run, start, failure, end, wish)
     text = "--- start 1 of job 7: rank 1 on n1, 2026-11-26T08:00:00 ---\nTraceback\nOSError: disk\n"
     (run.logs / "7_1_log.err").write_text(text)
     found = why(run)
@@ -57,25 +56,24 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted, monkey
         (0, 120, 899),
     ]
     assert found.next[0] == "resume mine"
-    document = json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)
+    document = json.loads(invoke("why mine --json", runs=run.path.parent).stdout)
     assert document["failed_first"]["rank"] == 1
     monkeypatch.setattr(usage, "used_by", lambda *about, **more: 1 / 0)
     assert "usage: division by zero" in why(run).row.problems
     scripted.phases["7"] = "running"
-    run.ledger.append(Started(attempt=2, job_id="7", restart=2, step=200))
+    note(run, started(2, 200, restart=2))
     assert why(run).failed is None, "that was another attempt"
 
 
 def test_evaluations_that_are_not_finished_are_explained(run, scripted, monkeypatch):
-    request_of(run.recipe(), ("elbo",), 100, 2).save(run)
-    (work,) = evaluations_of(run)
+    work = ordered(run, 100, shards=2)
     for shard, phase in enumerate(("gone", "pending")):
-        work.ledger.append(Submitted(job=job(f"8_{shard}"), shards=(shard,)))
+        note(work, queued(f"8_{shard}", shard))
         scripted.phases[f"8_{shard}"] = phase
     monkeypatch.setattr(
         scripted, "why_waiting", lambda self, job, seen, asks: Waiting(f"{job.job_id} is held")
     )
-    shown = " ".join(invoke("why", "mine", runs=run.path.parent).stdout.split())
+    shown = " ".join(invoke("why mine", runs=run.path.parent).stdout.split())
     assert f"{work.name} PENDING, 0 of 2 shards: 8_1 is held; 1 of 2 shards have no job" in shown
 
 
@@ -100,7 +98,7 @@ def test_the_headline_is_a_sentence_and_the_next_command_fits(run, cause, state,
 
 
 def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
-    run.ledger.append(GivenUp(never_began=True, job_id="7", reason="recipe: 'x' is wrong"))
+    note(run, given_up("recipe: 'x' is wrong", never_began=True))
     found = why(run)
     assert "recipe: 'x' is wrong" in found.headline
     assert found.do.startswith("fix the error first")
@@ -118,7 +116,7 @@ def test_what_has_failed_twice_is_not_advised(run):
 
 def test_a_setup_line_that_failed_is_to_be_corrected(run):
     said = f"{SETUP_FAILED} with code 1, in line: module load cuda"
-    run.ledger.append(Failed("early", job_id="7", reason=said))
+    note(run, Failed("early", job_id="7", reason=said))
     found = why(run)
     assert found.row.state == "FAILED"
     assert said in found.headline
@@ -133,7 +131,7 @@ def test_a_run_of_another_launcher_goes_on_there(tmp_path, scripted):
     assert "the same command again" in found.do
     assert found.next == ["resume mine"], "its launcher has the output"
     # It counts, too, if an earlier job was cldctl's.
-    run.ledger.append(Submitted(job=job("7", logs=str(run.logs))))
+    note(run, queued(logs=run.logs))
     scripted.phases["7"] = "gone"
     attempt(run, "preempted", 1)
     attempt(run, "terminated", 2, job_id="torchrun")
@@ -150,36 +148,37 @@ def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     found = why(run)
     assert found.headline == "job 7 waits in the queue: somebody holds it"
     assert found.do == "release mine"
-    assert "as the scheduler expects" in invoke("why", "mine", runs=run.path.parent).stdout
+    assert "as the scheduler expects" in invoke("why mine", runs=run.path.parent).stdout
     for kind, then in (
         (Waiting, "waits to continue automatically"),
         (Held, "and waits: somebody holds it"),
     ):
         waiting = kind("somebody holds it", "release it")
         attempt(run, "preempted")
-        run.ledger.append(Wished(job_id="7", cause="preempted"))
+        note(run, wished("preempted"))
         found = why(run)
         assert found.row.state == "REQUEUED"
         assert then in found.headline
         assert ("status mine --watch" in found.next) == (kind is Waiting), "nothing would change"
-    run.ledger.append(Failed("early", job_id="7", reason="cluster.setup failed with code 1"))
-    run.ledger.append(Wished(job_id="7", cause="crashed"))
+    note(
+        run,
+        Failed("early", job_id="7", reason="cluster.setup failed with code 1"),
+        wished("crashed"),
+    )
     assert "its last start did not train: cluster.setup failed with code 1" in why(run).headline
 
 
 def begun(run, scripted):
     """By a job that its launcher may start again."""
     scripted.phases["7"] = "running"
-    run.ledger.append(Submitted(job=replace(job("7", logs=str(run.logs)), restarts=True)))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0, ranks=2))
+    note(run, queued(logs=run.logs), started(ranks=2))
 
 
 def test_a_requeue_that_nobody_has_answered(run, scripted, monkeypatch):
     begun(run, scripted)
     said = Waiting("it has not answered the requeue since noon")
     monkeypatch.setattr(scripted, "why_waiting", lambda *_, **how: said, raising=False)
-    run.ledger.append(Ended(attempt=0, cause="preempted", step=100))
-    run.ledger.append(Wished(job_id="7", cause="preempted"))
+    note(run, ended("preempted", 100), wished("preempted"))
     assert f"step 100 is saved: {said.reason}" in why(run).headline
     said = None
     assert why(run).headline.startswith("job 7 is starting"), "it was answered"
@@ -190,7 +189,7 @@ def test_while_its_job_decides_about_a_dead_rank_nothing_trains(run, scripted):
     assert why(run).headline.startswith("it trains")
     log_of(run, 0, "srun: error: n2: task 1: Killed\n")
     assert why(run).headline.startswith("rank 1 on n2 ended (Killed) at step")
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=100))
+    note(run, ended("crashed", 100))
     assert "trains" not in why(run).headline
 
 
@@ -206,7 +205,7 @@ def test_status_says_below_its_table_what_never_begins(run, scripted, monkeypatc
     )
     assert (
         "mine: DependencyNeverSatisfied; it never begins by itself: cancel it"
-        in invoke("status", "--all", runs=run.path.parent).stderr
+        in invoke("status --all", runs=run.path.parent).stderr
     )
 
 
@@ -223,7 +222,7 @@ def log_of(run, rank, text, stream="err"):
 
 def failed(run, time, rank, reason, restart=0):
     about = {"job_id": "7", "restart": restart, "rank": rank, "host": f"n{rank}"}
-    run.ledger.append(Failed("rank", time=time, reason=reason, **about))
+    note(run, Failed("rank", time=time, reason=reason, **about))
 
 
 def first(run):

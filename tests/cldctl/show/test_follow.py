@@ -8,7 +8,6 @@ from unittest.mock import Mock
 
 import pytest
 
-from cld_core.run.events import Ended
 from cld_core.run.work import Training
 from cldctl.cli.finish import finish_trainings
 from cldctl.runs import follow
@@ -19,7 +18,7 @@ from cldctl.runs.status import status_of
 from cldctl.runs.survey import Answers
 from cldctl.show import runs
 from cldctl.show.follow import View
-from tests.support.made_up import run_with
+from tests.support.made_up import ended, note, run_with
 from tests.support.screen import screen
 from tests.support.scripted import trained
 from tests.support.tools import invoke
@@ -32,13 +31,7 @@ def test_interrupted_is_130_and_the_job_goes_on(tmp_path, scripted, monkeypatch)
         follow, "time", SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=interrupt)
     )
     done = invoke(
-        "submit",
-        "toy",
-        "--name",
-        "mine",
-        "--cluster",
-        "scripted",
-        "--follow",
+        "submit toy --name mine --cluster scripted --follow",
         runs=tmp_path,
         code=130,
     )
@@ -55,7 +48,7 @@ def test_the_exit_code_says_how_a_run_ended(
     tmp_path, scripted, monkeypatch, capsys, cause, state, code
 ):
     run = trained(run_with(tmp_path / "mine", 10), "1", "gone")
-    run.ledger.append(Ended(attempt=0, cause=cause, step=10))
+    note(run, ended(cause, 10))
     started = Submission(works=[PlannedWork(work=Training(run.path))])
     assert finish_trainings(started, follow=True) == code
     said = capsys.readouterr().err

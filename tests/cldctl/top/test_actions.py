@@ -12,7 +12,7 @@ from cld_core.run.state import ALIVE, RESUMABLE, STATES
 from cldctl.runs.status import RunStatus
 from cldctl.top import selected
 from cldctl.top.selected import Command, command_for
-from tests.support.made_up import seeds
+from tests.support.made_up import note, seeds
 from tests.support.piloted import on_screen
 from tests.support.scripted import stopped, trained
 
@@ -85,7 +85,7 @@ def test_a_group_is_cancelled_and_resumed_as_a_whole_filtered_or_not(tmp_path, s
     for number, run in enumerate(runs):
         trained(run, str(number), "running" if number else "gone")
     for run in runs[:2]:
-        run.ledger.append(Labelled(add=("odd",)))
+        note(run, Labelled(add=("odd",)))
 
     async def look(screen):
         await screen.select("g")

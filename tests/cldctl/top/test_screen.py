@@ -206,14 +206,9 @@ def test_a_run_is_watched_cancelled_resumed_sampled_and_reported(fresh_runs, mon
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     cldctl(
-        "submit",
-        "toy_diamond",
+        "submit toy_diamond --name mine --cluster local",
         *ONE,
         *QUICK,
-        "--name",
-        "mine",
-        "--cluster",
-        "local",
         runs=fresh_runs,
     )
     run = RunFolder(fresh_runs / "mine")
