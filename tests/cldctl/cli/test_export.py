@@ -97,7 +97,7 @@ def head_of(text):
 def test_all_numbers_are_there_those_of_the_weights_first(tmp_path):
     made = run_with(tmp_path / "mine", 10, 20, overrides=("train.steps=30", "eval.samples=64"))
     for step, nll in ((10, 3.0), (20, 2.0)):
-        bound(made, step, nll, 0.5, nfe_mean=98.6)
+        bound(made, step, nll, 0.5, n=64, nfe_mean=98.6)
     text = card_of(made)
     rows = [line for line in text.splitlines() if "points |" in line]
     assert [row[:5] for row in rows] == ["| 20 ", "| 10 "]
