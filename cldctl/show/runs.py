@@ -359,7 +359,7 @@ def _remarks(row: RunStatus) -> Iterator[tuple[str, Text]]:
     if row.usage is not None and row.usage["used"] > 0:
         yield "usage", Text(usage_line(row.usage))
     if row.code == "live":
-        yield "code", Text("the live checkout (--live-code)")
+        yield "code", Text("the live checkout")
     yield from (("changed", Text(change, "yellow")) for change in row.changes)
     yield from (("problem", Text(problem, "yellow")) for problem in row.problems)
 
