@@ -603,7 +603,7 @@ def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
         raise RecipeError(
             f"{place}: recipes extend each other in a circle: {circle}. Remove one `extends`."
         )
-    if not os.path.exists(file):
+    if _is_missing(file):
         recipes = shipped.recipes()
         fix = did_you_mean(Path(parent).stem, recipes)
         fix = fix or f" Correct the name in 'extends'; recipes: {', '.join(recipes)}."
@@ -614,6 +614,18 @@ def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
             f"{printed(path.parent)}, {shipped.OWN} or {shipped.folder()}.{fix}"
         )
     return [*file_layers(file, chain), layer]
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether there is no such file; one that may not be looked at is not missing."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        # Reading the file names the problem.
+        return False
+    return False
 
 
 def _profile(path: Path) -> Layer:
@@ -676,7 +688,8 @@ class Assembly:
             RecipeError: a key or value is wrong; names its place.
         """
         self.where[""] = printed(self.path)
-        in_order = _in_order(overrides)
+        # Those of a ledger stay in their order: each was right after those before it.
+        in_order = overrides if self.frozen else _in_order(overrides)
         changes = [_layer_of_override(text) for text in in_order]
         self._find_plugins([*layers, *changes])
         for layer in layers:

@@ -354,7 +354,12 @@ class Prepared:
                 raise ValueError(
                     f"{found.dtype} of {found.shape}, but {ABOUT} says {dtype} of {shape}"
                 )
-        except (OSError, ValueError, EOFError) as error:
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read ({error.strerror or error}). If it is missing, prepare it: "
+                f"{self.hint}"
+            ) from error
+        except (ValueError, EOFError) as error:
             raise DataError(
                 f"{path} cannot be read ({one_line(error)}). Remove {self.where} and prepare it "
                 f"again: {self.hint}"

@@ -221,7 +221,7 @@ def problem_of(folder: Path, manifest: Manifest) -> str | None:
             status = os.lstat(folder / name)
             # A hard link in another run may have been opened to a group.
             if problem := ownership_problem(status):
-                return f"{name}: {problem}; `chmod -R go-w` takes that away"
+                return f"{name}: {problem}; `chmod -R go-w` takes write access away"
             if digest_of(folder / name) != sha256:
                 return f"{name} was changed"
         except OSError as error:

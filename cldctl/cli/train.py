@@ -14,6 +14,8 @@ from cldctl.show.console import Working, err
 from . import options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cld_core.run import RunFolder
     from cld_core.run.groups import Group
     from cldctl.runs.cancel import Ending
@@ -177,12 +179,12 @@ def resume(
     code = 0
     if chosen:
         runs = options.runs_of(chosen)
+        _require_one(runs, follow, from_step)
         # One poll of the cluster is about all runs.
         survey.of_runs(runs)
     else:
         runs, code = _all_resumable(root, yes)
-    if len(runs) > 1 and (follow or from_step is not None):
-        raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
+        _require_one(runs, follow, from_step)
     wanted = replace(wanted, max_age_s=survey.TO_LOOK_S)
     for run in runs:
         try:
@@ -191,6 +193,12 @@ def resume(
             err.failure(f"{run.name}: {message_of(error)}", style="red")
             code = getattr(error, "exit_code", 1)
     raise typer.Exit(code)
+
+
+def _require_one(runs: "Sequence[RunFolder]", follow: bool, from_step: int | None) -> None:
+    """Raises UsageError: an option that goes with one run was given for several."""
+    if len(runs) > 1 and (follow or from_step is not None):
+        raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
 
 
 def _continue(

@@ -103,8 +103,10 @@ def check(
     _ = options.metrics
     name = options.cells[0].group
     namesake = RunFolder(options.root / name)
-    if options.group is None or namesake.exists:
+    if options.group is None:
         namesake.require_free()
+    elif namesake.exists:
+        raise UsageError(f"--name {name}: a run has this name. Choose another one for the group.")
     if options.group is None and find_group(options.root, name) is not None:
         raise UsageError(f"--name {name}: a group has this name. Choose another one for the run.")
     found = existing(options)

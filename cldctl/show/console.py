@@ -257,7 +257,7 @@ def say_incomplete(works: "Iterable[Work]") -> int:
         if work.run is not None:
             name = f"{work.called} {work.name} of {work.run.name}"
             logs = command(f"logs {work.run.name} --eval {work.name}", work.run)
-        err.failure(f"{name} is not complete; `{work.command}` computes what is missing. See")
+        err.failure(f"{name} is not complete; to go on, run the same `{work.command}` again. See")
         err.failure(f"  {logs}")
         code = 1
     return code

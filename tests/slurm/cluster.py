@@ -197,7 +197,7 @@ class SlurmCluster:
     def job_info(self, job_id):
         """`scontrol show job` as a dict; {} for an unknown job."""
         done = self.run(["scontrol", "--oneliner", "show", "job", job_id], check=False)
-        return client.pairs_in(done.stdout)
+        return client.words_in(done.stdout)
 
     def wait_end(self, job_id, timeout=60):
         """Wait until the job has ended for good and return its last state."""

@@ -406,8 +406,9 @@ def _named(job_ids: Sequence[str]) -> tuple[dict[str, Answer], set[str], bool]:
         answer = client.run([*_QUEUE, f"--jobs={','.join(jobs)}"])
         if answer.code == 0:
             named, is_whole = parse_squeue(answer.text)
-            queue |= named
             is_away = not is_whole
+            # The last field of an answer that was cut may lack its end.
+            queue |= named if is_whole else {}
         else:
             is_away = not _INVALID.search(answer.text)
         if is_away:

@@ -82,6 +82,7 @@ def expected_start(spec: JobSpec) -> Callable[[], float | None]:
     """
     text = script.text(spec, 1)
     variables = environment()
+    deadline = time.monotonic() + _ESTIMATED_WITHIN_S
     outputs: list[str] = []
 
     def ask() -> None:
@@ -92,7 +93,7 @@ def expected_start(spec: JobSpec) -> Callable[[], float | None]:
     thread.start()
 
     def start() -> float | None:
-        thread.join(_ESTIMATED_WITHIN_S)
+        thread.join(max(0.0, deadline - time.monotonic()))
         estimate = _START.search("".join(outputs))
         return client.start_of(estimate[1]) if estimate else None
 

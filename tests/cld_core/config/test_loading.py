@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.config import load, with_overrides
 from cld_core.config.cluster import ClusterSpec
-from cld_core.config.loader import anchored_overrides
+from cld_core.config.loader import anchored_overrides, dump, load_frozen
 from cld_core.config.network import MlpSpec
 from cld_core.config.sampling import OdeSpec
 from cld_core.config.sde import CldSpec
@@ -335,3 +335,9 @@ def test_usual_texts_of_a_batch_script_are_accepted():
         srun_args=("--cpu-bind=cores", "-c", "4", '--export=ALL,A="b"'),
     )
     assert not list(spec.problems())
+
+
+def test_overrides_of_a_ledger_apply_in_their_order(tmp_path):
+    file = write(tmp_path, dump(load(TOY)))
+    twice_resumed = ["sampling.method=em", "sampling.nfe=5", "sampling.method=ode"]
+    assert load_frozen(file, twice_resumed).sampling == OdeSpec()
