@@ -354,15 +354,16 @@ class Prepared:
                 raise ValueError(
                     f"{found.dtype} of {found.shape}, but {ABOUT} says {dtype} of {shape}"
                 )
-        except OSError as error:
-            raise DataError(
-                f"{path} cannot be read ({error.strerror or error}). If it is missing, prepare it: "
-                f"{self.hint}"
-            ) from error
-        except (ValueError, EOFError) as error:
+        except (FileNotFoundError, ValueError, EOFError) as error:
             raise DataError(
                 f"{path} cannot be read ({one_line(error)}). Remove {self.where} and prepare it "
                 f"again: {self.hint}"
+            ) from error
+        except OSError as error:
+            # A file system that does not answer is no reason to remove anything.
+            raise DataError(
+                f"{path} cannot be read ({one_line(error)}). Try again; if the file stays "
+                f"unreadable, prepare it again: {self.hint}"
             ) from error
         # A plain array: what is taken from it by index is in memory and not a map.
         return np.asarray(found)
