@@ -21,7 +21,7 @@ from cld_core.errors import CheckpointError
 from cld_core.files import passes, replacing
 from cld_core.records import real
 from cld_core.run import RunFolder
-from cld_core.run.checkpoints import TOLD_ABOVE, Stored, weights_digest, weights_file
+from cld_core.run.checkpoints import REMARK_ABOVE, Stored, weights_digest, weights_file
 from cld_core.sanitize import one_line
 
 from .average_profiles import exponent, key_of, mixture, require_length
@@ -122,9 +122,9 @@ class Ema(Averages):
     @torch.no_grad()
     def _swap(self) -> None:
         for parameter, value in zip(self._live, self.average, strict=True):
-            kept = parameter.detach().clone()
+            previous = parameter.detach().clone()
             parameter.copy_(value)
-            value.copy_(kept)
+            value.copy_(previous)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": self._named(self.average)}
@@ -238,13 +238,15 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
     made_of = weights_digest(run, step, length)
     # Use the file that was made before, unless it is damaged, or the stored averages have changed.
     with contextlib.suppress(CheckpointError, ValueError):
-        kept = averaged_weights(run, step, length)
-        about = kept.described(ABOUT)
-        if about.get("made_of") == made_of and about.get("tensors") == tensors_digest(kept.tensors):
+        stored = averaged_weights(run, step, length)
+        about = stored.described(ABOUT)
+        if about.get("made_of") == made_of and about.get("tensors") == tensors_digest(
+            stored.tensors
+        ):
             error = real(about.get("error")) or 0.0
-            if error > TOLD_ABOVE:
+            if error > REMARK_ABOVE:
                 _log.warning("EMA length %g: relative error of its profile %.2g", length, error)
-            return usual._replace(tensors=kept.tensors, error=error)
+            return usual._replace(tensors=stored.tensors, error=error)
     tensors, error = reconstructed(run, step, length, usual.tensors)
     about = {"made_of": made_of, "error": error, "tensors": tensors_digest(tensors)}
     try:
@@ -286,13 +288,13 @@ def reconstructed(
         for number, problem in problems.items():
             _log.warning("skipped the snapshot of averages of step %d: %s", number, problem)
         damaged |= problems.keys()
-    if damaged or mixed.error > TOLD_ABOVE:
+    if damaged or mixed.error > REMARK_ABOVE:
         _log.warning("%s", mixed.described)
     total: dict[str, Tensor] = {}
     for part, weights in mixed.parts:
         _add(total, part, weights, like)
-    made = {name: tensor.to(like[name].dtype) for name, tensor in total.items()}
-    return {**like, **made}, mixed.error
+    averages = {name: tensor.to(like[name].dtype) for name, tensor in total.items()}
+    return {**like, **averages}, mixed.error
 
 
 def _problem(part: Stored) -> str | None:

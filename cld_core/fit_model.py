@@ -247,11 +247,11 @@ def _given(section: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys of a section among arguments, without its name."""
     whole = given.get(section)
     prefix = f"{section}."
-    found = {**whole} if isinstance(whole, Mapping) else {}
+    keys = {**whole} if isinstance(whole, Mapping) else {}
     for key, value in given.items():
         if key.startswith(prefix):
-            found[key.removeprefix(prefix)] = value
-    return found
+            keys[key.removeprefix(prefix)] = value
+    return keys
 
 
 def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping[str, Any]:

@@ -254,10 +254,10 @@ def _probes(noise: SampleNoise, sde: Diffusion, spec: ElboSpec, shape: tuple[int
     """
     if spec.probe == "rademacher":
         return noise.rademacher((spec.probes, *shape))
-    drawn = noise.normal((spec.probes, *shape))
-    halves = drawn.reshape(*drawn.shape[:2], sde.m, -1).double()
+    normal = noise.normal((spec.probes, *shape))
+    halves = normal.reshape(*normal.shape[:2], sde.m, -1).double()
     lengths = torch.linalg.vector_norm(halves, dim=3, keepdim=True)
-    return (halves * (math.sqrt(halves.shape[3]) / lengths)).view_as(drawn)
+    return (halves * (math.sqrt(halves.shape[3]) / lengths)).view_as(normal)
 
 
 def _with_others(law: tuple[Tensor, ...], x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
@@ -267,10 +267,10 @@ def _with_others(law: tuple[Tensor, ...], x: Tensor, e: Tensor) -> tuple[Tensor,
     The law is that of `Diffusion.auxiliary`.
     """
     others = len(law[0])
-    drawn = combined(torch.cat(law, dim=1), (x, *e.chunk(others, dim=1)))
+    auxiliary = combined(torch.cat(law, dim=1), (x, *e.chunk(others, dim=1)))
     square = e.double().square().flatten(1).sum(1)
     log_volume = x[0].numel() * (others * math.log(2.0 * math.pi) + _log_det(law))
-    return torch.cat([x, drawn], dim=1), -0.5 * (square + log_volume)
+    return torch.cat([x, auxiliary], dim=1), -0.5 * (square + log_volume)
 
 
 def _log_det(law: tuple[Tensor, ...]) -> float:

@@ -469,8 +469,8 @@ def quantity(key: str) -> Quantity:
 
 def fitting(kinds: Collection[Kind]) -> list[Metric]:
     """The metrics of examples that are of all these kinds."""
-    found = [metric for metric in metrics() if ROWS[metric.rows].of in (None, *kinds)]
-    return [metric for metric in found if "law" in kinds or not metric.needs_law]
+    of_kinds = [metric for metric in metrics() if ROWS[metric.rows].of in (None, *kinds)]
+    return [metric for metric in of_kinds if "law" in kinds or not metric.needs_law]
 
 
 def draws_samples(names: Iterable[str]) -> bool:
@@ -492,15 +492,15 @@ def parse_metrics(
     """
     words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
     listed = listed or METRICS
-    known = ", ".join(listed)
+    names = ", ".join(listed)
     for word in words:
         if word not in METRICS:
             raise UsageError(
                 f"{option}: '{word}' is not a metric; there are: "
-                f"{known}.{did_you_mean(word, listed)}"
+                f"{names}.{did_you_mean(word, listed)}"
             )
     if texts and not words:
         raise UsageError(
-            f"{option} names no metric; there are: {known}. Name some, or leave the option out."
+            f"{option} names no metric; there are: {names}. Name some, or leave the option out."
         )
     return tuple(name for name in METRICS if name in words)

@@ -514,11 +514,11 @@ class Model:
                 if conditioned is not None:
                     other_noise = SampleNoise(seed, "observation", **span)
                     score = conditioned(of_labels, self.sde, noise=other_noise)
-                drawn = samplers.sample(
+                batch = samplers.sample(
                     score, self.sde, spec, noise, self.data_shape, watcher, solution
                 )
-                drawn = replace(drawn, x=self.form.to_data(drawn.x))
-                parts.append(samplers.counted(drawn, of_labels))
+                batch = replace(batch, x=self.form.to_data(batch.x))
+                parts.append(samplers.counted(batch, of_labels))
         return samplers.concatenated(parts)
 
     def _batches(
@@ -710,8 +710,8 @@ class Model:
             noise = SampleNoise(seed, "elbo", **span)
             bound = score if given is None else Conditional(score, given)
             z = self.form.to_model(x[rows])
-            found = likelihood.likelihood(bound, self.sde, spec, noise, z, exact_trace=exact_trace)
-            parts.append(found.rescaled(self.form.log_det))
+            batch = likelihood.likelihood(bound, self.sde, spec, noise, z, exact_trace=exact_trace)
+            parts.append(batch.rescaled(self.form.log_det))
         return samplers.concatenated(parts)
 
     def bits_per_dim(self, log_likelihood: Tensor) -> Tensor:
@@ -771,9 +771,9 @@ class Model:
         keys = {"method": method, "nfe": nfe, **settings}
         count = pictures.default_count(self) if n is None else n
         size = self.recipe.eval.batch_size if batch_size is None else batch_size
-        drawn = self._draw("Model.plot", count, keys, seed, first, size, label)
-        x = drawn.x.cpu()
-        title = f"{method or self.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
+        samples = self._draw("Model.plot", count, keys, seed, first, size, label)
+        x = samples.x.cpu()
+        title = f"{method or self.recipe.sampling.method}, {samples.nfe:.0f} NFE"
         if ax is None:
             from matplotlib import pyplot
 
@@ -810,9 +810,9 @@ def _recipe_of(path: Path, weights: Weights, allow_plugin: bool) -> Recipe:
     tree = weights.described("recipe")
     recipe = from_dict(tree, str(path))
     if recipe.plugins and allow_plugin:
-        found = [_plugin_of(path, plugin) for plugin in recipe.plugins]
+        plugins = [_plugin_of(path, plugin) for plugin in recipe.plugins]
         try:
-            return from_dict({**tree, "plugins": found}, str(path), with_plugins=True)
+            return from_dict({**tree, "plugins": plugins}, str(path), with_plugins=True)
         except RecipeError as error:
             raise CheckpointError(str(error)) from error
     for section in ("network", "sde", "objective") if recipe.plugins else ():

@@ -74,8 +74,8 @@ def samples(model: "Model", path: Path, *, seed: int = 0, batch_size: int | None
     """Draw `default_count` samples, ``batch_size`` at once (None: all), and save them by `show`."""
     count = default_count(model)
     labels = in_rows(model, count)
-    drawn = model.draw(count, seed=seed, batch_size=batch_size, label=labels)
-    show(path, drawn.x, model, how(model, drawn), labels)
+    batch = model.draw(count, seed=seed, batch_size=batch_size, label=labels)
+    show(path, batch.x, model, how(model, batch), labels)
 
 
 def is_grid(form: DataFormat) -> bool:
@@ -174,10 +174,10 @@ def show_given(
 
     if is_grid(model.form):
         observed = _grey(observation.backprojected()[None], model.form)
-        made = enlarged(tile(torch.cat([observed, _grey(x, model.form).cpu()])))
+        picture = enlarged(tile(torch.cat([observed, _grey(x, model.form).cpu()])))
     else:
-        made = rendered(draw)
-    write(path, made, title(x, model, how))
+        picture = rendered(draw)
+    write(path, picture, title(x, model, how))
 
 
 def title(x: Tensor, model: "Model", how: str) -> str:
@@ -246,10 +246,10 @@ def beside_data(figure: "Figure", x: Tensor, model: "Model", label: int | None =
             left.set_title(_data_of(label))
         plane.draw_samples(right, x)
         return
-    shown = {"samples": x.double()}
+    vectors = {"samples": x.double()}
     if (examples := _examples(model, len(x), label)) is not None:
-        shown = {_data_of(label): examples.double(), **shown}
-    (_curves if len(model.data_shape) == 2 else _pairs)(figure, shown)
+        vectors = {_data_of(label): examples.double(), **vectors}
+    (_curves if len(model.data_shape) == 2 else _pairs)(figure, vectors)
 
 
 def _data_of(label: int | None) -> str:
@@ -344,7 +344,10 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
 
 
 def _curves(figure: "Figure", shown: Shown) -> None:
-    """Some curves (C, L) of each, side by side on the axes of the first; a row for each channel."""
+    """Draw curves (C, L): a column for each of ``shown``, a row for each channel.
+
+    All columns have the y limits of the first.
+    """
     channels = min(shown["samples"].shape[1], _CHANNELS)
     grid = figure.subplots(channels, len(shown), sharex=True, sharey="row", squeeze=False)
     for column, (name, x) in enumerate(shown.items()):
@@ -358,6 +361,7 @@ def _curves(figure: "Figure", shown: Shown) -> None:
             axes.plot(curves[:, channel].T.numpy(), color=colour, alpha=0.6, linewidth=0.8)
             if column == 0:
                 axes.set_ylabel(f"channel {channel}")
+                # Turns autoscaling off, also for the later columns, which share y.
                 axes.set_ylim(axes.get_ylim())
 
 
@@ -429,8 +433,8 @@ def _named(grid: Tensor, names: Sequence[str]) -> Tensor:
     for row, text in enumerate(texts):
         right_middle = (width - _LETTERS // 2, (row + 0.5) * height)
         ImageDraw.Draw(strip).text(right_middle, text, fill=255, font=font, anchor="rm")
-    shown = torch.from_numpy(np.array(strip))[:, :, None]
-    return torch.cat([shown.expand(-1, -1, grid.shape[2]), grid], dim=1)
+    margin = torch.from_numpy(np.array(strip))[:, :, None]
+    return torch.cat([margin.expand(-1, -1, grid.shape[2]), grid], dim=1)
 
 
 def write(path: Path, pixels: Tensor, title: str) -> None:
@@ -520,9 +524,9 @@ def _square(points: Array) -> tuple[Array, Array]:
 
 def _against_line(axes: "Axes", values: Tensor, nodes: Tensor, p: Tensor) -> None:
     """A histogram of the unknown coordinate (n,), and its exact density p at nodes."""
-    shown = nodes[p > 1e-4 * p.max()]
-    low = float(shown[0])
-    high = float(shown[-1])
+    likely = nodes[p > 1e-4 * p.max()]
+    low = float(likely[0])
+    high = float(likely[-1])
     margin = 0.1 * (high - low)
     axes.hist(
         values.numpy(),

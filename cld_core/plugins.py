@@ -175,7 +175,7 @@ def _imported(plugin: str, place: str) -> list[tuple[str, str, Any]]:
             raise RecipeError(f"{place}: plug-in {one_line(plugin)}: {error}") from error
         except (Exception, SystemExit) as error:  # user code may raise anything
             reason = one_line(f"{type(error).__name__}: {error}", 300)
-            if (where := raised_in(error)) is not None:
+            if (where := plugin_line_of(error)) is not None:
                 raise RecipeError(
                     f"{place}: plug-in {one_line(plugin)!r} cannot be imported: {reason}. "
                     f"Correct {one_line(where)}."
@@ -223,7 +223,7 @@ def trial(key: str, name: str) -> Iterator[None]:
         section = key.partition(".")[0]
         reason = one_line(f"{type(error).__name__}: {error}", 400).removeprefix("ValueError: ")
         reason = reason.rstrip(".")
-        if (where := raised_in(error)) is not None:
+        if (where := plugin_line_of(error)) is not None:
             reason += f" ({one_line(where)})"
         owner = one_line(_OWNERS.get((section, name), "this process"))
         page = _PAGES.get(section, f"own-{section}")
@@ -233,16 +233,17 @@ def trial(key: str, name: str) -> Iterator[None]:
         ) from error
 
 
-def raised_in(error: BaseException) -> str | None:
-    """The innermost FILE:LINE of a plug-in in the traceback of an error; None if there is none."""
-    found = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else None
+def plugin_line_of(error: BaseException) -> str | None:
+    """FILE:LINE of the innermost frame that is in a plug-in; None if no frame is."""
+    # A file that cannot be parsed has no frame in the traceback.
+    place = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else None
     for frame, line in traceback.walk_tb(error.__traceback__):
         name = str(frame.f_globals.get("__name__"))
         if name.startswith(_PREFIX) or any(
             name == plugin or name.startswith(f"{plugin}.") for plugin in _IMPORTED
         ):
-            found = f"{frame.f_code.co_filename}:{line}"
-    return found
+            place = f"{frame.f_code.co_filename}:{line}"
+    return place
 
 
 def described(value: Any) -> str:

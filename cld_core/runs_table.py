@@ -199,5 +199,5 @@ def _recipe(run: RunFolder) -> dict[str, Any]:
 
 def _results(run: RunFolder) -> Mapping[str, float]:
     """Each result from the newest evaluation that has it."""
-    found = [numbers(work.report) for work in evaluations_of(run)]
-    return {key: report[key].value for report in found for key in _RESULTS if key in report}
+    reports = [numbers(work.report) for work in evaluations_of(run)]
+    return {key: report[key].value for report in reports for key in _RESULTS if key in report}

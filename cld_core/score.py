@@ -125,9 +125,9 @@ class Score:
 
         It is what `__call__` computes; the coefficients for all times are computed together.
         """
-        found = self._coefficients(times).each(len(times), dtype)
-        stages = zip(times.to(self._dtype(dtype)), found, strict=True)
-        return [functools.partial(self._score, t=t, found=each) for t, each in stages]
+        each_time = self._coefficients(times).each(len(times), dtype)
+        stages = zip(times.to(self._dtype(dtype)), each_time, strict=True)
+        return [functools.partial(self._score, t=t, factors=each) for t, each in stages]
 
     def _coefficients(self, t: float | Tensor) -> Coefficients:
         find = coefficients if isinstance(t, Tensor) else _at_number
@@ -137,15 +137,15 @@ class Score:
         self,
         u: Tensor,
         t: float | Tensor,
-        found: Coefficients,
+        factors: Coefficients,
         *label: Tensor,
         augmented: Tensor | None = None,
     ) -> Tensor:
-        z = u if found.whiten is None else apply(found.whiten, u)
-        score = apply(found.output, self._network(z, t, *label, augmented=augmented))
-        if found.precision is None:
+        z = u if factors.whiten is None else apply(factors.whiten, u)
+        score = apply(factors.output, self._network(z, t, *label, augmented=augmented))
+        if factors.precision is None:
             return score
-        return torch.sub(score, apply(found.precision, self.sde.scored(z)))
+        return torch.sub(score, apply(factors.precision, self.sde.scored(z)))
 
     def _network(
         self, u: Tensor, t: float | Tensor, *label: Tensor, augmented: Tensor | None = None
@@ -169,12 +169,14 @@ class Score:
         """
         kernel = self.objective.kernel
         if self.objective.precondition == "data":
-            found = self._coefficients(t)
+            factors = self._coefficients(t)
             first = self.sde.n - self.sde.m
-            assert found.precision is not None, "preconditioning has a linear part"
+            assert factors.precision is not None, "preconditioning has a linear part"
             # The score times -E^-1, which is the transpose of the scored block of L.
             unscale = -self.sde.factor(t, kernel)[..., first:, first:].mT
-            scaled = Coefficients(unscale @ found.output, unscale @ found.precision, found.whiten)
+            scaled = Coefficients(
+                unscale @ factors.output, unscale @ factors.precision, factors.whiten
+            )
             return self._score(u, t, scaled, *label, augmented=augmented)
         alpha = self._network(u, t, *label, augmented=augmented)
         if not self.objective.mixed_score:

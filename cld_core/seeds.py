@@ -26,9 +26,9 @@ def key_of(*parts: int | str) -> int:
 
 def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator keyed by ``parts``, for example ``(seed, restart, step, "noise")``."""
-    made = torch.Generator(device=device)
-    made.manual_seed(key_of(*parts))
-    return made
+    keyed = torch.Generator(device=device)
+    keyed.manual_seed(key_of(*parts))
+    return keyed
 
 
 def blocks_of(first: int, last: int) -> tuple[range, slice]:

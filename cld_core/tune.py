@@ -220,7 +220,7 @@ def by_copies(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> Tenso
 
 @torch.enable_grad()
 def by_backpropagation(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> Tensor:
-    """As `by_copies`; the score is differentiated with respect to u."""
+    """The derivatives that `by_copies` returns, by differentiating the score with respect to u."""
     sde = fitted.sde
     alphas: list[Tensor] = []
     sources: list[Tensor] = []
@@ -423,8 +423,8 @@ def _next_start(grids: Sequence[StageRow], done: Sequence[StageRow]) -> int:
 
 
 def _rms(errors: Tensor) -> float:
-    found = math.sqrt(float(errors.square().mean()))
-    return min(found, tunings.FAR) if math.isfinite(found) else tunings.FAR
+    rms = math.sqrt(float(errors.square().mean()))
+    return min(rms, tunings.FAR) if math.isfinite(rms) else tunings.FAR
 
 
 def advanced(
@@ -440,8 +440,8 @@ def advanced(
 
     Args:
         parameters: (P,).
-        damping: of this iteration.
-        errors: (B, D), of these parameters.
+        damping: the damping of this iteration.
+        errors: (B, D), the errors of these parameters.
         residual: returns the errors for parameters.
         linearised: returns, for parameters and their errors, the derivatives of the errors
             (P, b, D), in batches of rows.
@@ -485,14 +485,14 @@ def weights_of(errors: Tensor) -> Tensor:
 
 
 def _cost(errors: Tensor, weights: Tensor) -> float:
-    """The weighted mean square; NaN, which is less than no cost, if an error is NaN."""
+    """The weighted mean square; NaN if an error is NaN, so that it compares as no improvement."""
     return float((weights * errors.square().mean(1)).mean())
 
 
 def compute(
     work: Tuning, ranks: Ranks, stop: StopFlag, only: Collection[int] | None, start: Start
 ) -> Outcome:
-    """Fit what is missing, as `Work.compute`; a tuning is one piece."""
+    """Compute the missing rows of a tuning, which is one piece; implements `Work.compute`."""
     Job(work, ranks.device, stop).run()
     return Outcome("finished")
 
@@ -601,21 +601,26 @@ class Fitting:
 
     def _score_of(self, first: int, last: int) -> ScoreFunction:
         """The score of the points ``first <= i < last``, with their labels."""
-        given = self._labels
-        if given is not None:
-            given = given[torch.arange(first, last, device=given.device) % len(given)]
-        return labelled(self._model.score, self._spec, given, none=len(self._model.classes or ()))
+        labels = self._labels
+        if labels is not None:
+            labels = labels[torch.arange(first, last, device=labels.device) % len(labels)]
+        return labelled(self._model.score, self._spec, labels, none=len(self._model.classes or ()))
 
     def _batch(self, first: int) -> dict[str, np.ndarray]:
-        """The next batch of ends of the flow, from the draw ``first`` on, as `_solved`."""
+        """Draw the points from index ``first`` on, one batch, and solve the flow from them.
+
+        Returns:
+            x (B, C, ...), the ends of the flow, and nfe (B,), network evaluations per point.
+        """
         request = self._request
         model = self._model
+        # The second half of the points is held out.
         last = min(first + request.batch_size, 2 * request.points)
         score = self._score_of(first, last)
         noise = SampleNoise(request.seed, _NOISE, first=first, last=last, device=model.device)
-        drawn = samplers.sample(score, model.sde, self._spec, noise, model.data_shape)
-        found = samplers.counted(drawn, score)
-        return {"x": found.x.cpu().numpy(), "nfe": found.nfe_each.cpu().numpy()}
+        samples = samplers.sample(score, model.sde, self._spec, noise, model.data_shape)
+        nfe = samplers.counted(samples, score).nfe_each
+        return {"x": samples.x.cpu().numpy(), "nfe": nfe.cpu().numpy()}
 
     @functools.cached_property
     def _problem(self) -> Problem:
@@ -668,7 +673,7 @@ class Job(Fitting):
 
     Raises:
         NotFoundError: the checkpoint is gone.
-        CheckpointError: it is damaged.
+        CheckpointError: the checkpoint is damaged.
     """
 
     def __init__(self, work: Tuning, device: torch.device, stop: StopFlag) -> None:
@@ -707,11 +712,11 @@ class Job(Fitting):
         self._patiently(lambda: write_json(self._work.folder / tunings.SOLUTION, content))
 
     def step(self, stage: str) -> str:
-        found = super().step(stage)
+        line = super().step(stage)
         if stage == "flow":
             self._patiently(lambda: write_arrays(self.flow_file, self._flow))
         self._save()
-        return found
+        return line
 
     @property
     def flow_file(self) -> Path:
@@ -720,7 +725,7 @@ class Job(Fitting):
         return self._work.run.tuned / f"flow-{name}.npz"
 
     def _solved(self) -> dict[str, np.ndarray]:
-        """Ends of the flow, x (k, C, ...), that are stored already, and their evaluations (k,)."""
+        """The stored ends of the flow, x (k, C, ...), and their network evaluations, nfe (k,)."""
         try:
             arrays, _ = self._patiently(lambda: npz.load(self.flow_file))
             return {name: arrays[name][: 2 * self._request.points] for name in ("x", "nfe")}
@@ -728,7 +733,7 @@ class Job(Fitting):
             return self._flow
 
     def _begun(self) -> TuningState:
-        """The stored state, unless it is of other weights."""
+        """The stored state; an empty one if there is none, or if the weights have changed."""
         state = TuningState(self._weights)
         with suppress(FileNotFoundError, RecordError):
             stored = self._patiently(

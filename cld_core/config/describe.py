@@ -85,14 +85,14 @@ def find(name: str) -> tuple[str, str]:
     Raises:
         RecipeError: nothing has this name; names the nearest.
     """
-    found = {key: (key.rpartition(".")[0], key) for key in keys()}
-    found |= {path: (path, "") for path in sections()}
+    meanings = {key: (key.rpartition(".")[0], key) for key in keys()}
+    meanings |= {path: (path, "") for path in sections()}
     for path, section in SECTIONS.items():
         for variant in section.variants:
-            found.setdefault(f"{path}.{variant}", (path, variant))
-    if name in found:
-        return found[name]
-    if (close := nearest(name, found)) is not None:
+            meanings.setdefault(f"{path}.{variant}", (path, variant))
+    if name in meanings:
+        return meanings[name]
+    if (close := nearest(name, meanings)) is not None:
         raise RecipeError(f"a recipe has no key and no section '{name}'. Did you mean '{close}'?")
     raise RecipeError(
         f"a recipe has no key and no section '{name}'. `cldctl explain` lists the sections."

@@ -254,16 +254,16 @@ def path_of(value: Any, name: str, caller: str) -> Path:
         RecipeError: it is not a path, or one that no file can have.
     """
     try:
-        found = Path(value).expanduser()
+        path = Path(value).expanduser()
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            found.lstat()
+            path.lstat()
     except (TypeError, ValueError, RuntimeError, OSError) as error:
         reason = one_line(getattr(error, "strerror", None) or error)
         raise RecipeError(
             f"{caller}: {name}={shown(value)} is not a path ({reason}). "
             "Pass the path of a file or folder, as a string or a pathlib.Path."
         ) from error
-    return found
+    return path
 
 
 def _plain(value: Any) -> Any:

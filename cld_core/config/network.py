@@ -213,9 +213,9 @@ class UnetSpec(NetworkSpec):
         levels = next(
             n for n in range(len(self.multipliers), 0, -1) if size % (patch * 2 ** (n - 1)) == 0
         )
-        made = replace(self, patch=patch, multipliers=self.multipliers[:levels])
-        lacks = not set(self.attention or ()) <= set(made.resolutions(shape[1:]))
-        return replace(made, attention=None) if lacks else made
+        fitted = replace(self, patch=patch, multipliers=self.multipliers[:levels])
+        lacks = not set(self.attention or ()) <= set(fitted.resolutions(shape[1:]))
+        return replace(fitted, attention=None) if lacks else fitted
 
     def resolutions(self, sides: tuple[int, ...]) -> tuple[int, ...]:
         """The longer side of each level in folded pixels, full resolution first."""

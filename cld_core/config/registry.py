@@ -226,12 +226,12 @@ def spec_of(section: str, keys: Values) -> type:
 
 def known(specs: Specs) -> dict[str, Entry]:
     """Every dotted key and section that a recipe may have, given the variants that it chooses."""
-    found = dict(_below(Recipe, "", specs))
+    by_key = dict(_below(Recipe, "", specs))
     for section in SECTIONS.values():
         # The variants of a plug-in that is not imported cannot be listed.
-        if found[section.selector].hint is not Any:
-            found[section.selector] = section.entry
-    return found
+        if by_key[section.selector].hint is not Any:
+            by_key[section.selector] = section.entry
+    return by_key
 
 
 def _below(spec: type, prefix: str, specs: Specs) -> Iterator[tuple[str, Entry]]:

@@ -359,20 +359,20 @@ def array(where: str, what: str, x: Any, holds: str = _NUMBERS) -> np.ndarray:
             "numpy.stack(list(generator))."
         )
     try:
-        found = np.atleast_1d(np.asarray(x.detach().cpu() if hasattr(x, "detach") else x))
-        if found.dtype.kind in ("O", "T") and len({type(value) for value in found.flat}) == 1:
+        values = np.atleast_1d(np.asarray(x.detach().cpu() if hasattr(x, "detach") else x))
+        if values.dtype.kind in ("O", "T") and len({type(value) for value in values.flat}) == 1:
             # Python objects of one type, as pandas has texts.
-            found = np.array(found.tolist())
+            values = np.array(values.tolist())
     except (TypeError, ValueError, RuntimeError) as error:  # bfloat16, rows of different lengths
         raise DataError(
             f"{where}: the {what} are not an array ({one_line(error, 200).rstrip('.')}). "
             "Convert them to a numpy array; a tensor to float32."
         ) from error
-    if found.dtype.kind not in _KINDS[holds]:
+    if values.dtype.kind not in _KINDS[holds]:
         raise DataError(
-            f"{where}: the {what} have dtype {found.dtype}, not {holds}. Convert all of them."
+            f"{where}: the {what} have dtype {values.dtype}, not {holds}. Convert all of them."
         )
-    return found
+    return values
 
 
 def _part(where: str, split: Split, x: Any, rows: Any, labels: Any) -> SplitRows:
@@ -413,7 +413,7 @@ def _classes(where: str, train: Any, test: Any) -> Classes:
 def _opened(spec: ArraysSpec, stamps: object) -> Arrays:
     """The arrays of files with these times and sizes, which are part of the key of the cache."""
     path = Path(str(spec.path)).expanduser()
-    found = _read(_split_file(path, ("train",)) if path.is_dir() else path)
+    content = _read(_split_file(path, ("train",)) if path.is_dir() else path)
     test_file = None
     if spec.test is not None:
         test_file = Path(spec.test).expanduser()
@@ -421,17 +421,17 @@ def _opened(spec: ArraysSpec, stamps: object) -> Arrays:
         test_file = _split_file(path, TEST_NAMES)
     if test_file is not None:
         tests = _read(test_file)
-        found["test"] = tests["x"]
-        found["test_labels"] = tests.get("labels")
-    if spec.labels and found.get("labels") is None:
+        content["test"] = tests["x"]
+        content["test_labels"] = tests.get("labels")
+    if spec.labels and content.get("labels") is None:
         raise WrongSourceError(
             f"{path}: there are no labels, which data.labels=true needs. Save them (N,) as labels "
             "in the archive, or beside X.npy in X_labels.npy; or set data.labels=false."
         )
     if not spec.labels:
-        found["labels"] = None
-        found["test_labels"] = None
-    arrays = given(**found, share=spec.test_share, where=str(path))
+        content["labels"] = None
+        content["test_labels"] = None
+    arrays = given(**content, share=spec.test_share, where=str(path))
     if spec.flip and len(arrays.shape) != 3:
         raise DataError(
             f"data.flip=true mirrors pictures (C, H, W), and examples of {path} are "
@@ -481,17 +481,17 @@ def _read(path: Path) -> dict[str, Any]:
             "Save an array: numpy.save('x.npy', x)."
         )
     try:
-        found = readers[path.suffix](path)
-        candidates = ["x"] if "x" in found else [name for name in found if name not in _OTHERS]
+        by_name = readers[path.suffix](path)
+        candidates = ["x"] if "x" in by_name else [name for name in by_name if name not in _OTHERS]
         if len(candidates) != 1:
-            names = one_line(", ".join(sorted(found)), 200) or "none"
+            names = one_line(", ".join(sorted(by_name)), 200) or "none"
             raise WrongSourceError(
                 f"{path}: which of its arrays ({names}) are the examples? Call them x."
             )
-        arrays = {"x": found[candidates[0]]()}
+        arrays = {"x": by_name[candidates[0]]()}
         for name in _OTHERS:
-            if name in found:
-                arrays[name] = found[name]()
+            if name in by_name:
+                arrays[name] = by_name[name]()
         return arrays
     except DataError:
         raise

@@ -223,10 +223,10 @@ def _make(picture: Member, size: int, channels: int = CHANNELS) -> np.ndarray:
                 raise ValueError("it has more than 8 bits a channel")
             upright = ImageOps.exif_transpose(opened)
             opaque = _on_white(upright) if upright.has_transparency_data else upright
-            made = opaque.convert("L" if channels == 1 else "RGB")
-            if made.size != (size, size):
-                made = ImageOps.fit(made, (size, size), Image.Resampling.LANCZOS)
-            return np.atleast_3d(np.asarray(made)).transpose(2, 0, 1)[None]
+            square = opaque.convert("L" if channels == 1 else "RGB")
+            if square.size != (size, size):
+                square = ImageOps.fit(square, (size, size), Image.Resampling.LANCZOS)
+            return np.atleast_3d(np.asarray(square)).transpose(2, 0, 1)[None]
     except UnidentifiedImageError as error:
         raise DataError(
             f"{one_line(as_text(picture.name))} cannot be used as a picture: its format is "

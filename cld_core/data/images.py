@@ -304,15 +304,15 @@ class StoredSource:
         Raises:
             DataError: they are missing, damaged, or not those of the form that was set.
         """
-        found = self.examples
+        data = self.examples
         form = self.form
-        if (found.shape, found.grey_levels) != (form.shape, form.grey_levels):
+        if (data.shape, data.grey_levels) != (form.shape, form.grey_levels):
             raise DataError(
-                f"{found.where} has examples of shape {found.shape}, and the run began with "
+                f"{data.where} has examples of shape {data.shape}, and the run began with "
                 f"{form.shape}. Put back the data, or start a new run."
             )
         are_images = form.grey_levels is not None
-        images, rows = found.stored(split)
+        images, rows = data.stored(split)
         on_disk = ImageSet(images, rows, torch.from_numpy if are_images else self._scaled)
         dtype = torch.uint8 if are_images else torch.float32
         numbers = math.prod(form.shape)
@@ -322,7 +322,7 @@ class StoredSource:
         examples = torch.empty(on_disk.n, *form.shape, dtype=dtype)
         for block in torch.arange(on_disk.n).split(max(1, _BLOCK // numbers)):
             examples[block] = on_disk.batch(block)
-        found.verify(split, examples.numpy())
+        data.verify(split, examples.numpy())
         return ImageSet(examples.to(self._device) if _fits(n_bytes, self._device) else examples)
 
     def _scaled(self, x: np.ndarray) -> Tensor:

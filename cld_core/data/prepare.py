@@ -191,8 +191,8 @@ def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -
 def _already_there(plan: Plan, out: Path) -> DatasetInfo | None:
     about = store.read_about(out)
     if about is not None:
-        found = (about.name, about.shape[1:], about.source_digest)
-        if found != (plan.name, plan.shape, plan.digest()):
+        identity = (about.name, about.shape[1:], about.source_digest)
+        if identity != (plan.name, plan.shape, plan.digest()):
             raise WrongSourceError(
                 f"{out} already holds {about.words} ({about.name}), made from {about.source}. "
                 "Remove that folder or choose another --out."
@@ -476,16 +476,16 @@ def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: N
     about = store.read_about(root)
     if about is None:
         raise WrongSourceError(f"{root} has no {store.ABOUT}: {store.prepare_hint('NAME', root)}")
-    found = store.find(root, about.name)
+    prepared = store.find(root, about.name)
     images = np.load(root / store.IMAGES, mmap_mode="r", allow_pickle=False)
     for split, info in about.splits.items():
         if _hash(images, about.rows(split), progress).hexdigest() != info.digest:
             raise DataError(
                 f"The {split} images in {root} are not those that were prepared. "
-                f"Remove {root} and prepare it again: {found.hint}"
+                f"Remove {root} and prepare it again: {prepared.hint}"
             )
         if about.classes:
-            found.labels(split)
+            prepared.labels(split)
     return about
 
 

@@ -112,16 +112,16 @@ def require_usable(recipe: Recipe) -> Shape:
         RecipeError, DataError: training cannot use the batch or its labels; or making it fails.
     """
     with trial("data.name", recipe.data.name):
-        made = source(recipe.data)
-        shape = (TRIED, *made.shape)
-        classes = classes_of(made)
+        examples = source(recipe.data)
+        shape = (TRIED, *examples.shape)
+        classes = classes_of(examples)
         first_batch = (0, 0, 0, TRIED, slice(0, TRIED))
         label = None
         if classes is None:
-            x = made.batch(*first_batch)
+            x = examples.batch(*first_batch)
         else:
-            x, label = made.labelled_batch(*first_batch)
-        made.close()
+            x, label = examples.labelled_batch(*first_batch)
+        examples.close()
         if not isinstance(x, Tensor) or tuple(x.shape) != shape or not x.is_floating_point():
             raise ValueError(
                 f"it gives {described(x)} for {TRIED} examples, not float32 of shape {shape}"
@@ -135,7 +135,7 @@ def require_usable(recipe: Recipe) -> Shape:
                     "it gives labels that are not whole numbers (int64) from 0 to "
                     f"{len(classes) - 1}, one an example"
                 )
-    return tuple(made.shape)
+    return tuple(examples.shape)
 
 
 def form_of(source: Source) -> DataFormat:

@@ -349,10 +349,10 @@ class Prepared:
 
         path = self.where / name
         try:
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
-            if (found.dtype, found.shape) != (dtype, shape):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if (array.dtype, array.shape) != (dtype, shape):
                 raise ValueError(
-                    f"{found.dtype} of {found.shape}, but {ABOUT} says {dtype} of {shape}"
+                    f"{array.dtype} of {array.shape}, but {ABOUT} says {dtype} of {shape}"
                 )
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
@@ -360,7 +360,7 @@ class Prepared:
                 f"again: {self.hint}"
             ) from error
         # A plain array: what is taken from it by index is in memory and not a map.
-        return np.asarray(found)
+        return np.asarray(array)
 
     def verify(self, split: Split, images: "np.ndarray") -> None:
         """Raises DataError: images that were loaded are not those that were prepared."""

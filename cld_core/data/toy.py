@@ -67,11 +67,11 @@ class Toy:
         """
         whole = self.log_density
         label_of = self.label
-        given = self.given
+        of_class = self.given
         if label is None:
             return whole
-        if given is not None:
-            return lambda x: given(x, label)
+        if of_class is not None:
+            return lambda x: of_class(x, label)
         share = 0.0 if self.classes is None else self.classes.shares[label]
         if whole is None or label_of is None or not share:
             return None
@@ -188,8 +188,8 @@ class ToySource:
         # Drawn in whole blocks, so that point i does not depend on the requested range.
         blocks, rows = seeds.blocks_of(first, last)
         generators = [seeds.generator(seed, "test", block) for block in blocks]
-        drawn = [self._sample(seeds.SAMPLE_BLOCK, generator) for generator in generators]
-        return torch.cat(drawn)[rows]
+        samples = [self._sample(seeds.SAMPLE_BLOCK, generator) for generator in generators]
+        return torch.cat(samples)[rows]
 
     test_data = dequantised_test_data
 

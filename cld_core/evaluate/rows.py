@@ -60,7 +60,7 @@ def require_few_lost(count: int, of: int, *, samples: int, allowed: float) -> No
         return
     raise UnusableSamplesError(
         f"{registry.remark_on_nonfinite(count, of)}, a fraction of {fraction:.3g}"
-        f"{f' of the {samples:,} asked for' if of < samples else ''}, but "
+        f"{f' of the {samples:,} requested' if of < samples else ''}, but "
         f"eval.max_nonfinite allows {allowed:g}. Likely causes: sampling settings that diverge, "
         "half precision, or a network that has hardly been trained. Change the sampling settings, "
         "or set eval.max_nonfinite higher, which draws no sample again."
@@ -160,7 +160,7 @@ class Table:
         from . import stats_file
 
         features = any(metric.needs_features for metric in registry.metrics(self.request.metrics))
-        return stats_file.read(stats_file.reference_of(self.request), features=features)
+        return stats_file.read(stats_file.checked_stats_file(self.request), features=features)
 
     @property
     def _nonfinite(self) -> int:
@@ -215,7 +215,7 @@ class EvaluationComputation(Computation):
             # Statistics are read last. Missing ones are reported before anything is computed.
             from . import stats_file
 
-            stats_file.reference_of(request)
+            stats_file.checked_stats_file(request)
         # The command that started the work has checked that plug-ins may run.
         self.model = Model.from_run(
             self.work.run.path,
@@ -331,11 +331,11 @@ def to_tensorboard(run: RunFolder, request: EvalRequest, report: Mapping[str, An
     from torch.utils.tensorboard import SummaryWriter
 
     step = request.checkpoint_step
-    found = numbers(report)
+    results = numbers(report)
     lines = ["| result | value | standard error | n | NFE |", "| -- | -- | -- | -- | -- |"]
     with SummaryWriter(str(run.tensorboard / f"eval-{request.settings}")) as writer:
         for metric, quantity in registry.quantities():
-            number = found.get(quantity.key)
+            number = results.get(quantity.key)
             if number is None:
                 continue
             how = _how(request, metric, number)

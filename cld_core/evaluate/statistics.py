@@ -176,7 +176,7 @@ class StatisticsComputation(Computation):
         if computer.n != request.images:
             raise DataError(
                 f"{request.data.path} has {computer.n} images, but {request.images} when the "
-                f"statistics were asked for. Re-run `{self.work.command}`."
+                f"statistics were requested. Re-run `{self.work.command}`."
             )
         return {"features": computer}
 

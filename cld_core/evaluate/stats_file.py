@@ -136,8 +136,8 @@ def find(
         UsageError: the file is missing, of another size or extractor, or lacks features or labels.
     """
     assert isinstance(recipe.data, StoredDataSpec), "statistics are of images"
-    given = recipe.eval.fid.stats
-    path = default_file(recipe.data, extraction) if given is None else Path(given)
+    named_file = recipe.eval.fid.stats
+    path = default_file(recipe.data, extraction) if named_file is None else Path(named_file)
     command = f"`cldctl data stats RECIPE|RUN{' --features' if flags else ''}`"
 
     def refusal(problem: str) -> UsageError:
@@ -147,7 +147,7 @@ def find(
         )
 
     if not path.is_file():
-        if given is None:
+        if named_file is None:
             raise refusal("does not exist: there are no statistics of the training images")
         raise refusal("does not exist: eval.fid.stats names no file")
     content = outline(path)
@@ -219,11 +219,11 @@ def read(path: Path, *, features: bool = False) -> Reference:
     rows = None
     labels = None
     with _content(path) as content:
-        found = _outline(path, content)
-        has_moments = found.layout != FEATURES
-        if found.features and (features or not has_moments):
+        content_outline = _outline(path, content)
+        has_moments = content_outline.layout != FEATURES
+        if content_outline.features and (features or not has_moments):
             rows = _real(path, content[FEATURES])
-        if found.classes and features:
+        if content_outline.classes and features:
             labels = content[LABELS]
         if has_moments:
             mu = _real(path, content["mu"]).astype(np.float64)
@@ -237,7 +237,7 @@ def read(path: Path, *, features: bool = False) -> Reference:
         raise UsageError(
             f"{path} has statistics that are not finite. Compute them again, or name another file."
         )
-    return Reference(found, mu, sigma, rows if features else None, labels)
+    return Reference(content_outline, mu, sigma, rows if features else None, labels)
 
 
 def _real(path: Path, values: np.ndarray) -> np.ndarray:
@@ -269,20 +269,18 @@ def _content(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         ) from error
 
 
-def reference_of(request: EvalRequest) -> Path:
-    """The file of statistics of the training set that an evaluation compares samples with.
+def checked_stats_file(request: EvalRequest) -> Path:
+    """The statistics file that an evaluation compares samples with, checked to be unchanged.
 
     Raises:
-        UsageError: it is missing or has changed.
+        UsageError: the file is missing or has changed.
     """
     assert request.inputs.stats is not None, "checked when the evaluation was requested"
     path = Path(str(request.files["stats"]))
     if not path.is_file():
-        raise UsageError(
-            f"{path}: the statistics are gone since the evaluation was asked for. Put them back."
-        )
+        raise UsageError(f"{path} is gone since the evaluation was requested. Put it back.")
     if fingerprint_of(path, outline(path)) != request.inputs.stats:
         raise UsageError(
-            f"{path}: other statistics than when the evaluation was asked for. Re-run the command."
+            f"{path} has changed since the evaluation was requested. Re-run the command."
         )
     return path

@@ -47,8 +47,8 @@ class VectorRows(SampleRows):
     """Rows of samples: ``x`` (last - first, d), float32, ``nfe`` and ``nonfinite``."""
 
     def compute(self, first: int, last: int) -> Columns:
-        drawn = self.draw(first, last)
-        return {"x": drawn.x.flatten(1).float().cpu().numpy(), **self.about(drawn)}
+        samples = self.draw(first, last)
+        return {"x": samples.x.flatten(1).float().cpu().numpy(), **self.about(samples)}
 
 
 def w2(table: Table) -> dict[str, Any]:
@@ -161,15 +161,15 @@ def class_law(table: Table) -> dict[str, Any]:
     densities = [np.zeros(0)]
     for number in sizes:
         is_member = label == number
-        drawn = int(is_member.sum())
+        count = int(is_member.sum())
         mine = torch.from_numpy(x[is_finite & is_member])
         inside = mine[toy.label(mine) == number]
         value, between = from_sets(mine, [points[number] for points in sets], spec.directions)
         section: dict[str, Any] = {
             "w2": value,
             "floor": float(between.mean()),
-            "samples": drawn,
-            "accuracy": len(inside) / drawn,
+            "samples": count,
+            "accuracy": len(inside) / count,
         }
         if toy.log_density is not None and len(inside):
             values = toy.log_density(inside).numpy() - math.log(classes.shares[number])
@@ -209,9 +209,9 @@ def _true_points(
             return {number: x[labels == number][:n] for number, n in sizes.items()}
         times *= 2
         if times > _MOST:
-            found = int((labels == lacking[0]).sum())
+            count = int((labels == lacking[0]).sum())
             raise UsageError(
-                f"--class-law: of {len(labels):,} test points, {found} are of class {lacking[0]}. "
+                f"--class-law: of {len(labels):,} test points, {count} are of class {lacking[0]}. "
                 "Correct the `label` or the `classes` of the toy data."
             )
 

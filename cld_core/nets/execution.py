@@ -36,14 +36,14 @@ def usable(device: torch.device | str | None) -> torch.device:
     try:
         if device is None:
             return usable("cuda" if torch.cuda.is_available() else "cpu")
-        found = torch.device(device)
-        torch.zeros(1, device=found).item()
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen).item()
     except (AssertionError, RuntimeError, TypeError) as error:
         raise RecipeError(
             f"device={str(device)!r}: torch cannot compute there ({one_line(error, 80)}). "
             "Pass device='cpu', or leave it out: a GPU is used if torch sees one."
         ) from error
-    return found
+    return chosen
 
 
 @contextlib.contextmanager
@@ -209,6 +209,6 @@ class Compiled(nn.Module):
             )
         if self._on_gpu:
             torch.compiler.cudagraph_mark_step_begin()
-        found = self._call(*inputs)[:rows]
+        result = self._call(*inputs)[:rows]
         # A CUDA graph writes its output into the same memory every time.
-        return found.clone() if self._on_gpu else found
+        return result.clone() if self._on_gpu else result

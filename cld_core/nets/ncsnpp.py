@@ -446,8 +446,8 @@ class Ncsnpp(nn.Module):
         """The result has the type of u, even under autocast. t may have any floating type.
 
         Args:
-            augmented: how images were changed (B, 9), see `train.step.Changes`; None: they were
-                not. Only for networks with `spec.augment`.
+            augmented: how images were changed (B, 9), see `train.step.Transformations`; None: they
+                were not. Only for networks with `spec.augment`.
 
         Raises:
             ValueError: u does not have the shape that the network was built for.

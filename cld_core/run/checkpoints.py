@@ -30,7 +30,7 @@ from .folder import RunFolder
 
 FORMAT = 2
 # A reconstructed average with a larger relative error of its profile comes with a remark.
-TOLD_ABOVE = 0.02
+REMARK_ABOVE = 0.02
 _ASIDE = "set_aside"
 
 _log = logging.getLogger(__name__)

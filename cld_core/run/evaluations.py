@@ -28,7 +28,7 @@ from cld_core.metrics import Number
 from cld_core.records import RecordError, Result, find_record, to_plain, whole
 from cld_core.sanitize import one_line
 
-from .checkpoints import TOLD_ABOVE, is_replaced, required_digest
+from .checkpoints import REMARK_ABOVE, is_replaced, required_digest
 from .folder import RunFolder, is_name
 from .shards import Rows, ShardedRequest, ShardedWork
 from .work import evaluations_of
@@ -329,14 +329,15 @@ def _number(section: Mapping[str, Any], value: float, stderr: float | None) -> N
 
 
 def remarks(report: Mapping[str, Any] | None) -> list[str]:
-    """The remarks on the numbers in a report, for its readers, each once."""
+    """Remarks about the numbers in a report, without duplicates."""
     report = report or {}
     average = report.get("ema", {})
-    messages: list[str | None] = [one_line(report.get("tuned", {}).get("remark") or "", 400)]
-    if (error := average.get("error", 0.0)) > TOLD_ABOVE and "length" in average:
+    tuned = report.get("tuned", {}).get("remark") or ""
+    messages: list[str | None] = [one_line(tuned, 400)]
+    if (error := average.get("error", 0.0)) > REMARK_ABOVE and "length" in average:
         messages.append(
-            f"the average of length {average['length']:g} is made of others, "
-            f"with a relative error of its profile of {error:.2g}"
+            f"the average of length {average['length']:g} is reconstructed from stored ones; the "
+            f"relative error of its profile is {error:.2g}"
         )
     for metric in registry.metrics():
         if metric.name in report:

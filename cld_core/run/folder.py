@@ -81,12 +81,12 @@ def check_name(name: str) -> None:
     """Refuse a string that cannot name a run.
 
     Raises:
-        UsageError: as `is_name`.
+        UsageError: the string does not satisfy `is_name`.
     """
     if not is_name(name):
         raise UsageError(
-            f"'{name}' cannot name a run: use letters, digits, '.', '_' and '-', at most 100, "
-            "a letter or digit first."
+            f"'{name}' cannot name a run: use at most 100 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit."
         )
 
 

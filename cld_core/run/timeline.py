@@ -145,7 +145,7 @@ def _queued(
 
 def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[dict[str, int]]:
     """The fields of each attempt's `Stretch` that count its steps."""
-    found = []
+    fields = []
     # The lowest step that a later attempt began from, or would begin from.
     lowest = math.inf
     if attempts:
@@ -160,7 +160,7 @@ def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[
         reached = max(first, attempt.last_step or first)
         saved_until = int(min(max(natural, first), reached))
         kept_until = int(min(max(lowest, first), saved_until))
-        found.append(
+        fields.append(
             {
                 "kept": kept_until - first,
                 "lost": reached - saved_until,
@@ -169,4 +169,4 @@ def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[
         )
         lowest = min(lowest, first)
         natural = math.inf if attempt.rewound else min(natural, first)
-    return found[::-1]
+    return fields[::-1]

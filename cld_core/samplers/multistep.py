@@ -77,7 +77,7 @@ def segments(times: Sequence[float], matrix: Callable[[Tensor], Tensor]) -> list
     width = high - low
     nodes = low[:, None] + width[:, None] * _X
     inside, across = _transport(matrix(nodes.flatten()).unflatten(0, nodes.shape), width)
-    found = []
+    result = []
     first = 0
     for step in edges:
         last = first + len(step) - 1
@@ -87,9 +87,9 @@ def segments(times: Sequence[float], matrix: Callable[[Tensor], Tensor]) -> list
             back.append(whole @ inside[panel])
             whole = whole @ across[panel]
         weights = (width[first:last, None] * _W).flatten()
-        found.append(Segment(nodes[first:last].flatten(), weights, torch.cat(back), whole))
+        result.append(Segment(nodes[first:last].flatten(), weights, torch.cat(back), whole))
         first = last
-    return found
+    return result
 
 
 def with_middles(times: Sequence[float]) -> list[float]:
@@ -214,11 +214,11 @@ def interpolating(
     """
     steps = []
     for i, (part, field) in enumerate(zip(parts, fields, strict=True)):
-        known = times[i::-1]  # the start of the step and those before, back to 1
-        weights = _weights(sde, part, field, known[: order + 1])
+        past = times[i::-1]  # the start of the step and those before, back to 1
+        weights = _weights(sde, part, field, past[: order + 1])
         correct = None
         if corrector:
-            points = [times[i + 1], *known][: max(order, 1) + 1]
+            points = [times[i + 1], *past][: max(order, 1) + 1]
             corrected = _weights(sde, part, field, points)
             correct = _correction(weights, corrected, field.shape[2])
         noise = noise_factor(sde, part, eta) if eta else None

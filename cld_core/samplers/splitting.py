@@ -195,8 +195,8 @@ def _parts(
     """The parts of each step for du/dt = (exact + beta shift) u + fields z, as functions of times
     (K,)."""
     halved = with_middles(times)
-    found = segments(halved, exact)
-    for i, (first, second) in enumerate(zip(found[::2], found[1::2], strict=True)):
+    half_steps = segments(halved, exact)
+    for i, (first, second) in enumerate(zip(half_steps[::2], half_steps[1::2], strict=True)):
         t, middle, t_next = halved[2 * i : 2 * i + 3]
         frames = (second.whole @ first.whole, second.whole)
         rate, middle_rate = (frame @ shift @ torch.linalg.inv(frame) for frame in frames)

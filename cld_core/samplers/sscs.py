@@ -106,11 +106,11 @@ def _second_order(sde: Diffusion, times: tuple[float, ...]) -> Kicks:
     def weight(part: Segment) -> Tensor:
         return part.integral(rates(part.times) * sde.target(part.times))
 
-    found = segments(
+    half_steps = segments(
         with_middles(times), lambda t: rates(t) * (sde.known_precision(t) - _prior(sde))
     )
     kicks = []
-    for first, second in zip(found[::2], found[1::2], strict=True):
+    for first, second in zip(half_steps[::2], half_steps[1::2], strict=True):
         half = torch.cat([first.whole, weight(first)], dim=1)
         whole = second.whole @ half
         whole[:, sde.m :] += weight(second)

@@ -161,9 +161,9 @@ def product(device: torch.device) -> str | None:
     rows = torch.arange(_SIZE, dtype=torch.int64)
     left = (rows[:, None] * 3 + rows[None, :] * 5) % 7 - 3
     right = (rows[:, None] * 2 + rows[None, :]) % 5 - 2
-    found = (left.float().to(device) @ right.float().to(device)).cpu().to(torch.int64)
-    wrong = int((found != left @ right).sum())
-    return f"a matrix product has {wrong} wrong numbers of {found.numel()}" if wrong else None
+    result = (left.float().to(device) @ right.float().to(device)).cpu().to(torch.int64)
+    wrong = int((result != left @ right).sum())
+    return f"a matrix product has {wrong} wrong numbers of {result.numel()}" if wrong else None
 
 
 def _folder(folder: Path, rank: int) -> str | None:

@@ -94,7 +94,7 @@ class Periodic:
             drawn = model.draw(last - first, seed=model.recipe.eval.seed, first=first, label=rows)
             return Samples(drawn.x.cpu(), None, drawn.nfe_each.cpu())
 
-        parts = self._shared("samples", count, draw)
+        parts = self._computed_on_all("samples", count, draw)
         if parts is None:
             return
         drawn = concatenated(parts)
@@ -144,9 +144,10 @@ class Periodic:
     def _section(
         self, name: str, model: Model, request: EvalRequest | None, what: str
     ) -> dict[str, Any] | None:
-        """A metric's section of a report, on rank 0, made of rows that all ranks compute.
+        """Compute a metric's rows on all ranks, and its section of a report on rank 0.
 
-        None on the other ranks, and everywhere if a rank stops or fails.
+        Returns:
+            The section on rank 0; None on the other ranks, and on all ranks if one stops or fails.
         """
         assert request is not None, f"a recipe that wants the {what} has a request for it"
         request = dataclasses.replace(request, checkpoint_step=model.step)
@@ -158,7 +159,7 @@ class Periodic:
             rows: Columns = computer_of(model, request).compute(first, last)
             return rows
 
-        parts = self._shared(what, request.sizes[metric.rows], compute)
+        parts = self._computed_on_all(what, request.sizes[metric.rows], compute)
         if parts is None:
             return None
         try:
@@ -170,10 +171,18 @@ class Periodic:
             self._monitor.say(f"step {model.step}: {remark}")
         return section
 
-    def _shared(self, what: str, n: int, compute: Callable[[int, int], T]) -> list[T] | None:
-        """All parts of 0..n, in order, on rank 0; each rank computes a contiguous share in batches.
+    def _computed_on_all(
+        self, what: str, n: int, compute: Callable[[int, int], T]
+    ) -> list[T] | None:
+        """Compute parts of [0, n) on all ranks, a contiguous share on each, in batches.
 
-        None on the other ranks, and everywhere if a rank stops or fails.
+        Args:
+            what: the noun of messages: "no WHAT this time".
+            compute: returns the part ``first <= i < last``.
+
+        Returns:
+            All parts, in order, on rank 0; None on the other ranks, and on all ranks if one stops
+            or fails.
         """
         ranks = self._trainer.ranks
         size = self._spec.batch_size

@@ -433,7 +433,7 @@ def _note_started(session: Session, start: Start) -> None:
     # save may be later than its last report.
     is_of_last = progress.get("attempt") == session.attempt - 1
     on_gpu = ranks.device.type == "cuda"
-    started = events.Started(
+    event = events.Started(
         attempt=session.attempt,
         job_id=start.job_id,
         step=first_step,
@@ -455,13 +455,13 @@ def _note_started(session: Session, start: Start) -> None:
         gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
         cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
     )
-    if are_other_data(started.data, folder.ledger.full_history().data):
+    if are_other_data(event.data, folder.ledger.full_history().data):
         print(
             f"warning: {folder.name} trains on other data than before "
             f"(data.name={recipe.data.name})",
             flush=True,
         )
-    folder.ledger.note(started, within_s=_NOTE_WITHIN_S)
+    folder.ledger.note(event, within_s=_NOTE_WITHIN_S)
 
 
 def _note_finished(folder: RunFolder, attempt: int, step: int, start: Start) -> None:

@@ -273,10 +273,10 @@ class Trainer:
         if self._augment > 0:
             generator = seeds.generator(*self._key, step, "augment")
             side = self.source.shape[-1]
-            changes = drawn_changes(generator, train.batch_size, side, self._augment)
-            changes = changes.rows(rows).on(device)
-            x = changes.apply(x)
-            draws = dataclasses.replace(draws, augmented=changes.conditions)
+            transformations = draw_transformations(generator, train.batch_size, side, self._augment)
+            transformations = transformations.rows(rows).on(device)
+            x = transformations.apply(x)
+            draws = dataclasses.replace(draws, augmented=transformations.conditions)
         if self._dropout:
             torch.manual_seed(seeds.key_of(*self._key, step, "dropout", self.ranks.rank))
         shares = []
@@ -308,8 +308,8 @@ class Trainer:
         if self.classes is None:
             return seeds.delivered(self.source.batch(*self._key, step, size, rows), device), None
         x, label = self.source.labelled_batch(*self._key, step, size, rows)
-        drawn = torch.rand(size, generator=seeds.generator(*self._key, step, "labels"))[rows]
-        dropped = drawn < self.recipe.objective.label_dropout
+        uniform = torch.rand(size, generator=seeds.generator(*self._key, step, "labels"))[rows]
+        dropped = uniform < self.recipe.objective.label_dropout
         label = label.masked_fill(dropped.to(label.device), self.classes.none)
         return seeds.delivered(x, device), seeds.delivered(label, device)
 
@@ -407,7 +407,7 @@ def replicated(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
 
 
 @dataclass(frozen=True)
-class Changes:
+class Transformations:
     """The transformations of a batch of B images: mirror, then shift, then warp about the centre.
 
     This is non-leaking augmentation (docs/math.md 4.2): the network is conditioned on what was
@@ -423,13 +423,13 @@ class Changes:
     sources: Tensor  # (B, 2, 2): maps a position relative to the centre to that of its source pixel
     conditions: Tensor  # (B, CONDITIONS): what the network is conditioned on
 
-    def rows(self, rows: slice) -> "Changes":
+    def rows(self, rows: slice) -> "Transformations":
         """The transformations of the images ``rows`` of the batch."""
-        return Changes(*(part[rows] for part in vars(self).values()))
+        return Transformations(*(part[rows] for part in vars(self).values()))
 
-    def on(self, device: torch.device) -> "Changes":
+    def on(self, device: torch.device) -> "Transformations":
         """The same transformations on a device, without waiting for it."""
-        return Changes(*(seeds.delivered(part, device) for part in vars(self).values()))
+        return Transformations(*(seeds.delivered(part, device) for part in vars(self).values()))
 
     def apply(self, x: Tensor) -> Tensor:
         """The transformed images x (B, C, S, S), padded by reflection.
@@ -455,7 +455,9 @@ class Changes:
         return torch.where(self.flipped[:, side, None], size - 1 - places, places)
 
 
-def drawn_changes(generator: torch.Generator, batch: int, size: int, probability: float) -> Changes:
+def draw_transformations(
+    generator: torch.Generator, batch: int, size: int, probability: float
+) -> Transformations:
     """Transformations of a batch of square images of side ``size``.
 
     Each of these six has the same ``probability``: mirror left to right; mirror upside down; shift
@@ -478,7 +480,7 @@ def drawn_changes(generator: torch.Generator, batch: int, size: int, probability
     conditions = torch.cat([flips, shift / unit, similarity, stretch[:, None] * axis], dim=1)
     assert conditions.shape[1] == CONDITIONS, f"{conditions.shape[1]} are not {CONDITIONS}"
     sources = _inverse_map(scale, turn, stretch, axis)
-    return Changes(
+    return Transformations(
         flipped=is_made[:, :2],
         shift=shift.long(),
         warped=is_made[:, 3:].any(1),
