@@ -29,7 +29,7 @@ LabelScore = Callable[[Tensor, float | Tensor, Tensor], Tensor]
 
 
 class NoiseModel(Protocol):
-    """What losses need of a score."""
+    """The part of a score that losses use."""
 
     def predicted_noise(self, u: Tensor, t: Tensor, *, augmented: Tensor | None = None) -> Tensor:
         """(B, mC, ...): the estimate of the noise in the scored halves of u (B, nC, ...) at the
@@ -165,7 +165,7 @@ class Score:
         """-E^-1 s, (B, mC, ...): the network's estimate of the noise in the scored halves of u.
 
         Args:
-            augmented: how the images were changed, as `Draws.augmented`; None: they were not.
+            augmented: how the images were changed, see `Draws.augmented`; None: they were not.
         """
         kernel = self.objective.kernel
         if self.objective.precondition == "data":
@@ -188,8 +188,7 @@ class Score:
 def for_rows(score: ScoreFunction, rows: Tensor) -> ScoreFunction:
     """The score for the examples ``rows`` (b,) of a batch, as a function of their u (b, nC, ...).
 
-    It is the ``score`` itself, unless that is bound to examples, as
-    `Conditional`.
+    It is ``score`` itself, unless that is bound to examples, as a `Conditional` is.
     """
     select = getattr(score, "for_rows", None)
     return score if select is None else select(rows)
@@ -222,7 +221,7 @@ class Conditional:
         return self._score(u, t, self._label)
 
     def predicted_noise(self, u: Tensor, t: Tensor, *, augmented: Tensor | None = None) -> Tensor:
-        """As `Score.predicted_noise`, of a score that has it."""
+        """The noise that `Score.predicted_noise` returns for these labels."""
         assert isinstance(self._score, Score), "losses are those of a network, not of any score"
         return self._score.predicted_noise(u, t, self._label, augmented=augmented)
 
@@ -267,7 +266,7 @@ class Guided:
         return given.index_copy(0, rows, free + self._spec.guidance * (given[rows] - free))
 
     def networks(self, t: float) -> int:
-        """The number of evaluations of the network that one of this score takes."""
+        """The number of network evaluations that one evaluation of this score takes at time t."""
         acts = self._spec.guidance_from <= t <= self._spec.guidance_to
         return 2 if acts and self._spec.guidance != 0 else 1
 

@@ -163,13 +163,14 @@ def from_base(
     own base. If an ancestor is not a complete recipe, the next one is the base; None if none is.
 
     Raises:
-        RecipeError: as `load`.
+        RecipeError: a file cannot be read, or a key or value is wrong.
     """
     layers = file_layers(path)
     assembly = Assembly(path)
     recipe = assembly.recipe(layers_with_profile(layers, profile), overrides)
     where = assembly.where
     for layer in layers:
+        # An ancestor need not be a complete recipe; the next file is the base then.
         with suppress(RecipeError):
             base = layer.path or path
             before = leaves(load(base).to_dict())

@@ -107,7 +107,7 @@ class SplitRows:
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Examples for training and tests, as `given` and `find` return them. See `store.Prepared`.
+    """Examples for training and tests. `store.Prepared` has the same properties and methods.
 
     Attributes:
         where: the file or folder, or a name for messages.
@@ -121,7 +121,7 @@ class Arrays:
 
     @property
     def shape(self) -> Shape:
-        """Of one example."""
+        """The shape of one example, (C, ...)."""
         return tuple(self.splits["train"].x.shape[1:])
 
     @property
@@ -194,7 +194,7 @@ class Arrays:
             warn: called with each warning of `look`.
 
         Raises:
-            DataError: as `look`.
+            DataError: some numbers are not finite, or too large.
         """
         assert isinstance(spec, ArraysSpec), "the data set of the recipe is one of arrays"
         for text in self.look():
@@ -229,7 +229,7 @@ class Arrays:
         return self._measure("train")
 
     def _measure(self, split: Split) -> tuple[np.ndarray, ...]:
-        """Mean, standard deviation, minimum and maximum of each feature of vectors, or channel."""
+        """Mean, standard deviation, minimum and maximum of each feature (of vectors) or channel."""
         part = self.splits[split]
         measured = []
         for first, block in part.blocks():
@@ -262,7 +262,7 @@ class Arrays:
         return mean, np.sqrt(np.where(low < high, variance, 0.0)), low, high
 
     def _named(self, numbers: np.ndarray, how: str) -> str:
-        """The columns or channels of these numbers, in words, and how they are."""
+        """A phrase for messages: the columns or channels of these numbers, and what is true of them."""
         what = "column" if len(self.shape) == 1 else "channel"
         which = listed([str(number) for number in numbers])
         return f"{len(numbers)} of {self.shape[0]} {what}s are {how} ({what} {which})"
@@ -272,8 +272,8 @@ def find(spec: ArraysSpec) -> Arrays:
     """The arrays that a recipe names; their numbers have not been checked.
 
     Raises:
-        WrongSourceError: there are none.
-        DataError: they cannot be read, or not be used.
+        WrongSourceError: there are no arrays.
+        DataError: the arrays cannot be read, or cannot be used.
     """
     if spec.path is None:
         raise WrongSourceError(
@@ -303,8 +303,8 @@ def given(
         where: a name for messages.
 
     Raises:
-        DataError: they have an unsuitable type or shape, are too few, or have labels that do not
-            fit.
+        DataError: the examples have an unsuitable type or shape, are too few, or have labels that
+            do not fit.
     """
     x = array(where, "examples", x)
     if test is not None:
@@ -346,10 +346,10 @@ def given(
 
 
 def array(where: str, what: str, x: Any, holds: str = _NUMBERS) -> np.ndarray:
-    """An array of a tensor, a table or column of pandas, or nested lists.
+    """Convert a tensor, a table or column of pandas, or nested lists to an array.
 
     Raises:
-        DataError: x is something else, or does not hold numbers.
+        DataError: x is something else, or has values of another kind than ``holds``.
     """
     # numpy would take a data set of torch for nested lists, and anything else for one object.
     if not isinstance(x, Sequence) and not hasattr(x, "__array__"):
@@ -465,12 +465,12 @@ def _split_file(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """``x``, and those of `_OTHERS` that are in a file or beside it.
+    """The array ``x`` of a file, and the arrays of `_OTHERS` that are in the file or beside it.
 
     Raises:
         WrongSourceError: there is no such file, it is of another kind, or it has several arrays of
             which none is called x.
-        DataError: it is damaged.
+        DataError: the file is damaged.
     """
     if not path.is_file():
         raise WrongSourceError(f"{path.absolute()}: there is no such file. Correct the path.")

@@ -29,7 +29,7 @@ def plan_celebahq(source: Path) -> Plan:
 
     Raises:
         DataError: some shards are missing, or the archive cannot be listed.
-        WrongSourceError: there are no such shards at all, or ``source`` is something else.
+        WrongSourceError: ``source`` has no such shards and no LMDB files, or is something else.
         UsageError: the package tfrecord is not installed.
     """
     lmdbs = {split: published(source, split) for split in SPLITS}

@@ -106,8 +106,8 @@ def download(source: Path) -> Path:
         source: the folder, or the archive in it.
 
     Raises:
-        UsageError: it is another file.
-        DataError: it cannot be fetched.
+        UsageError: ``source`` is another file.
+        DataError: the archive cannot be fetched.
     """
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import download_url

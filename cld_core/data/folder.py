@@ -60,7 +60,7 @@ def plan_folder(
         channels: 1 for grey images, 3 for RGB; None for 1 if every picture is grey.
 
     Raises:
-        DataError: it is damaged, or cannot be read.
+        DataError: the source is damaged, or cannot be read.
         WrongSourceError: there are no pictures, or a split would be empty.
         UsageError: ``size``, ``validation`` or ``channels`` is out of range.
     """
@@ -114,7 +114,8 @@ def shorter_side(source: Path) -> int:
     """The shorter side of the first picture in a folder, zip file or .tar, in pixels.
 
     Raises:
-        DataError, WrongSourceError: as `plan_folder`; or it is not a picture.
+        DataError: the source is damaged or cannot be read, or its first picture is not one.
+        WrongSourceError: there are no pictures.
     """
     first = _pictures(source)[0]
     try:

@@ -28,10 +28,10 @@ BACKEND = "inductor"
 
 
 def usable(device: torch.device | str | None) -> torch.device:
-    """The device, tried with a number; None: a GPU if one is available, else the CPU.
+    """Choose a device, and try to compute there; None: a GPU if one is available, else the CPU.
 
     Raises:
-        RecipeError: torch cannot compute there.
+        RecipeError: torch cannot compute on this device.
     """
     try:
         if device is None:
@@ -90,7 +90,7 @@ class Autocast(nn.Module):
         self._channels_last = channels_last
 
     def forward(self, u: Tensor, t: Tensor, *label: Tensor, **more: Tensor) -> Tensor:
-        """(B, nC, ...) and (B,) to (B, mC, ...), as ``net``."""
+        """Map u (B, nC, ...) and t (B,) to (B, mC, ...), as ``net`` does."""
         if self._channels_last and u.ndim == 4:
             u = u.contiguous(memory_format=torch.channels_last)
         if self._dtype is None:
@@ -199,7 +199,7 @@ class Compiled(nn.Module):
         return min(self._largest, -(-rows // unit) * unit)
 
     def forward(self, u: Tensor, t: Tensor, *label: Tensor) -> Tensor:
-        """(B, nC, ...) and (B,) to (B, mC, ...), as ``net``."""
+        """Map u (B, nC, ...) and t (B,) to (B, mC, ...), as ``net`` does."""
         rows = len(u)
         more = self.padded(rows) - rows
         inputs = (u, t, *label)
