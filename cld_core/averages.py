@@ -39,7 +39,7 @@ class Averages:
     """Averages of a network's trainable parameters, each held once and updated in one sweep.
 
     Attributes:
-        names: of the parameters.
+        names: the names of the parameters.
         averages: for each of ``decays``, tensors in the order of ``names``.
     """
 
@@ -58,7 +58,7 @@ class Averages:
 
     @property
     def updates(self) -> int:
-        """How often they were updated. Waits for the device if it decides."""
+        """The number of updates. Waits for the device if it decides which steps count."""
         return int(self._updates)
 
     @torch.no_grad()
@@ -90,7 +90,7 @@ class Averages:
         return dict(zip(self.names, average, strict=True))
 
     def _copy(self, average: Sequence[Tensor], found: Mapping[str, Tensor]) -> None:
-        """Copy tensors, by name, into an average. They are those of a network of the same shape."""
+        """Copy the tensors ``found``, by name, into an average of a network of the same shape."""
         for name, tensor in self._named(average).items():
             tensor.copy_(found[name])
 
@@ -154,8 +154,7 @@ class PowerAverages(Averages):
     lengths, nothing is tracked.
 
     Attributes:
-        lengths: relative lengths, as `average_profiles.Profile` has them; one of each of
-            ``averages``.
+        lengths: the relative length (`average_profiles.Profile`) of each of ``averages``.
         began: the step at which t was 0: steps before it have no weight.
     """
 
@@ -203,10 +202,11 @@ class Averaged(NamedTuple):
     """Averaged weights.
 
     Attributes:
-        tensors: of the network, by name.
-        classes: of the model, as plain values; None if it has none.
-        form: of the data, as plain values; None if the file does not contain it.
-        error: the relative error of the average's profile; None if it was not made of others.
+        tensors: the network's tensors, by name.
+        classes: the model's classes, as plain values; None if it has none.
+        form: the form of the data, as plain values; None if the file does not contain it.
+        error: the relative error of the average's profile; None if it was not reconstructed from
+            others.
     """
 
     tensors: dict[str, Tensor]
@@ -271,7 +271,10 @@ def reconstructed(
         like: the tensors of the network, by name; those that are not trained are taken from here.
 
     Raises:
-        As `averaged`.
+        UsageError: the checkpoint has no power-function averages, or the length is invalid or out
+            of reach.
+        CheckpointError: the checkpoint is damaged, or averages belong to another network.
+        OSError: a file cannot be read at this moment.
     """
     damaged: set[int] = set()
     while True:

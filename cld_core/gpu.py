@@ -68,7 +68,7 @@ class Finding:
     """The result of a check.
 
     Attributes:
-        found: in words, with numbers.
+        found: the result in words, with numbers.
         advice: what to do about a failure.
     """
 
@@ -154,8 +154,8 @@ class Numbers:
 
     Attributes:
         loss: the mean over the batch.
-        output: of the network, (B, C, H, W), with gradients off.
-        gradients: of the loss, by name of the parameter.
+        output: the network's output, (B, C, H, W), with gradients off.
+        gradients: the gradients of the loss, by name of the parameter.
     """
 
     loss: float

@@ -27,7 +27,7 @@ class Likelihood:
     Attributes:
         log_joint: (B, K), log p(x, v_k).
         log_q: (B, K), log q(v_k) of the law of the draws; 0 for x alone.
-        entropy: that of q; 0 for x alone.
+        entropy: the entropy of q; 0 for x alone.
         nfe_each: (B, K), int64, network evaluations.
     """
 
@@ -144,9 +144,9 @@ def density_field(
     """The field of u and the accumulated divergence, flattened to (R, N + 1), float64.
 
     Args:
-        shape: of one u, of N numbers, as the score gets it.
-        dtype: of u, as the score gets it.
-        probes: as in `log_density`.
+        shape: the shape of one u of N numbers, as the score gets it.
+        dtype: the type of u, as the score gets it.
+        probes: the probes of the trace, see `log_density`.
     """
     size = shape.numel()
 
@@ -213,7 +213,7 @@ def likelihood(
     bound tight (docs/math.md section 8).
 
     Args:
-        noise: of the B examples; the result of an example depends on its own noise only.
+        noise: the noise of the B examples. The result for an example depends on its own noise only.
         exact_trace: use no probes; for low dimensions and exact scores.
 
     Raises:

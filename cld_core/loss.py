@@ -93,8 +93,8 @@ class Importance:
     """Times with a density nearly proportional to ``weight``, and the factors of their losses.
 
     The density is constant in log t on each of `CELLS` cells, and is there as large as the weight
-    in the middle of the cell. Losses are divided by exactly this density, so their mean is that
-    over uniform times, whatever the weight is.
+    in the middle of the cell. Losses are divided by exactly this density, so for any weight their
+    mean is that over uniform times.
 
     Args:
         weight: maps times (k,), float64, to positive weights (k,).

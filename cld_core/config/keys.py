@@ -17,11 +17,11 @@ from typing import Any, Literal, TypeVar, dataclass_transform
 from cld_core.errors import RecipeError
 from cld_core.sanitize import is_control
 
-# A key, another one that it does not go with (or itself), and the rest of the sentence that begins
-# with the first: the mistake and its fix.
+# A key, another key that it does not go with (or itself), and the rest of the sentence that begins
+# with the first key: the mistake and its fix.
 Problem = tuple[str, str, str]
 
-# Of an example: (d), (C, L) or (C, H, W).
+# The shape of an example: (d), (C, L) or (C, H, W).
 Shape = tuple[int, ...]
 # Values by name, nested or by dotted key.
 Values = Mapping[str, Any]

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from .keys import Problem, Shape, key, shown, spec_class
 
-# A key of a network, and the rest of the sentence that begins with it: why its value does not fit
-# examples of some shape, and the fix.
+# A key of a network, and the rest of the sentence that begins with the key: why its value does not
+# fit examples of some shape, and the fix.
 Misfit = tuple[str, str]
 
 # Weights of a network for toy data: with gradients and moments, so many take 160 GB.
@@ -25,7 +25,7 @@ class NetworkSpec:
 
     Attributes:
         takes_labels: whether it can be built for the classes of labelled data.
-        axes: of an example that it takes: 1 for (d), 2 for (C, L), 3 for (C, H, W); 0 for any.
+        axes: the axes of its examples: 1 for (d), 2 for (C, L), 3 for (C, H, W); 0 for any.
     """
 
     takes_labels: ClassVar[bool] = False

@@ -64,7 +64,7 @@ class Recipe:
         """The recipe with all paths absolute; those of plug-ins are absolute once it is read.
 
         Args:
-            folder: the folder that relative ones are taken from.
+            folder: the folder that relative paths are taken from.
         """
         return cast(Recipe, _anchored(self, folder))
 
@@ -73,7 +73,7 @@ class Recipe:
         return asdict(self)
 
     def to_share(self) -> dict[str, Any]:
-        """As `to_dict`, without the sections that do not concern the model.
+        """Nested plain dictionaries of the sections that concern the model.
 
         `cluster`, `monitor` and `hooks` have set-up lines, addresses and commands, which may hold
         accounts and secrets.

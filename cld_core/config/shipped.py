@@ -79,5 +79,5 @@ def parent(name: str, child: Path) -> Path:
 
 
 def is_path(name: str) -> bool:
-    """Whether it is a path rather than the name of a recipe."""
+    """Whether ``name`` is a path rather than the name of a recipe."""
     return name.endswith((".yaml", ".yml")) or "/" in name

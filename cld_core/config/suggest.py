@@ -16,7 +16,8 @@ SIZES = ("s", "m", "l")
 # Nested plain values, as in a recipe.
 Keys = dict[str, dict[str, Any]]
 
-# By size, for vectors; and for curves and images, whose networks have three or four resolutions.
+# The dials of each size, for vectors; and for curves and images, whose networks have three or four
+# resolutions.
 _VECTORS: dict[str, dict[str, Any]] = {
     "s": {"width": 128, "layers": 5, "steps": 8_000, "batch": 512, "lr": 2e-3},
     "m": {"width": 256, "layers": 6, "steps": 40_000, "batch": 512, "lr": 1e-3},
@@ -56,13 +57,13 @@ def suggested(
     `cluster` of a recipe.
 
     Args:
-        shape: of one example: (d), (C, L) or (C, H, W).
-        examples: for training; None if their number is unlimited.
-        tests: examples for tests, which bound `eval.points`; None if their number is unlimited.
+        shape: the shape of one example: (d), (C, L) or (C, H, W).
+        examples: the number of training examples; None if it is unlimited.
+        tests: the number of test examples, which bounds `eval.points`; None if it is unlimited.
         data_std: standard deviation of the numbers that the model sees; about 1 if they were scaled
             to it.
         sde: the name of the diffusion.
-        steps: of training; None: chosen by data and size.
+        steps: the number of training steps; None: chosen by data and size.
     """
     is_vector = len(shape) == 1
     dials = (_VECTORS if is_vector else _GRIDS)[size]

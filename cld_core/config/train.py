@@ -55,9 +55,10 @@ class ObjectiveSpec:
 
     @property
     def kernel(self) -> Literal["hsm", "dsm"]:
-        """How u at t is drawn: with the halves other than x at time 0 averaged over, or given.
+        """The kernel that u at t is drawn from.
 
-        "hsm" averages, "dsm" does not. The spec of a plug-in's objective may override it.
+        For "hsm", the halves other than x at time 0 are averaged over; for "dsm", they are given.
+        The spec of a plug-in's objective may override it.
         """
         return "dsm" if self.name == "dsm" else "hsm"
 

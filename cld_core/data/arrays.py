@@ -262,7 +262,7 @@ class Arrays:
         return mean, np.sqrt(np.where(low < high, variance, 0.0)), low, high
 
     def _named(self, numbers: np.ndarray, how: str) -> str:
-        """A phrase for messages: the columns or channels of these numbers, and what is true of them."""
+        """A phrase for messages: the columns or channels ``numbers``, and ``how`` they are."""
         what = "column" if len(self.shape) == 1 else "channel"
         which = listed([str(number) for number in numbers])
         return f"{len(numbers)} of {self.shape[0]} {what}s are {how} ({what} {which})"

@@ -73,7 +73,7 @@ class DataFormat:
         return z * self._spread(self.scale, z) + self._spread(self.shift, z)
 
     def to_model(self, x: "Tensor") -> "Tensor":
-        """The numbers z (B, C, ...) that the model sees in place of the data x, of the same type."""
+        """The numbers z (B, C, ...) that the model sees in place of data x, of the same type."""
         if not self.scale:
             return x
         return (x - self._spread(self.shift, x)) / self._spread(self.scale, x)

@@ -222,7 +222,7 @@ class StoredSource:
 
     @property
     def form(self) -> DataFormat:
-        """The form that was set, such as a checkpoint's, or else one that is fitted to the examples.
+        """The form that was set, such as a checkpoint's, or else one fitted to the examples.
 
         Raises:
             DataError: the form depends on the data, which are missing or cannot be used.

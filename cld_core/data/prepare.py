@@ -548,7 +548,7 @@ def _kind(source: Path, is_compressed: bool) -> Callable[[Path], Iterator[Member
 
 
 def _in_folder(source: Path) -> Iterator[Member]:
-    """The files of a folder and of those in it; links are followed, and a folder is entered once."""
+    """The files below a folder. Links are followed, and each folder is entered once."""
     entered = set()
     for folder, subfolders, files in os.walk(source, followlinks=True):
         subfolders[:] = [name for name in sorted(subfolders) if not name.startswith(".")]

@@ -334,7 +334,7 @@ class Prepared:
         return labels[self.about.rows(split)].copy()
 
     def stored(self, split: Split) -> "tuple[np.ndarray | LmdbReader, None]":
-        """The images of a split on disk, uint8 (n, C, H, W), and None, because all rows belong to it.
+        """The images of a split on disk, uint8 (n, C, H, W), and None, which stands for all rows.
 
         Raises:
             DataError: there is no such split, or they are damaged.

@@ -36,7 +36,7 @@ from . import stats_file
 from .rows import SampleRows, Table, means_of
 
 _REGISTERED = table("extractors", {})
-# With fewer samples of a class, a Fréchet distance says nothing.
+# With fewer samples of a class, a Fréchet distance has no meaning.
 _LEAST = 10
 _MEANS = ("fid", "precision", "recall")
 
@@ -218,7 +218,7 @@ def download(url: str, path: Path, sha256: str) -> None:
     """Download weights to ``path``, and check their SHA-256.
 
     Raises:
-        UsageError: they cannot be downloaded, or have another digest.
+        UsageError: the weights cannot be downloaded, or have another digest.
     """
     import torch.hub
 

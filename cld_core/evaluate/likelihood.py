@@ -102,7 +102,7 @@ def elbo(table: Table) -> dict[str, Any]:
     if raised is not None:
         report["tolerance_bias"] = -scale * raised
     if model.classes is not None:
-        # Of log p(x | label), each test point given its own label.
+        # A bound of log p(x | label), each test point given its own label.
         report["conditional"] = True
     if table.request.elbo_eps_asked is not None:
         report["eps_asked"] = table.request.elbo_eps_asked
@@ -253,7 +253,7 @@ def flow_distance(table: Table) -> dict[str, Any]:
     value = math.sqrt(square.mean()) if len(square) else math.inf
     stderr = standard_error(square)
     if stderr is not None:
-        # Of the root, to first order.
+        # The standard error of the root, to first order.
         stderr = stderr / (2.0 * value) if value > 0 else None
     nfe = float(arrays["flow_nfe"].mean())
     return {

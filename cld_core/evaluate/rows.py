@@ -53,7 +53,7 @@ def require_few_lost(count: int, of: int, *, samples: int, allowed: float) -> No
         samples: the number of all samples.
 
     Raises:
-        UnusableSamplesError: there are more.
+        UnusableSamplesError: more samples are not finite.
     """
     fraction = count / samples
     if fraction <= allowed:
@@ -155,7 +155,7 @@ class Table:
         """The statistics of the training set, with features if a metric of the request reads them.
 
         Raises:
-            UsageError: they are gone or have changed.
+            UsageError: the statistics are gone or have changed.
         """
         from . import stats_file
 
@@ -193,7 +193,7 @@ class Table:
         }
 
     def about_compared(self) -> dict[str, Any]:
-        """As `about_features`, and about the statistics that the features are compared with."""
+        """The entries of a section about samples, their features, and the statistics to compare."""
         outline = self.reference.outline
         stats = {
             "file": self.request.files["stats"],
@@ -267,7 +267,7 @@ class EvaluationComputation(Computation):
         write_json(work.folder / "report.json", report)
 
     def _about_solution(self) -> dict[str, Any] | None:
-        """The tuned sampler that drew the samples, with a remark on its network; None without."""
+        """The tuned sampler of the samples, with a remark on its network; None if none was used."""
         request = self.work.request
         network = self.model.network
         spec = request.sampling
@@ -284,9 +284,9 @@ class EvaluationComputation(Computation):
         }
 
     def _draw(self) -> None:
-        """Draw samples.png: always of vectors, of images if the metrics draw samples, too.
+        """Draw samples.png, always for vectors, and for images only if a metric draws samples.
 
-        Images would take longer to draw than the bounds did to compute.
+        Otherwise, drawing images would take longer than the bounds took.
         """
         request = self.work.request
         model = self.model

@@ -4,8 +4,8 @@
     pool_3 (n, D)              the features themselves (score_sde, CLD-SGM)
     label (n,)                 beside our own features: the classes of the images, if any
 
-`cldctl data stats` writes the first, with ``--features`` both, and ``about``, a JSON text that says
-what they were made from.
+`cldctl data stats` writes the first, with ``--features`` both, and ``about``, a JSON text about
+their origin.
 """
 
 import contextlib
@@ -82,7 +82,7 @@ class Outline:
     """The content of a statistics file without its numbers.
 
     Attributes:
-        images: their number; None if unknown.
+        images: the number of images; None if unknown.
         features: the number of images whose features are in the file; None without features.
         classes: the names of the labels of the features.
     """
@@ -175,7 +175,7 @@ def outline(path: Path) -> Outline:
     """The outline of a statistics file; reads only its headers and origin.
 
     Raises:
-        UsageError: it is not a statistics file.
+        UsageError: the file is not a statistics file.
     """
     with _content(path) as content:
         return _outline(path, content)
@@ -211,7 +211,7 @@ def _outline(path: Path, content: np.lib.npyio.NpzFile) -> Outline:
 
 
 def read(path: Path, *, features: bool = False) -> Reference:
-    """The statistics in a file of any layout, with their features if they are wanted and there.
+    """The statistics in a file of any layout, with the features that the file has if requested.
 
     Raises:
         UsageError: it is not a statistics file, or has numbers that are not finite.
@@ -254,7 +254,7 @@ def write(path: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 
 
 def fingerprint_of(path: Path, content: Outline) -> str:
-    """Identifies the statistics in a file: by what ours were made from, others by their bytes."""
+    """A digest of the statistics in a file: of the origin of our own, or of the bytes of others."""
     return str(content.about.get("identity") or digest_of(path))
 
 

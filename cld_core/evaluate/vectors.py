@@ -138,7 +138,7 @@ def _mean_density(values: np.ndarray) -> float:
 
 
 def class_law(table: Table) -> dict[str, Any]:
-    """Samples of each class of labelled toy data against the known law of that class, and means.
+    """Compare samples of each class of labelled toy data with the known law of that class.
 
     If a label is a function of x, then p(x | label) is p(x) / P(label) where x has this label, and
     0 elsewhere. The mean density is over all samples that lie in their class.
@@ -195,7 +195,8 @@ def _true_points(
 
     Args:
         sizes: by class, the number of points.
-        samples: of all classes; as many test points have about as many of each class.
+        samples: the number of samples of all classes. As many test points have about as many of
+            each class.
 
     Raises:
         UsageError: the data have hardly any of a class.
@@ -396,7 +397,7 @@ def _normalised(log_p: Tensor, weight: float) -> tuple[float, float]:
 
     Args:
         log_p: log p at all nodes.
-        weight: of each node in the integral.
+        weight: the weight of each node in the integral.
     """
     evidence = float(torch.logsumexp(log_p, 0)) + math.log(weight)
     p = (log_p - evidence).exp() * weight
@@ -404,7 +405,7 @@ def _normalised(log_p: Tensor, weight: float) -> tuple[float, float]:
 
 
 def agreement(x: Tensor, observation: Observation, density: ConditionalDensity | None) -> str:
-    """A line on how far samples are from an observation, and how probable given it, if known."""
+    """A line on how far samples are from an observation and, if known, how probable given it."""
     distance = float(observation.residual(x.double()).square().mean().sqrt())
     line = f"y - H x is {distance:.3g} (root mean square)"
     if density is not None:

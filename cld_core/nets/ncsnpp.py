@@ -233,7 +233,7 @@ class Resample(nn.Module):
     Args:
         direction: "down" or "up".
         fir: taps of the FIR filter; None: 2x2 average down, nearest neighbour up.
-        axes: of an example: 3 for images (C, H, W), 2 in one dimension.
+        axes: the axes of an example: 3 for images (C, H, W), 2 in one dimension.
     """
 
     kernel: Tensor | None
@@ -268,7 +268,7 @@ class ConvResample(Resample):
         fir: taps of the FIR filter, or None.
         channels_in: C.
         channels_out: C'.
-        axes: as of `Resample`.
+        axes: the axes of an example: 3 for images (C, H, W), 2 in one dimension.
     """
 
     def __init__(

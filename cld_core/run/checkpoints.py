@@ -57,7 +57,7 @@ class StoredAverages:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "StoredAverages | None":
-        """The averages in a state of training; None if it has none, or none that has been updated."""
+        """The averages in a state of training; None if there are none, or none was updated yet."""
         power = state.get("power")
         if not power or power["updates"] < 1:
             return None

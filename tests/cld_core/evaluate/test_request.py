@@ -204,7 +204,7 @@ def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path, chunks):
     with pytest.raises(UsageError, match="has changed since the evaluation was requested"):
         work.compute(Ranks(), pieces=[1])
     stats.unlink()
-    with pytest.raises(UsageError, match="statistics are gone"):
+    with pytest.raises(UsageError, match="is gone since the evaluation was requested"):
         work.compute(Ranks(), pieces=[1])
     assert work.missing() == [1], "what was computed is kept"
 
