@@ -40,8 +40,8 @@ class RowKind:
         version: raised when the meaning of rows changes, so that old and new never share a folder.
         chunk: rows of images in a file; of points there are `POINTS_CHUNK`.
         of: the kind of data that rows of this kind exist for; None: of all data.
-        most: a place in a request ("flow.samples") with the largest number of rows, on which no
-            single row depends.
+        most: a place in a request ("flow.samples") that holds the largest number of rows; no single
+            row depends on it.
         along_flow: rows compare samples with the probability flow, which the sampler has to
             approximate.
     """
@@ -134,7 +134,7 @@ class Metric:
         needs_labels: whether it is only for class-conditional models.
         needs_law: whether it is only for data whose density is known.
         same: places in a request ("kid.subsets") that must be equal for two results to be
-            comparable. All places that its numbers, but not its rows, depend on are among them.
+            comparable, among them all places that its numbers depend on and its rows do not.
         least: (key, spare): the value of this key in its section of the recipe may be at most
             samples - spare.
         version: raised when the meaning of its numbers changes, so that old and new never share a
@@ -468,7 +468,7 @@ def quantity(key: str) -> Quantity:
 
 
 def fitting(kinds: Collection[Kind]) -> list[Metric]:
-    """The metrics of examples that are of all these kinds."""
+    """The metrics for examples that are of all these kinds."""
     of_kinds = [metric for metric in metrics() if ROWS[metric.rows].of in (None, *kinds)]
     return [metric for metric in of_kinds if "law" in kinds or not metric.needs_law]
 

@@ -229,7 +229,7 @@ def trial(key: str, name: str) -> Iterator[None]:
         page = _PAGES.get(section, f"own-{section}")
         raise RecipeError(
             f"'{key}': {name} of {owner} cannot be used: {reason}. Correct it: "
-            f"docs/howto/{page}.md says what it has to be."
+            f"docs/howto/{page}.md describes what is needed."
         ) from error
 
 

@@ -24,15 +24,15 @@ class Run:
     """One row; a value that the folder does not contain is None.
 
     Attributes:
-        path: of its folder; `cld_core.load` takes it.
+        path: the path of its folder; `cld_core.load` takes it.
         state: PENDING before the first attempt, RUNNING until the end of the newest one is
             recorded, then FINISHED, STOPPED, FAILED, CANCELLED or LOST, which depends on its cause.
-            The scheduler is not asked, so a killed job may still be RUNNING here; `cldctl status`
-            asks it.
-        loss: the last one that was reported.
-        smoothed_loss: an exponential mean of all reported ones, as `cldctl status` shows it; None
+            The scheduler is not queried, so a killed job may still be RUNNING here; `cldctl status`
+            queries it.
+        loss: the last reported loss.
+        smoothed_loss: an exponential mean of all reported losses, as `cldctl status` shows it; None
             if it is unknown.
-        cause: of the end of the newest attempt.
+        cause: why the newest attempt ended.
         bpd: bits/dim, from the newest evaluation that has it; so are ``nll``, in nats, and ``fid``.
         problem: a description of the damage of a folder.
     """

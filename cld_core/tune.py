@@ -380,12 +380,13 @@ class Problem:
 
 
 def best(rows: Sequence[StageRow]) -> StageRow:
-    """The row that is closest on held-out noise; the first one if several are equal."""
+    """The row that is closest to the flow on held-out noise; the first of equal ones."""
     return min(rows, key=lambda row: row.held)
 
 
 def kept(rows: Rows) -> str:
-    """The stage whose best row is closest on held-out noise; the simplest of equal ones."""
+    """The stage whose best row is closest to the flow on held-out noise; the simplest of equal
+    ones."""
     stages = [stage for stage in STAGES if rows[stage]]
     return min(stages, key=lambda stage: best(rows[stage]).held)
 
@@ -402,7 +403,7 @@ def settings_of(stage: str, row: StageRow) -> str:
 
 
 def _next_candidate(grids: Sequence[StageRow]) -> int:
-    """All candidates in turn, then the best ones in turn."""
+    """The candidate of the next row: each candidate in turn, then the best ones in turn."""
     first = tunings.EACH * len(CANDIDATES)
     if len(grids) < first:
         return len(grids) % len(CANDIDATES)
@@ -411,7 +412,7 @@ def _next_candidate(grids: Sequence[StageRow]) -> int:
 
 
 def _next_start(grids: Sequence[StageRow], done: Sequence[StageRow]) -> int:
-    """The candidates with the best grids in turn, then the closest one."""
+    """The candidate of the next row: those with the best grids in turn, then the closest one."""
     bests: dict[int, float] = {}
     for row in grids:
         bests[row.which] = min(row.fit, bests.get(row.which, math.inf))
@@ -519,7 +520,7 @@ class Fitting:
         self._evaluated: list[int] = []
 
     def lacks(self, stage: str) -> bool:
-        """Whether a further batch of the flow, or row of a stage, has to be computed."""
+        """Whether another batch of the flow, or another row of a stage, has to be computed."""
         if stage == "flow":
             return self._state.flow < self._request.sizes[stage]
         return self._state.lacks(stage, self._request.budget_min)
@@ -557,7 +558,7 @@ class Fitting:
 
     @property
     def solution(self) -> TunedSampler:
-        """Among the best rows of all stages, the one that is closest on held-out noise."""
+        """The sampler of the best row of all stages, by the distance on held-out noise."""
         request = self._request
         state = self._state
         tops = {stage: best(done) for stage, done in state.rows.items() if done}
@@ -595,7 +596,7 @@ class Fitting:
 
     @functools.cached_property
     def _labels(self) -> Tensor | None:
-        """The labels of the points, and of the held-out ones, (points,); None without labels."""
+        """The labels (points,), the same for points and held-out points; None without labels."""
         labels = self._model.labels(None, self._request.points)
         return None if labels is None else labels.to(self._model.device)
 

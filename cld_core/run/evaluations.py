@@ -48,8 +48,8 @@ class Extraction:
     Attributes:
         extractor: its name in torch-fidelity.
         layer: the layer that the features come out of.
-        weights: SHA-256 of the file of weights; None if it needs none.
-        plugin: fingerprint of the recipe's plug-ins, of an extractor that does not come with
+        weights: SHA-256 of the file of weights; None if the extractor needs none.
+        plugin: fingerprint of the recipe's plug-ins, if the extractor does not come with
             torch-fidelity.
     """
 
@@ -92,13 +92,13 @@ class EvalRequest(ShardedRequest, EvalSpec):
 
     Attributes:
         metrics: names, in the order of the table.
-        model_digest: of the parts of the recipe that the model's tensors depend on.
+        model_digest: digest of the parts of the recipe that the model's tensors depend on.
         points: number of test points; 0 if no metric reads them.
         objective: the objective of the test loss.
         fid: the source of features of samples; None if no metric reads them.
         elbo: its ``eps`` is at least `ObjectiveSpec.loss_eps`: the network has seen no smaller t.
         elbo_eps_asked: `eval.elbo.eps` if it is less than that.
-        ema: which average of the weights.
+        ema: the average of the weights that is evaluated.
         images: whether examples may be large: images, or arrays if the network is a U-Net or one of
             a plug-in; a file has fewer rows of these.
         test_set: the checksum of the test examples, if a metric reads them.
@@ -170,7 +170,7 @@ class EvalRequest(ShardedRequest, EvalSpec):
         return to_plain(value)
 
     def save(self, run: RunFolder) -> Path:
-        """`Request.store` in the evaluation's folder of a run, which is returned."""
+        """Write the request into the evaluation's folder, see `Request.store`; return the folder."""
         return self.store(run.evals / self.id)
 
     def _digest(self, metrics: Sequence[str], *more: str) -> str:

@@ -29,7 +29,7 @@ from .events import (
     state_after,
 )
 
-# What a request changes, and its refusal restores.
+# The fields that a request changes and its refusal restores.
 _OF_REQUEST = ("steps", "overrides", "from_step", "code", "stored")
 
 
@@ -88,7 +88,7 @@ class History:
         not_begun: by job id, why the job could not begin.
         requeued: the last requeue that a job requested, if no attempt has ended since.
         given_up: why the run is not started again, if that was decided since the last attempt
-            ended; of sharded work, why it was given up or not merged, since its last job was
+            ended; for a sharded work, why it was given up or not merged since its last job was
             submitted.
         not_requeued: why the job could not be requeued, if it has not begun again since.
         requeued_attempts: the numbers of the attempts during or after which their job requested a
@@ -105,11 +105,11 @@ class History:
         attempts_before: the number of attempts before the last request.
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
-        task_failed: of sharded work, the last error of a task of its newest submission.
-        other_code: of sharded work, a message about the last task that ran other code than it was
+        task_failed: the last error of a task in the newest submission of a sharded work.
+        other_code: a message about the last task of a sharded work that ran other code than it was
             submitted with.
         note: the user's note about the run; None without one.
-        tags: of the run, in the order in which they were given.
+        tags: the run's tags, in the order in which they were added.
         queued: by attempt, when its job entered the queue for it, if known, and the requested delay
             in seconds.
         followed: by attempt, the earliest time of a line after its end. Times before its begin are
@@ -241,7 +241,7 @@ class History:
 
     @property
     def data(self) -> Mapping[str, str]:
-        """What identifies the data of the newest attempt that notes it; empty if none does."""
+        """The identity of the data of the newest attempt that has one; empty if none has."""
         return next((attempt.data for attempt in reversed(self.attempts) if attempt.data), {})
 
     def rollbacks(self, to_step: int | None = None) -> int:
@@ -263,7 +263,7 @@ class History:
 
     @property
     def crashes(self) -> Mapping[str, int]:
-        """Of sharded work, by job id, the number of times that its task ended with an error."""
+        """How often each task of a sharded work ended with an error, by job id."""
         return Counter(failed.job_id for failed in self.failures if failed.kind == "crash")
 
     @property
@@ -306,7 +306,7 @@ class History:
         return [event.job for event in self.jobs if event.successor_of == job_id]
 
     def current(self, is_gone: Callable[[JobRef], bool]) -> Submitted | None:
-        """The job that counts: the newest, but a successor only once its turn has come."""
+        """The job that decides the state: the newest, except for successors that still wait."""
         jobs = self.jobs
         by_id = {event.job.job_id: event.job for event in jobs}
         for event in jobs[:0:-1]:

@@ -1,4 +1,4 @@
-"""The identity of a run (`run.json`): its code, versions, user and machine; and of its data."""
+"""The identity of a run (`run.json`) by code, versions, user and machine; the identity of data."""
 
 import getpass
 import math

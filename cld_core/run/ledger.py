@@ -21,8 +21,8 @@ from cld_core.records import from_plain, to_plain
 from .events import KINDS, Event, Submitted, name_of
 from .history import History
 
-# A valid name of a job or a cluster: it is passed to commands of the scheduler, and is part of a
-# file's name.
+# A valid name of a job or a cluster. Such names are passed to commands of the scheduler, and are
+# parts of the names of files.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 # Histories that are cached, since `status` and jobs read them often.
 _MOST_CACHED = 4096

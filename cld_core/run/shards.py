@@ -178,7 +178,7 @@ class Rows:
 
 
 class ShardedWork(RequestedWork):
-    """Sharded work on rows that do not depend on each other; those of a tuning do."""
+    """Sharded work on rows that do not depend on each other, unlike the rows of a tuning."""
 
     request: ShardedRequest
 
@@ -220,7 +220,7 @@ class ShardedWork(RequestedWork):
         return {kind: self.rows(kind).lengths() for kind in self.request.sizes}
 
     def _seen(self) -> Lengths:
-        """`lengths` for displays; empty if the rows cannot be listed."""
+        """The `lengths` for displays; empty if the rows cannot be listed."""
         try:
             return self.lengths()
         except (OSError, NotFoundError):

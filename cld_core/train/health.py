@@ -40,7 +40,8 @@ MEMORY_WITHIN_S = 10.0
 GPU_WITHIN_S = 60.0
 FOLDER_WITHIN_S = 30.0
 SUM_WITHIN_S = 60.0
-# Warn if clocks differ by more seconds: expiry dates, and times in logs, are wrong.
+# The difference of clocks, in seconds, that causes a warning: expiry dates and times in logs would
+# be wrong.
 CLOCKS_S = 60.0
 # Reports of the log (`train.log_every`) from one comparison of the ranks to the next.
 EVERY = 5
@@ -105,7 +106,7 @@ def together(ranks: Ranks, *, node: str) -> list[str]:
     dist.all_gather_object(answers, (node, problem, time.time()), group=ranks.control)
     wrong = {rank: host for rank, (host, problem, _) in enumerate(answers) if problem is not None}
     if wrong:
-        # If the sum is wrong on most ranks, the machine at fault is unknown.
+        # If the sum is wrong on most ranks, the faulty machine is unknown.
         blamed = wrong if 2 * len(wrong) < ranks.world_size else {}
         where = ", ".join(sorted(set(blamed.values()))) or "one of the machines"
         _, problem, _ = answers[min(wrong)]
@@ -203,8 +204,8 @@ def join(
     """Check this machine, join the other ranks, and check them together.
 
     Args:
-        timeout_s: see `cld_core.ranks.join`.
-        check: `train.health_check`; False skips the checks.
+        timeout_s: the seconds after which a silent rank is considered dead (`cld_core.ranks.join`).
+        check: whether to check, `train.health_check`.
 
     Raises:
         UnfitError: a check failed.
@@ -252,7 +253,7 @@ class Stragglers:
         return None if seconds is None else self.judge(seconds)
 
     def judge(self, seconds: Sequence[float]) -> tuple[str, str | None] | None:
-        """The line and the warning for these times of the ranks."""
+        """The line for the log, and the warning if any, for these times of the ranks."""
         # The lower of two middle times: of two ranks, the slow one must not be the measure.
         median = statistics.median_low(seconds)
         if median <= 0:
@@ -330,7 +331,7 @@ class Interval:
         """Count a step.
 
         Args:
-            loss: of this rank, a scalar.
+            loss: this rank's loss, a scalar.
             skip: whether the losses do not count; a bool scalar on the device, the same on all
                 ranks.
             t: this rank's times (B,); B is the same in every step.

@@ -1,4 +1,4 @@
-"""What training computes at the steps that the recipe's `periodic` section names.
+"""Computations at the steps of training that the recipe's `periodic` section names.
 
 All ranks together compute samples, likelihood bounds and FIDs of the averaged weights. Loaded only
 by trainings that reach such a step.
@@ -58,7 +58,7 @@ class Periodic:
         self._stop = stop
         self._heartbeat = heartbeat
         self._spec = trainer.recipe.periodic
-        # What FID needs is looked for before the first step, not at the step where FID is due.
+        # Missing inputs of FID are reported before the first step, not at the step where it is due.
         self._fid_request = periodic_request(trainer.recipe, "fid")
 
     def __call__(self, step: int) -> None:

@@ -79,7 +79,7 @@ _NOTE_WITHIN_S = 10.0
 _AT_THE_END_S = 480.0
 # After SIGTERM, which leaves KillWait (30 s on most clusters).
 _TERM_S = 20.0
-# After SIGUSR2: this share of the notice, which is 90 s unless the recipe says otherwise.
+# After SIGUSR2: this share of the notice, which is 90 s by default.
 _NOTICE_S = 90
 _SHARE = 2 / 3
 # Keys in the identity of a run that began with a checkpoint from elsewhere.
@@ -96,7 +96,7 @@ class Session:
     Attributes:
         attempt: its number, from 0.
         checkpoint: the step of the checkpoint to continue from; None begins with new weights.
-        lease: of the run folder; None on ranks other than the first.
+        lease: the lease of the run folder; None on ranks other than the first.
         hosts: the launcher's names of the machines of all ranks; empty on ranks other than the
             first.
     """
@@ -351,7 +351,7 @@ class Session:
         }
         deadline = time.monotonic() + patience_s.get(code, 0.0)
         self._end_writes(lambda writer: writer.wait(max(0.0, deadline - time.monotonic())))
-        # Each write has checked the lease. If it cannot be read now, the attempt still ends well.
+        # Each write has checked the lease, so an error of this last check is ignored.
         with suppress(OSError):
             if self.lease is not None:
                 self.lease.check()
@@ -366,7 +366,7 @@ class Session:
 def compute(
     work: Training, ranks: Ranks, stop: StopFlag, pieces: Collection[int] | None, start: Start
 ) -> Outcome:
-    """Train a run from its newest good checkpoint, on all ranks, as `Work.compute`.
+    """Train a run from its newest good checkpoint, on all ranks; implements `Work.compute`.
 
     Raises:
         LeaseHeldError, LeaseLostError: another job writes into this run.
@@ -429,8 +429,8 @@ def _note_started(session: Session, start: Start) -> None:
     ranks = session.ranks
     first_step = session.checkpoint or 0
     progress = folder.progress()
-    # If the attempt before left its progress, and no end: how far it got, and until when. Its last
-    # save may be later than its last report.
+    # The progress shows how far the attempt before got, and until when, if it could not write its
+    # end. Its last save may be later than its last report.
     is_of_last = progress.get("attempt") == session.attempt - 1
     on_gpu = ranks.device.type == "cuda"
     event = events.Started(
@@ -497,7 +497,7 @@ def _bytes_of(log: Path | None) -> int | None:
 def _started(
     folder: RunFolder, recipe: Recipe, ranks: Ranks, start: Start
 ) -> Iterator[tuple[int, int | None, Lease | None]]:
-    """Number and checkpoint of the attempt, see `choose`, and on rank 0 the lease.
+    """Yield number and checkpoint of the attempt, see `choose`, and on rank 0 the lease.
 
     The lease is held during the block.
     """
@@ -534,14 +534,14 @@ def _started(
 
 
 def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int | None]:
-    """Number of an attempt, and the step of its checkpoint.
+    """The number of a new attempt, and the step of the checkpoint that it begins with.
 
-    That is the newest good checkpoint, or the one that `resume --from` names. A run without any
-    checkpoint begins with new weights. Damaged checkpoints are recorded in the ledger, and those
-    after the chosen one are set aside.
+    It is the newest good checkpoint, or the one that `resume --from` names; None for a run without
+    checkpoints, which begins with new weights. Damaged checkpoints are recorded in the ledger, and
+    later ones than the chosen one are set aside.
 
     Raises:
-        OSError: the checkpoints cannot be read at this moment, which says nothing about them.
+        OSError: the checkpoints cannot be read at this moment; they may be intact.
         NotFoundError, CheckpointError: the checkpoint of `resume --from` is missing or damaged,
             none of the checkpoints is usable, or they belong to another recipe.
     """
@@ -575,7 +575,7 @@ def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int | None]:
 
 
 def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
-    """Print and return what makes this machine slow for the recipe; None if nothing does."""
+    """Print and return a warning that this machine is slow for the recipe; None if it is not."""
     problems = [ranks.lacks_gpu(recipe.cluster.uses_gpu)]
     precision = recipe.train.precision
     if ranks.device.type == "cpu" and cpu.emulates(precision):
@@ -588,7 +588,7 @@ def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
 
 
 def _failure(session: Session, error: BaseException) -> events.Ended:
-    """How an attempt failed, and the latest step that it began with, saved or reported."""
+    """The end of a failed attempt, with the last step that it began with, saved or reported."""
     steps = [session.checkpoint or 0, *session.folder.checkpoint_steps()]
     progress = session.folder.progress()
     if progress.get("attempt") == session.attempt:

@@ -59,8 +59,8 @@ class Trainer:
         recipe: the experiment.
         ranks: this process among its peers.
         noise_key: a segment of training with another number has fresh noise.
-        data: the examples; None for those of the recipe.
-        net: the network, which is trained in place; None for that of the recipe, with new weights.
+        data: the examples; None: the recipe's data.
+        net: the network, which is trained in place; None: the recipe's network with new weights.
 
     Attributes:
         deferred: the host does not wait to learn whether a step was skipped: the device skips it,
@@ -190,7 +190,7 @@ class Trainer:
             )
 
     def take_scalars(self) -> dict[str, float]:
-        """What the monitor plots, over the steps since the last call. Waits for the device.
+        """The values to plot, over the steps since the last call. Waits for the device.
 
         These are the values of `Interval.take`, the gradient norm of the last step before clipping,
         the learning rate, the loss scale, and the peak memory in GiB of the GPU, or of the process
@@ -336,7 +336,7 @@ class Trainer:
 
 
 class GradientFilter:
-    """Tells good gradients from non-finite and exploding ones by their norm before clipping.
+    """Separates good gradients from non-finite and exploding ones, by their norm before clipping.
 
     A gradient scaler finds its scale by provoking norms that are not finite: such a step is
     skipped, but harmless. `bad` counts the harmful steps.
@@ -410,11 +410,11 @@ def replicated(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
 class Transformations:
     """The transformations of a batch of B images: mirror, then shift, then warp about the centre.
 
-    This is non-leaking augmentation (docs/math.md 4.2): the network is conditioned on what was
-    done. The transformations are those of Karras et al. 2022 (arXiv 2206.00364, appendix F.2),
-    after Karras et al. 2020 (arXiv 2006.06676). Each is applied independently with the same
-    probability, and its conditions are 0 if it is not applied. Samples are drawn with zeros, so
-    they look like untransformed images.
+    This is non-leaking augmentation (docs/math.md 4.2): the network is conditioned on the
+    transformations. They are those of Karras et al. 2022 (arXiv 2206.00364, appendix F.2), after
+    Karras et al. 2020 (arXiv 2006.06676). Each is applied independently with the same probability,
+    and its conditions are 0 if it is not applied. Samples are drawn with zeros, so they look like
+    untransformed images.
     """
 
     flipped: Tensor  # (B, 2), bool: left to right, and upside down
@@ -448,7 +448,7 @@ class Transformations:
         return torch.where(self.warped[:, None, None, None], warped.clamp(-1.0, 1.0), x)
 
     def _places(self, size: int, side: int) -> Tensor:
-        """The indices (B, size) of the pixels that move to 0, 1, ... in a row or column."""
+        """The indices (B, size) of the pixels that move to position 0, 1, ... in a row or column."""
         places = torch.arange(size, device=self.shift.device) - self.shift[:, side, None]
         places = torch.remainder(places, 2 * size)
         places = torch.minimum(places, 2 * size - 1 - places)
@@ -490,7 +490,7 @@ def draw_transformations(
 
 
 def _inverse_map(scale: Tensor, turn: Tensor, stretch: Tensor, axis: Tensor) -> Tensor:
-    """(B, 2, 2), the inverse of: scale and stretch, both in units of `_OCTAVES`, then turn."""
+    """The inverse (B, 2, 2) of a map: scale and stretch, in units of `_OCTAVES`, then turn."""
     octave = _OCTAVES * math.log(2.0)
     cosine = turn.cos()
     sine = turn.sin()
@@ -508,5 +508,5 @@ def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
 
 
 def _spread(places: Tensor, dim: int) -> Tensor:
-    """(B, size) as an index along a dimension of (B, C, H, W)."""
+    """Reshape indices (B, size) to index along dimension ``dim`` of (B, C, H, W)."""
     return places[:, None, None, :] if dim == 3 else places[:, None, :, None]

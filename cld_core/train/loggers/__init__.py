@@ -64,7 +64,7 @@ Over = Callable[[int, str], object]
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedAttempt:
-    """The attempt of a run that a logger is for.
+    """The attempt of a run that a logger reports.
 
     Attributes:
         attempt: its number, from 0.
@@ -78,7 +78,7 @@ class LoggedAttempt:
 
 
 class Logger(Protocol):
-    """Takes what a training reports.
+    """Receives the reports of a training.
 
     Its methods are called in one thread. Within an attempt steps never fall, but an attempt that
     resumes from an earlier checkpoint repeats steps.
@@ -103,8 +103,8 @@ Work = Callable[[Logger], object]
 class Monitor:
     """Reports the rate and loss of training to `progress.json`, the loggers and the log.
 
-    What cannot be written is dropped, and noted in the log and in the ledger: training goes on
-    without it.
+    A report that cannot be written is dropped, and noted in the log and in the ledger; training
+    continues.
 
     Args:
         may_write: whether this process still owns the run folder; checked before `progress.json` is
@@ -224,7 +224,7 @@ class Monitor:
         self._reported_step = step
 
     def write(self, step: int, phase: str | None = None) -> None:
-        """Replace `progress.json`, and print the same to the log; ``phase`` as for `enter`."""
+        """Replace `progress.json`, with a new ``phase`` if one is passed; print it to the log."""
         progress = self._progress
         progress["phase"] = phase or progress["phase"]
         now = time.perf_counter()
@@ -279,13 +279,13 @@ def _made(name: str, about: LoggedAttempt) -> Logger:
 class Background:
     """Runs a logger in another thread.
 
-    Reports that the logger does not take, for whatever reason, are dropped, with one warning; their
-    number is noted in the ledger.
+    Reports that the logger cannot take are dropped, with one warning; their number is noted in the
+    ledger.
 
     Args:
         title: the logger's name in messages.
         make: opens the logger, in the thread; called again after it or the logger fails.
-        over: see `Dropping`.
+        over: called once reports are taken again, with the number of dropped ones and the reason.
     """
 
     def __init__(self, title: str, make: Callable[[], Logger], over: Over) -> None:
@@ -308,12 +308,12 @@ class Background:
             self._dropping.failed(OSError("it is too slow"))
 
     def begin_close(self, end: End) -> None:
-        """Let the logger close after the reports that wait; does not wait for it."""
+        """Ask the logger to close after the reports that wait; returns at once."""
         self._end = end
         self._works.put(None)
 
     def leave(self, deadline: float) -> None:
-        """Wait until a time of `time.monotonic`, and drop what is left then."""
+        """Wait until a time of `time.monotonic`, and drop the reports that are left then."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         self._deserted.set()
         self._review()
@@ -344,7 +344,7 @@ class Background:
                 logger = logger or self._make()
                 work(logger)
             except Exception as error:
-                # A new logger continues its curves.
+                # The failed logger is closed if that is possible; a new one continues its curves.
                 if logger is not None:
                     with contextlib.suppress(Exception):
                         logger.close("stopped")
@@ -386,7 +386,7 @@ def texts_about(about: LoggedAttempt) -> dict[str, str]:
     try:
         attempts = about.folder.ledger.full_history().attempts
     except OSError:
-        return texts  # Training goes on while the ledger cannot be read.
+        return texts  # Training continues while the ledger cannot be read.
     for attempt in attempts:
         if attempt.attempt == about.attempt:
             versions = [f"{name} {version}" for name, version in attempt.versions.items()]
@@ -405,7 +405,7 @@ def texts_about(about: LoggedAttempt) -> dict[str, str]:
 
 
 def _cell(value: object) -> str:
-    """A text as it is, for a table in Markdown."""
+    """A value as literal text, for a table in Markdown."""
     return re.sub(r"[\\`*_{}\[\]<>()#|!~&$]", r"\\\g<0>", one_line(value, _TEXT))
 
 
