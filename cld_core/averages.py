@@ -89,10 +89,10 @@ class Averages:
     def _named(self, average: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.names, average, strict=True))
 
-    def _copy(self, average: Sequence[Tensor], found: Mapping[str, Tensor]) -> None:
-        """Copy the tensors ``found``, by name, into an average of a network of the same shape."""
+    def _copy(self, average: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> None:
+        """Copy ``tensors``, by name, into an average of a network of the same shape."""
         for name, tensor in self._named(average).items():
-            tensor.copy_(found[name])
+            tensor.copy_(tensors[name])
 
 
 class Ema(Averages):

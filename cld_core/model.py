@@ -509,11 +509,13 @@ class Model:
         if progress is not None:
             reporting = network.net.register_forward_hook(report)
         with execution.using(tf32=spec.precision == "tf32"), reporting:
-            for rows, span, given in self._batches(caller, n, first, batch_size, labels):
+            for rows, span, batch_labels in self._batches(caller, n, first, batch_size, labels):
                 complete = rows.start
                 evaluations = 0
                 noise = SampleNoise(seed, "sample", **span)
-                score = of_labels = labelled(network, spec, given, none=len(self.classes or ()))
+                score = of_labels = labelled(
+                    network, spec, batch_labels, none=len(self.classes or ())
+                )
                 if conditioned is not None:
                     other_noise = SampleNoise(seed, "observation", **span)
                     score = conditioned(of_labels, self.sde, noise=other_noise)
@@ -597,7 +599,7 @@ class Model:
         points = whole_number(points, "points", 3, caller)
         spec = sampling_spec(self.recipe, keys, caller)
         recorder = Recorder(points - 1 if spec.denoise else points)
-        drawn = self._draw(caller, n, keys, seed, first, None, label, watcher=recorder)
+        samples = self._draw(caller, n, keys, seed, first, None, label, watcher=recorder)
         t, u = recorder.path()
         channels = self.data_shape[0]
         z = u[:, :, :channels]
@@ -605,9 +607,9 @@ class Model:
         x = self.form.to_data(z.flatten(0, 1)).view_as(z)
         if spec.denoise:
             t = torch.cat([t, t.new_zeros(1)])
-            x = torch.cat([x, drawn.x[None]])
-            if drawn.v is not None:
-                v = torch.cat([v, drawn.v[None]])
+            x = torch.cat([x, samples.x[None]])
+            if samples.v is not None:
+                v = torch.cat([v, samples.v[None]])
         return Trajectory(t, x, v if self.sde.n > 1 else None)
 
     def log_likelihood(
@@ -709,9 +711,9 @@ class Model:
         if not x.isfinite().all():
             raise DataError(f"{caller}: x has numbers that are not finite. Remove those rows.")
         parts = []
-        for rows, span, given in self._batches(caller, len(x), first, batch_size, labels):
+        for rows, span, batch_labels in self._batches(caller, len(x), first, batch_size, labels):
             noise = SampleNoise(seed, "elbo", **span)
-            bound = score if given is None else Conditional(score, given)
+            bound = score if batch_labels is None else Conditional(score, batch_labels)
             z = self.form.to_model(x[rows])
             batch = likelihood.likelihood(bound, self.sde, spec, noise, z, exact_trace=exact_trace)
             parts.append(batch.rescaled(self.form.log_det))

@@ -49,7 +49,7 @@ _DOT = 1.6
 # The fewest test points that the limits of the axes are computed from, and the most that are drawn.
 _EXAMPLES = 2048
 _MOST_EXAMPLES = 20_000
-# The number of test data that are searched for those of a class, in multiples of the samples.
+# The number of test examples that are searched for those of a class, in multiples of the samples.
 _SEARCHED = 16
 
 Array = npt.NDArray[Any]
@@ -84,20 +84,20 @@ def is_grid(form: DataFormat) -> bool:
 
 
 def default_count(model: "Model") -> int:
-    """The number of samples of a picture; of images with classes, one row each if possible."""
+    """The number of samples of a picture; with classes, one row of images for each if possible."""
     if is_grid(model.form):
         return min(max(8, len(model.classes or ())), _MOST_ROWS) ** 2
     return _CURVES if len(model.data_shape) == 2 else 2000
 
 
 def in_rows(model: "Model", n: int) -> Tensor | None:
-    """The labels of n images whose rows are one class each; None for other data or no classes."""
+    """The labels of n images whose rows have one class each; None without images or classes."""
     if model.classes is None or not is_grid(model.form):
         return None
     return torch.arange(n) // columns_of(n) % len(model.classes)
 
 
-def how(model: "Model", drawn: Samples, label: str | None = None) -> str:
+def how(model: "Model", samples: Samples, label: str | None = None) -> str:
     """A description of how samples were drawn; ``label``: the class of all of them."""
     spec = model.recipe.sampling
     parts = [spec.method]
@@ -105,7 +105,7 @@ def how(model: "Model", drawn: Samples, label: str | None = None) -> str:
         parts.append(f"label {one_line(label, 40)}")
     if spec.guidance != 1:
         parts.append(f"guidance {spec.guidance:g}")
-    return ", ".join([*parts, f"{drawn.nfe:.0f} NFE"])
+    return ", ".join([*parts, f"{samples.nfe:.0f} NFE"])
 
 
 def periodic_name(step: int) -> str:
@@ -141,7 +141,7 @@ def show(path: Path, x: Tensor, model: "Model", how: str, labels: Tensor | None 
 
     Args:
         how: the end of the title.
-        labels: of `in_rows`, (n,): the class of each row is written beside it.
+        labels: (n,), from `in_rows`; the class of each row is written beside it.
     """
     write(path, pixels(x, model, labels), title(x, model, how))
 
@@ -194,7 +194,7 @@ def title(x: Tensor, model: "Model", how: str) -> str:
 
 
 def _left_out(form: DataFormat) -> str:
-    """The part of each sample that a picture shows, after a comma; empty for all of it."""
+    """A phrase, after a comma, about the shown part of each sample; empty if all of it is shown."""
     parts = form.shape[0]
     if is_grid(form):
         return "" if form.kind == "images" else f", channel 0 of {parts}"
@@ -231,10 +231,10 @@ def rendered(draw: "Callable[[Figure], object]") -> Tensor:
 
 
 def beside_data(figure: "Figure", x: Tensor, model: "Model", label: int | None = None) -> None:
-    """Draw samples x (n, ...) and, for comparison, test data, of the class ``label`` if given.
+    """Draw samples x (n, ...) and, for comparison, test data, only of the class ``label`` if given.
 
-    Points in the plane and curves are side by side, on equal axes. Of other vectors, there are
-    histograms of features and scatters of pairs of them. Missing data are left out.
+    Points in the plane and curves are side by side, on equal axes. Other vectors are shown as
+    histograms of features and scatters of pairs of features. Missing data are left out.
     """
     if model.data_shape == (2,):
         plane = Plane.of_model(model, x, label)
@@ -298,13 +298,13 @@ def on_axes(axes: "Axes", x: Tensor, model: "Model", title: str) -> None:
 
 # --- vectors and curves
 
-# By name, data if they are available, and samples; (n, ...), float64.
-Shown = Mapping[str, Tensor]
+# Data, if they are available, and samples, by their names in the picture; (n, ...), float64.
+Examples = Mapping[str, Tensor]
 
 
-def _pairs(figure: "Figure", shown: Shown) -> None:
+def _pairs(figure: "Figure", examples: Examples) -> None:
     """Histograms of features of vectors on a diagonal, and scatters of pairs of them below it."""
-    vectors = {name: x.flatten(1)[:, :_FEATURES].numpy() for name, x in shown.items()}
+    vectors = {name: x.flatten(1)[:, :_FEATURES].numpy() for name, x in examples.items()}
     low, high = _limits(next(iter(vectors.values())), margin=0.2)
     d = len(low)
     if d > 1:
@@ -343,14 +343,14 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
     figure.legend(loc="upper right", bbox_to_anchor=(0.98, 0.94))
 
 
-def _curves(figure: "Figure", shown: Shown) -> None:
-    """Draw curves (C, L): a column for each of ``shown``, a row for each channel.
+def _curves(figure: "Figure", examples: Examples) -> None:
+    """Draw curves (C, L): a column for each of ``examples``, a row for each channel.
 
     All columns have the y limits of the first.
     """
-    channels = min(shown["samples"].shape[1], _CHANNELS)
-    grid = figure.subplots(channels, len(shown), sharex=True, sharey="row", squeeze=False)
-    for column, (name, x) in enumerate(shown.items()):
+    channels = min(examples["samples"].shape[1], _CHANNELS)
+    grid = figure.subplots(channels, len(examples), sharex=True, sharey="row", squeeze=False)
+    for column, (name, x) in enumerate(examples.items()):
         curves = x[:_CURVES]
         colour = "tab:red" if name == "samples" else "black"
         if len(curves) < len(x):
@@ -366,7 +366,7 @@ def _curves(figure: "Figure", shown: Shown) -> None:
 
 
 def _limits(points: Array, margin: float) -> tuple[Array, Array]:
-    """Limits (d,) of the finite ones of points (n, d), with a margin relative to their range."""
+    """Limits (d,) of the finite points among (n, d), with a margin relative to their range."""
     finite = points[np.isfinite(points).all(1)]
     if not len(finite):
         finite = np.zeros((1, points.shape[1]))
@@ -380,10 +380,10 @@ def _limits(points: Array, margin: float) -> tuple[Array, Array]:
 
 
 def require_size(n: int, pixels: int) -> None:
-    """Check that a grid of n images of so many ``pixels`` fits into memory.
+    """Check that a grid of n images of ``pixels`` pixels each fits into memory.
 
     Raises:
-        UsageError: it does not; names the largest possible number.
+        UsageError: the grid is too large; names the largest possible number of images.
     """
     if n * pixels > MAX_PICTURE:
         raise UsageError(
@@ -487,7 +487,7 @@ class Plane:
 
     @classmethod
     def of_model(cls, model: "Model", x: Tensor, label: int | None = None) -> "Plane":
-        """As `of`, for samples x (n, 2) of a model; without data, a square around the samples."""
+        """A square around a model's data, see `of`; without data, around the samples x (n, 2)."""
         try:
             return cls.of(model.source, len(x), label)
         except (DataError, OSError):
@@ -515,7 +515,7 @@ class Plane:
 
 
 def _square(points: Array) -> tuple[Array, Array]:
-    """Two corners (2,) of a square around the finite ones of points (n, 2), with a margin."""
+    """Two corners (2,) of a square around those of points (n, 2) that are finite, with a margin."""
     low, high = _limits(points, margin=0.05)
     middle = (low + high) / 2
     half = 0.5 * (high - low).max()

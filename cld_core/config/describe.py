@@ -45,19 +45,19 @@ def sections() -> dict[str, str]:
 
 def keys() -> Mapping[str, Meanings]:
     """All keys of all variants, in the order of the recipe."""
-    found: dict[str, dict[Entry, tuple[str, ...]]] = {}
+    by_key: dict[str, dict[Entry, tuple[str, ...]]] = {}
     for path, entry in known(default_specs()).items():
         if (section := SECTIONS.get(path)) is not None:
             # The selector means the same in all variants.
-            found[section.selector] = {section.entry: ()}
+            by_key[section.selector] = {section.entry: ()}
             for variant, choice in section.variants.items():
                 for name, own in entries(choice.spec).items():
                     if name != section.key:
-                        meanings = found.setdefault(f"{path}.{name}", {})
+                        meanings = by_key.setdefault(f"{path}.{name}", {})
                         meanings[own] = (*meanings.get(own, ()), variant)
         elif not entry.is_section:
-            found.setdefault(path, {entry: ()})
-    return found
+            by_key.setdefault(path, {entry: ()})
+    return by_key
 
 
 def keys_of(section: str, variant: str | None = None) -> dict[str, Meanings]:

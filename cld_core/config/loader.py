@@ -229,7 +229,7 @@ def _changed(recipe: Recipe, section: str, arguments: Values, caller: str) -> Re
         return changed
     except RecipeError as error:
         message = re.sub(rf"\b{re.escape(section)}\.(?=\w)", "", str(error))
-        message = re.sub(r"=(true|false)\b", lambda found: f"={found[1].title()}", message)
+        message = re.sub(r"=(true|false)\b", lambda match: f"={match[1].title()}", message)
         raise RecipeError(f"{caller}: {message.removeprefix(f'{caller}: ')}") from error
 
 

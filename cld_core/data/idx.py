@@ -117,7 +117,7 @@ def _digest(array: np.ndarray) -> str:
     return blake2b(np.ascontiguousarray(array))
 
 
-def _array(member: Member, axes: int, shown: str) -> np.ndarray:
+def _array(member: Member, axes: int, title: str) -> np.ndarray:
     """The array in an idx file of unsigned bytes, with this number of axes; it is not empty.
 
     Raises:
@@ -138,7 +138,7 @@ def _array(member: Member, axes: int, shown: str) -> np.ndarray:
         return array
     except Exception as error:  # gzip and zlib may raise anything for a damaged file
         raise DataError(
-            f"{shown} is not a complete idx file ({one_line(error).rstrip('.')}). Fetch it again."
+            f"{title} is not a complete idx file ({one_line(error).rstrip('.')}). Fetch it again."
         ) from error
 
 

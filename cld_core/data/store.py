@@ -170,9 +170,9 @@ def find(
         about = _published(root, hint)
     elif name not in ("folder", about.name):
         raise DataError(f"{root} holds {about.name}, not {name}. To prepare it: {hint}")
-    elif (found := bytes_of(root / IMAGES)) != about.bytes:
+    elif (size := bytes_of(root / IMAGES)) != about.bytes:
         raise DataError(
-            f"{root.absolute() / IMAGES} has {found} bytes, but {ABOUT} says {about.bytes}: "
+            f"{root.absolute() / IMAGES} has {size} bytes, but {ABOUT} says {about.bytes}: "
             f"it was copied incompletely or changed. Remove {root} and prepare it again: {hint}"
         )
     if pixels not in (None, about.size):

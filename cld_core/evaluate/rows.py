@@ -109,11 +109,11 @@ class SampleRows(RowComputer):
         return self.model.draw(last - first, seed=self.request.seed, first=first)
 
     @staticmethod
-    def about(drawn: Samples) -> Columns:
+    def about(samples: Samples) -> Columns:
         """``nfe`` and ``nonfinite``."""
         return {
-            "nfe": drawn.nfe_each.double().cpu().numpy(),
-            "nonfinite": not_finite(drawn.x).cpu().numpy(),
+            "nfe": samples.nfe_each.double().cpu().numpy(),
+            "nonfinite": not_finite(samples.x).cpu().numpy(),
         }
 
     def review(self, rows: Columns) -> None:

@@ -91,26 +91,26 @@ class Periodic:
 
         def draw(first: int, last: int) -> Samples:
             rows = None if labels is None else labels[first:last]
-            drawn = model.draw(last - first, seed=model.recipe.eval.seed, first=first, label=rows)
-            return Samples(drawn.x.cpu(), None, drawn.nfe_each.cpu())
+            samples = model.draw(last - first, seed=model.recipe.eval.seed, first=first, label=rows)
+            return Samples(samples.x.cpu(), None, samples.nfe_each.cpu())
 
         parts = self._computed_on_all("samples", count, draw)
         if parts is None:
             return
-        drawn = concatenated(parts)
-        if (remark := remark_on(drawn.x)) is not None:
+        samples = concatenated(parts)
+        if (remark := remark_on(samples.x)) is not None:
             monitor.say(f"step {model.step}: {remark}")
-        how = pictures.how(model, drawn)
+        how = pictures.how(model, samples)
         file = self._folder.samples / pictures.periodic_name(model.step)
 
         def show() -> None:
             # Drawing opens fonts, which fails on a broken disk as writing does.
-            pixels = pictures.pixels(drawn.x, model, labels)
+            pixels = pictures.pixels(samples.x, model, labels)
             monitor.tell(lambda logger: logger.picture("periodic/samples", pixels, model.step))
-            pictures.write(file, pixels, pictures.title(drawn.x, model, how))
+            pictures.write(file, pixels, pictures.title(samples.x, model, how))
 
         monitor.pictures.attempt(show)
-        monitor.plot("periodic", {"nfe": drawn.nfe}, model.step)
+        monitor.plot("periodic", {"nfe": samples.nfe}, model.step)
 
     def _bound(self, model: Model) -> None:
         try:

@@ -627,6 +627,6 @@ def driver(device: torch.device, file: Path = _DRIVER) -> str | None:
     if device.type != "cuda":
         return None
     with suppress(OSError):
-        if (found := _VERSION.search(file.read_text(errors="replace"))) is not None:
-            return found[1]
+        if (match := _VERSION.search(file.read_text(errors="replace"))) is not None:
+            return match[1]
     return None

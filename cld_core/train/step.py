@@ -448,7 +448,7 @@ class Transformations:
         return torch.where(self.warped[:, None, None, None], warped.clamp(-1.0, 1.0), x)
 
     def _places(self, size: int, side: int) -> Tensor:
-        """The indices (B, size) of the pixels that move to position 0, 1, ... in a row or column."""
+        """The indices (B, size) of the pixels that move to place 0, 1, ... in a row or column."""
         places = torch.arange(size, device=self.shift.device) - self.shift[:, side, None]
         places = torch.remainder(places, 2 * size)
         places = torch.minimum(places, 2 * size - 1 - places)
