@@ -146,7 +146,7 @@ def _move(average: list[Tensor], live: list[Tensor], weight: Tensor) -> None:
 
 
 class PowerAverages(Averages):
-    """Averages with power-function profiles, one of each relative length.
+    """Averages with power-function profiles, one for each relative length.
 
     Update t multiplies the average by (1 - 1/t)^(gamma + 1) before the new parameters are added
     (arXiv 2312.02696, equation 3): the parameters after update s have the weight (s^(gamma+1) -
@@ -182,8 +182,8 @@ class PowerAverages(Averages):
         }
 
     def load_state_dict(self, state: Mapping[str, Any] | None, step: int) -> None:
-        """Continue from a `state_dict`; if there is none, or one of other lengths, the averages
-        begin at ``step``."""
+        """Continue from a `state_dict`; if it is missing or has other lengths, the averages begin
+        at ``step``."""
         if not state or {*state["lengths"]} != {*self.lengths}:
             self.began = step
             self._updates = 0

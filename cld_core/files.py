@@ -295,14 +295,16 @@ def pauses() -> Iterator[float]:
 def retried(
     work: Callable[[], T], within_s: float, *, stop: Callable[[], bool] = lambda: False
 ) -> T:
-    """Call ``work``, again after each temporary error (`passes`); returns what it returns.
+    """Call ``work`` until it succeeds, again after each temporary error (`passes`).
+
+    Returns the result of ``work``.
 
     Args:
         within_s: seconds after which the error is raised instead.
         stop: called before each further attempt; the error is raised if it returns True.
 
     Raises:
-        OSError: that of the last attempt.
+        OSError: the error of the last attempt.
     """
     deadline = time.monotonic() + within_s
     for pause in pauses():

@@ -26,7 +26,7 @@ from .sanitize import one_line
 SECTIONS = ("data", "sde", "network", "objective", "optim", "sampling")
 OTHERS = ("metrics", "rows", "loggers", "extractors", "toys")
 
-# The class of a table's entries.
+# The class of the entries of each table of objects.
 _CLASSES = {"metrics": "cld_core.metrics.Metric", "rows": "cld_core.metrics.RowKind"}
 
 
@@ -115,7 +115,7 @@ def table(name: str, shipped: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_shipped(table: str, name: str) -> bool:
-    """Whether an entry is one of cldctl, and not of a plug-in."""
+    """Whether an entry belongs to cldctl, not to a plug-in."""
     return name in _SHIPPED[table]
 
 
@@ -132,7 +132,7 @@ def resolve(name: Any) -> Any:
 
 
 def import_plugins(plugins: Sequence[str], place: str) -> None:
-    """Import plug-ins, and make their entries those of the tables.
+    """Import plug-ins, and put their entries into the tables.
 
     Entries of other versions of these plug-ins, which may have been imported before, are replaced.
 

@@ -297,7 +297,7 @@ class Replaced:
         self._x = observation.transpose(y)
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
-        """The score (B, mC, ...), in observed coordinates that of the kernel; t is a float."""
+        """The score (B, mC, ...), which in observed coordinates is the kernel's; t is a float."""
         if self._renew:
             self._e = self._noise.normal(self._shape).to(u)
         score = self._score(self.replaced(u, t), t)

@@ -80,7 +80,8 @@ def keys_of(section: str, variant: str | None = None) -> dict[str, Meanings]:
 def find(name: str) -> tuple[str, str]:
     """The section that a name is in, and the key or the variant that it names.
 
-    The second is "" for a section, "sde.beta0" for that key, and "cld" for the variant "sde.cld".
+    The second result is "" for a section, the whole name for a key such as "sde.beta0", and "cld"
+    for the variant "sde.cld".
 
     Raises:
         RecipeError: nothing has this name; names the nearest.

@@ -269,7 +269,7 @@ def path_of(value: Any, name: str, caller: str) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy or torch as a number of Python; other values as they are."""
+    """Convert a number of numpy or torch to a number of Python; other values are returned."""
     return value.item() if getattr(value, "shape", None) == () else value
 
 

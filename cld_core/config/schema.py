@@ -61,7 +61,7 @@ class Recipe:
     hooks: HooksSpec = section(HooksSpec, "your own commands that hear about a run")
 
     def anchored(self, folder: Path) -> "Recipe":
-        """The recipe with all paths absolute; those of plug-ins are absolute once it is read.
+        """The recipe with all paths absolute. Paths of plug-ins are already absolute.
 
         Args:
             folder: the folder that relative paths are taken from.
@@ -128,7 +128,7 @@ def _anchored(spec: Any, folder: Path) -> Any:
 
 
 def problems(recipe: Recipe) -> Iterator[Problem]:
-    """Pairs of dotted keys that do not go together: those of its sections, and those across."""
+    """Pairs of dotted keys that do not go together, within a section or across sections."""
     for name in entries(Recipe):
         # Specs without pairs need no such method.
         problems_of_section = getattr(getattr(recipe, name), "problems", tuple)

@@ -115,7 +115,7 @@ def _ema(steps: int) -> float:
 
 
 def why_slow(shape: Shape, keys: Keys) -> Iterator[str]:
-    """Why a suggested network is slow for examples of a shape, with the fix; else nothing."""
+    """Yield why a suggested network is slow for examples of a shape, with the fix."""
     if len(shape) > 1:
         divisor = keys["network"]["patch"] * 2 ** (len(keys["network"]["multipliers"]) - 1)
         positions = math.prod(side // divisor for side in shape[1:])

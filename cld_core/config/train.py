@@ -250,7 +250,7 @@ class EmaSpec:
 
     @property
     def words(self) -> str:
-        """A label for products of the average; empty for the usual one."""
+        """A label for results of the average; empty for the usual average."""
         return "" if self.length is None else f"EMA length {self.length:g}"
 
 
@@ -321,7 +321,7 @@ class MonitorSpec:
         return tuple(name for name in ("wandb", "mlflow") if getattr(self, name).is_on)
 
     def problems(self) -> Iterator[Problem]:
-        """Addresses and names that the loggers would refuse."""
+        """Keys with addresses and names that the loggers would refuse."""
         if (text := self.mlflow.problem()) is not None:
             yield "mlflow.tracking_uri", "mlflow.tracking_uri", text
         for key_name in ("project", "entity"):
@@ -354,7 +354,7 @@ class HooksSpec:
     timeout_s: float = key(30.0, "seconds after which the command is ended", gt=0, le=3600)
 
     def problems(self) -> Iterator[Problem]:
-        """A number in place of a command."""
+        """Keys that have a number in place of a command."""
         if self.on_change is not None and is_count(self.on_change.strip().lstrip("-")):
             yield (
                 "on_change",

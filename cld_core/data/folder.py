@@ -146,7 +146,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _splits(pictures: Sequence[Member], validation: float | None) -> dict[Split, list[Member]]:
-    """The pictures by split: that of their top-level folder, or else by the hash of their name."""
+    """The pictures of each split, by their top-level folders, or else by hashes of their names."""
     tops = [place[0] for place in _places(pictures)]
     if validation is None and {_SPLIT_FOLDERS.get(top) for top in tops} >= set(SPLITS):
         if others := sorted(set(tops) - set(_SPLIT_FOLDERS)):

@@ -260,7 +260,7 @@ def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) ->
 
 
 def keys_of(path: Path) -> dict[str, Any]:
-    """The `data` section of a recipe for what is at a path: prepared images, or else arrays."""
+    """The `data` section of a recipe for the data at a path: prepared images, or else arrays."""
     is_prepared = any(
         (path / name).is_file() for name in (ABOUT, "train/data.mdb", "train.lmdb/data.mdb")
     )

@@ -141,7 +141,7 @@ def _require_flow(sampling: SamplingSpec, metrics: Sequence[registry.Metric]) ->
 
 
 def _points(recipe: Recipe, key: str) -> int:
-    """The number of test points: that of the recipe, or all of them."""
+    """The number of test points, from the recipe, or all of them."""
     points = recipe.eval.points
     if not isinstance(recipe.data, StoredDataSpec):
         return points or recipe.eval.samples

@@ -249,7 +249,7 @@ def _real(path: Path, values: np.ndarray) -> np.ndarray:
 
 
 def write(path: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a file of statistics: its origin, and the arrays of one of the layouts above."""
+    """Write a file of statistics: ``about``, their origin, and ``arrays`` in one of the layouts."""
     write_arrays(path, {**arrays, "about": np.array(json.dumps(about))})
 
 

@@ -73,7 +73,7 @@ def using(*, tf32: bool, fixed_shapes: bool = False) -> Iterator[None]:
 
 
 class Autocast(nn.Module):
-    """A network that computes in a lower precision and returns that of its input.
+    """A network that computes in a lower precision and returns the type of its input.
 
     Args:
         precision: a name in `AUTOCAST`.

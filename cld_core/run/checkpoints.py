@@ -160,9 +160,10 @@ def weights_digest(folder: RunFolder, step: int, length: float | None = None) ->
 
 
 def is_replaced(folder: RunFolder, step: int, digest: str | None) -> bool:
-    """Whether the checkpoint of a step has other averaged weights than those of a digest.
+    """Whether a checkpoint has other averaged weights than at the time of ``digest``.
 
-    False if it was removed, which leaves what was computed of it valid, or cannot be read now.
+    False if the checkpoint was removed, because results that were computed from it remain valid,
+    and if it cannot be read now.
     """
     present = None
     with contextlib.suppress(OSError):

@@ -170,7 +170,7 @@ class EvalRequest(ShardedRequest, EvalSpec):
         return to_plain(value)
 
     def save(self, run: RunFolder) -> Path:
-        """Write the request into the evaluation's folder (`Request.store`), and return the folder."""
+        """Write the request into the evaluation's folder (`Request.store`), which is returned."""
         return self.store(run.evals / self.id)
 
     def _digest(self, metrics: Sequence[str], *more: str) -> str:

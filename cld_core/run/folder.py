@@ -399,7 +399,7 @@ def names_in(folder: Path, empty: tuple[type[OSError], ...] = _ABSENT) -> list[s
 
 
 def find_runs(root: str | Path) -> Sequence[RunFolder]:
-    """The runs directly under ``root``, oldest first, also those of another format."""
+    """The runs directly under ``root``, of any format, oldest first."""
     return sorted(
         runs_beginning(root), key=lambda run: (run.identity().get("created", 0.0), run.name)
     )

@@ -236,7 +236,7 @@ class History:
 
     @property
     def cause(self) -> str | None:
-        """Why the newest attempt ended; None if it has not, or there is none."""
+        """Why the newest attempt ended; None if it has not ended, or there is no attempt."""
         return None if self.last is None else self.last.cause
 
     @property

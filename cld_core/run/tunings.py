@@ -305,9 +305,9 @@ class Solutions:
 def _differences(
     spec: TunedSpec, network: Network, solution: TunedSampler
 ) -> Iterator[tuple[str, Any, Any]]:
-    """The keys in which the requested flow differs from that of a solution.
+    """The keys in which the requested flow differs from a solution's flow.
 
-    Each with the requested value and the value of the solution.
+    Each key comes with the requested value and the solution's value.
     """
     requested = Flow.of(spec, labels=network.labels)
     # Labels first: without them, guidance has no effect.
@@ -319,7 +319,7 @@ def _differences(
 
 
 def _distance(solution: TunedSampler, network: Network) -> tuple[bool, bool, int, float]:
-    """A sort key: how far a network is from that of a solution; of equal ones, the newest first."""
+    """A sort key: the distance of a solution's network from ``network``; then the newest first."""
     created = real(solution.about.get("created")) or 0.0
     return (
         solution.ema_length != network.ema_length,
@@ -509,7 +509,7 @@ class TuningState:
 
     @property
     def seconds(self) -> float:
-        """The duration of the rows, which counts for the budget; that of the flow does not."""
+        """The duration of the rows, which counts towards the budget, unlike that of the flow."""
         return sum(row.seconds for rows in self.rows.values() for row in rows)
 
     def lacks(self, stage: str, budget_min: float | None) -> bool:

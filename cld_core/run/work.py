@@ -78,7 +78,7 @@ def open_work(folder: Path) -> "Work":
 
 
 def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
-    """The works of a kind in folders, without those that are damaged or of another version.
+    """The works of a kind in folders; damaged ones and those of another version are left out.
 
     The module of their class is loaded only if there are folders.
     """
@@ -90,13 +90,14 @@ def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
 
 
 def evaluations_of(run: RunFolder) -> list["Evaluation"]:
-    """The evaluations of a run, oldest first, without those of `_readable`."""
+    """The evaluations of a run, oldest first; damaged ones and those of another version of cldctl
+    are left out."""
     requests = by_age(run.evals / name / "request.json" for name in run.evaluation_names())
     return _readable("evaluation", (file.parent for file in requests))
 
 
 def tunings_of(run: RunFolder) -> list["Tuning"]:
-    """The tunings of a run, without those that are damaged or of another version of cldctl."""
+    """The tunings of a run; damaged ones and those of another version of cldctl are left out."""
     return _readable("tuning", (run.tuned / name for name in run.tuning_names()))
 
 

@@ -468,6 +468,6 @@ def _picked(matrix: Any, rows: Sequence[int], columns: Sequence[int]) -> Any:
 
 
 def _permuted(lower: Any, order: Sequence[int]) -> Any:
-    """The matrix whose rows and columns ``order`` are those of ``lower``."""
+    """The matrix with the rows and columns of ``lower`` at the places ``order``."""
     place = sorted(range(len(order)), key=lambda i: order[i])
     return _picked(lower, place, place)

@@ -343,7 +343,7 @@ class Session:
             set_aside(self.folder, after=max(regular))
 
     def _settle(self, code: StopCode) -> None:
-        """Wait until everything is saved, but leave time for what follows a signal."""
+        """Wait until everything is saved, but after a signal leave time to end the attempt."""
         patience_s = {
             StopCode.NONE: _AT_THE_END_S,
             StopCode.TERM: _TERM_S,
@@ -351,7 +351,7 @@ class Session:
         }
         deadline = time.monotonic() + patience_s.get(code, 0.0)
         self._end_writes(lambda writer: writer.wait(max(0.0, deadline - time.monotonic())))
-        # Each write has checked the lease, so an error of this last check is ignored.
+        # Each write has checked the lease, so a lease that cannot be read now is ignored.
         with suppress(OSError):
             if self.lease is not None:
                 self.lease.check()
@@ -477,7 +477,7 @@ def _note_finished(folder: RunFolder, attempt: int, step: int, start: Start) -> 
 
 
 def _warn_of_edits(folder: RunFolder) -> None:
-    """Record and print edits of the recipe; print those of the code."""
+    """Print edits of the recipe and of the code, and record those of the recipe."""
     if (edited := frozen.note(folder, _NOTE_WITHIN_S)) is not None:
         print(f"warning: {edited}", flush=True)
     if (problem := code.edited()) is not None:

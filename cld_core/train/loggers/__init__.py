@@ -199,7 +199,7 @@ class Monitor:
             self._progress["warning"] = warning
 
     def plot(self, group: str, scalars: Mapping[str, float], step: int) -> None:
-        """Plot values of a group: "train", or "periodic" for what `Periodic` computes."""
+        """Plot values of a group: "train", or "periodic" for the results of `Periodic`."""
         values = {f"{group}/{name}": value for name, value in scalars.items()}
         self.tell(lambda logger: logger.scalars(values, step))
 
