@@ -248,6 +248,7 @@ def unnamed_rows(run: RunFolder) -> list[Path]:
     named = {name for work in evaluations_of(run) for name in _named(work)}
     unnamed = []
     for folder in sorted((run.evals / "rows").glob("*-*")):
+        # Another process may remove the folder meanwhile.
         with suppress(OSError):
             if folder.name not in named and time.time() - folder.lstat().st_mtime > UNNAMED_S:
                 unnamed.append(folder)
@@ -260,6 +261,7 @@ def _named(work: Evaluation) -> Iterator[str]:
         if "id" in rows:
             yield rows["id"]
     for kind in work.request.sizes:
+        # Without its checkpoint, an evaluation reads no rows.
         with suppress(NotFoundError, OSError):
             yield work.rows(kind).folder.name
 

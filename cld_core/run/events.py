@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from cld_core.records import keeping
 
-# Why an attempt ended. What a signal means is decided where the cluster is known.
+# Why an attempt ended. The code of the cluster decides what a signal means.
 Cause = Literal[
     "finished",
     "preempted",

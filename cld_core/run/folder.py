@@ -140,7 +140,7 @@ class RunFolder:
                 return True
         except FileNotFoundError:
             pass
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # ValueError: a path with a NUL
             return False
         return any(
             os.path.lexists(path) for path in (self.ledger.path, self.recipe_file, self.checkpoints)

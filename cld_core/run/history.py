@@ -359,8 +359,8 @@ class History:
             case Labelled():
                 if event.note is not None:
                     self.note = event.note or None
-                kept = [tag for tag in self.tags if tag not in event.remove]
-                self.tags = tuple(dict.fromkeys([*kept, *event.add]))
+                others = [tag for tag in self.tags if tag not in event.remove]
+                self.tags = tuple(dict.fromkeys([*others, *event.add]))
 
     def _note_time(self, event: Event) -> None:
         """Keep the time of a line that follows the end of the newest attempt."""
@@ -372,7 +372,7 @@ class History:
             self.followed[newest.attempt] = min(event.time, earliest)
 
     def _note_job(self, event: Event) -> None:
-        """Keep the newest event of a job. Errors of its single processes do not count."""
+        """Keep the newest event of a job, apart from errors of single processes."""
         if isinstance(event, Failed) and event.kind in ("rank", "task"):
             return
         named = event.job if isinstance(event, Submitted) else event
@@ -440,12 +440,12 @@ class History:
         self.cancelled.add(event.job_id)
         newest = self.newest
         if newest is not None and newest.cause is None and newest.job_id == event.job_id:
-            return  # The attempt saves first, and then notes its end.
+            return  # The attempt notes its end itself, after it has saved.
         state = self.state
-        may_go_on = state in ("PENDING", "REQUEUED", "STOPPED", "LOST")
+        may_continue = state in ("PENDING", "REQUEUED", "STOPPED", "LOST")
         is_of_verdict = getattr(self.verdict, "job_id", None) == event.job_id
         never_began = is_of_verdict and self._waiting(event.job_id) is not None
-        if may_go_on or (never_began and state != "CANCELLED"):
+        if may_continue or (never_began and state != "CANCELLED"):
             self._before_cancelled[event.job_id] = self.verdict
             self.verdict = event
 
@@ -470,7 +470,7 @@ class History:
 
     @property
     def newest(self) -> Attempt | None:
-        """The attempt that started last: only that one can be without an end."""
+        """The attempt that started last, the only one that can be without an end."""
         return None if self._newest_start is None else self._by_number[self._newest_start]
 
     def _set(self, attempt: Attempt, **changes: Any) -> None:
@@ -493,7 +493,7 @@ class History:
     def _started(self, event: Started) -> None:
         rewound = self.from_step is not None
         self.unfit = []
-        # A job that was held for a moment, and starts after all, counts.
+        # A job that was turned away because another one held the run may start after all.
         self.turned_away.pop(event.job_id or "", None)
         self.request = None
         self.from_step = None
@@ -541,7 +541,7 @@ class History:
             if is_newest:
                 self.verdict = event
         if is_newest and not (event.afterwards and attempt.ended is not None):
-            # Earlier decisions were about earlier attempts.
+            # These decisions were about earlier attempts.
             self.requeued = None
             self.given_up = None
 

@@ -116,6 +116,7 @@ class Lease:
         """
         if retried(self._is_ours, PATIENCE_S):
             return
+        # The new owner is only named in the message.
         holder = None
         with suppress(OSError):
             _, holder = newest(self.folder)
@@ -266,6 +267,7 @@ def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
         # done.
         return False
     finally:
+        # Files that cannot be removed only take space.
         with suppress(OSError):
             draft.unlink()
     with suppress(OSError):

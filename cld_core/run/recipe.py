@@ -85,7 +85,7 @@ def _require_own(folder: RunFolder, danger: str) -> None:
 
 
 def seen(run: RunFolder) -> str | None:
-    """The changes that were made by hand, as a message; None if they cannot be read now."""
+    """The edits of the recipe, as a message; None if they cannot be read now."""
     try:
         return ", ".join(edited(run).values())
     except (OSError, RecipeError):
@@ -93,7 +93,7 @@ def seen(run: RunFolder) -> str | None:
 
 
 def edited(run: RunFolder) -> dict[str, str]:
-    """The keys of a run's recipe that were changed since it was made, each with both values.
+    """The keys of a run's recipe that were edited since the run was made, each with both values.
 
     Raises:
         OSError, RecipeError: the recipe cannot be read.
@@ -102,6 +102,7 @@ def edited(run: RunFolder) -> dict[str, str]:
     if recorded is None or checksum(run.recipe_file) == recorded:
         return {}
     original = None
+    # Without the original recipe, it is known that the recipe was edited, but not how.
     with suppress(OSError, RecipeError):
         if checksum(run.submitted_recipe) == recorded:
             original = _values(run.submitted_recipe)
@@ -116,7 +117,7 @@ def edited(run: RunFolder) -> dict[str, str]:
 
 
 def note(run: RunFolder, within_s: float = 0.0) -> str | None:
-    """Write changes that were made by hand into the ledger; returns the message about them, if any.
+    """Note edits of the recipe in the ledger; returns a message about them, or None without edits.
 
     A file system that fails at this moment does not keep a job from starting.
     """

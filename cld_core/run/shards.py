@@ -206,6 +206,7 @@ class ShardedWork(RequestedWork):
         """When a row was last written, by this or other work; None before the first."""
         times = []
         for kind in self.request.sizes:
+            # Rows of a kind that have no folder yet, or whose source is gone, have no time.
             with contextlib.suppress(OSError, NotFoundError):
                 times.append(self.rows(kind).folder.stat().st_mtime)
         return max(times, default=None)

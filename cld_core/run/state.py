@@ -1,4 +1,4 @@
-"""What a work is doing: one table over its ledger, its files, and what launchers answer about jobs.
+"""The state of a work: one table over its ledger, its files, and the answers of launchers.
 
 `state_of` is the only place that decides it. Trainings have eight states. Sharded works, which are
 evaluations, tunings and statistics, have four of them; many jobs may compute one. Commands ask the
@@ -34,7 +34,8 @@ from .lease import local_holder
 from .shards import ShardedWork
 from .work import Work
 
-# Seconds after which a request without a job was interrupted, unless its process still works on it.
+# Seconds after which a request without a job counts as interrupted, unless its process is still
+# submitting it.
 SUBMITTING_S = 30.0
 # In the order in which they are sorted and counted: those that matter most to a user first.
 STATES = (
@@ -183,6 +184,7 @@ def is_locked(folder: Path) -> bool:
     """Whether another process starts jobs in a folder at this moment."""
     if folder in locked_here:
         return False
+    # A lock file that is missing or unreadable holds no lock that this process could see.
     try:
         with opened(folder / LOCK) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -537,9 +539,9 @@ def _without_job(situation: Situation) -> str | None:
 
 
 def why_stopped(history: History, facts: ShardedFacts) -> tuple[str, str] | None:
-    """Why a sharded work stands still: in one or two words, and in a sentence.
+    """Why a sharded work stands still, in one or two words and in a sentence.
 
-    None if it was never started.
+    None if the work was never started.
     """
     if not history.submitted:
         return None

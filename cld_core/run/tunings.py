@@ -565,6 +565,7 @@ class Tuning(RequestedWork):
         return 0 if state is None else state.flow + sum(map(len, state.rows.values()))
 
     def moved_at(self) -> float | None:
+        # The file is missing until the first row is computed.
         try:
             return (self.folder / STATE).stat().st_mtime
         except OSError:

@@ -109,7 +109,7 @@ class Session:
     checkpoint: int | None
     lease: Lease | None
     hosts: Sequence[str]
-    # By the kind of file, on rank 0 alone. Each has at most one write in flight.
+    # The writers by the kind of file, on rank 0 alone. Each has at most one write in flight.
     _writers: dict[str, Writer] = field(default_factory=dict, init=False)
 
     def run(self) -> tuple[int, StopCode]:
@@ -128,7 +128,8 @@ class Session:
         spec = self.recipe.train
         if self.lease is not None:
             self._open_writers(self.lease)
-        # Kernels that are chosen by timing differ from start to start; an exact run must repeat.
+        # With fixed shapes, kernels are chosen by timing and may differ from start to start, which
+        # an exact run must not.
         with (
             execution.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"),
             closing(Watchdog(spec.hang_timeout_s)) as watchdog,
@@ -196,8 +197,8 @@ class Session:
             monitor.write(first_step)
             periodic: Callable[[int], None] | None = None
             if any(is_ever_due(self.recipe, what) for what in PERIODIC):
-                made = resolve("cld_core.train.periodic:Periodic")
-                periodic = made(trainer, self.folder, monitor, stop, watchdog.reset)
+                periodic_class = resolve("cld_core.train.periodic:Periodic")
+                periodic = periodic_class(trainer, self.folder, monitor, stop, watchdog.reset)
             stack.callback(watchdog.close)
             watchdog.reset()
             done = first_step
@@ -252,7 +253,7 @@ class Session:
         # No other segment has the same key.
         trainer = Trainer(self.recipe, self.ranks, attempt + _ROLLBACK_KEY * rollbacks)
         if checkpoint is not None:
-            # Memory-mapped, and copied from there to the device: there is no second copy in memory.
+            # The state is memory-mapped and copied to the device, without another copy in memory.
             state = load(self.folder, checkpoint, model_digest=self.recipe.model_digest())
             trainer.load_state_dict(state)
             if self.ranks.is_first and trainer.power.begins:
@@ -280,7 +281,8 @@ class Session:
         state: Callable[[], dict[str, Any]],
         monitor: Monitor,
     ) -> None:
-        # Rollbacks return to checkpoints and keep all snapshots: every step before must be good.
+        # Rollbacks return to checkpoints and keep all snapshots, so all steps before them must be
+        # good.
         trainer.check(step - 1)
         if kind not in self._writers:
             return
@@ -290,7 +292,7 @@ class Session:
         monitor.enter("training", step)
 
     def _end_writes(self, wait: Callable[[Writer], None]) -> None:
-        """Wait for all writers, also if one fails: its error is raised once all threads ended."""
+        """Wait for all writers. If one fails, its error is raised once all threads have ended."""
         with ExitStack() as stack:
             for writer in reversed(self._writers.values()):
                 stack.callback(wait, writer)
@@ -332,8 +334,8 @@ class Session:
     def _give_up_irregular(self) -> None:
         """Set aside checkpoints after the last regular one, which were saved by time or at a stop.
 
-        Their steps depend on the machine, and so would the noise after a rollback to them. Without
-        a regular checkpoint they are all that the run has, and stay.
+        Their steps depend on the speed of the machine, and so would the noise after a rollback to
+        them. If there is no regular checkpoint, they stay.
         """
         spec = self.recipe.train
         imported = self.folder.ledger.full_history().imported_step
@@ -357,7 +359,7 @@ class Session:
                 self.lease.check()
 
     def _now(self) -> float:
-        """Seconds, once the device has finished its queue."""
+        """The time in seconds, after the device has finished its queue."""
         if self.ranks.device.type == "cuda":
             torch.cuda.synchronize(self.ranks.device)
         return time.perf_counter()
@@ -379,8 +381,8 @@ def compute(
     folder = work.run
     recipe = work.recipe(_START_WITHIN_S, with_plugins=True)
     with _started(folder, recipe, ranks, start) as (number, checkpoint, lease):
-        # One name everywhere: the launcher's, by which jobs exclude nodes. The names are gathered
-        # before anything that may fail on one rank alone.
+        # Machines have the launcher's names everywhere, because jobs exclude nodes by them. The
+        # names are gathered before anything that may fail on a single rank.
         hosts = tuple(ranks.gather(start.node or socket.gethostname()) or ())
         step = checkpoint or 0
         outcome = Outcome("finished")
@@ -396,7 +398,7 @@ def compute(
 
 
 def _trained(session: Session, start: Start) -> tuple[int, Outcome]:
-    """The last step of a session, and how it ended; rank 0 records its start and its end."""
+    """Run a session, and return its last step and how it ended; rank 0 records start and end."""
     cause: Cause = "finished"
     if session.lease is None:
         step, code = session.run()
