@@ -90,7 +90,7 @@ _NOISE = "tune"
 
 
 def free(linear: Linear, denoise: bool) -> range:
-    """The steps whose times are parameters: not the first, at t = 1, nor denoising, at eps."""
+    """The steps whose times are parameters, all but the first, at t = 1, and denoising, at eps."""
     return range(1, len(linear.times) - denoise)
 
 
@@ -112,18 +112,18 @@ def packed(linear: Linear, denoise: bool) -> Tensor:
 
 def unpacked(parameters: Tensor, like: Linear, denoise: bool, eps: float) -> Linear:
     """The sampler with these parameters; times are kept between eps and 1."""
-    made = Linear(like.times.clone(), tuple(matrix.clone() for matrix in like.matrices))
+    sampler = Linear(like.times.clone(), tuple(matrix.clone() for matrix in like.matrices))
     at = list(free(like, denoise))
-    targets = list(blocks(made))
+    targets = list(blocks(sampler))
     times, *parts = parameters.split([len(at), *(target.numel() for target in targets)])
-    made.times[at] = times.exp().clamp(eps, 1.0)
+    sampler.times[at] = times.exp().clamp(eps, 1.0)
     for target, part in zip(targets, parts, strict=True):
         target.copy_(part.view_as(target))
-    return made
+    return sampler
 
 
 def shares_of(schedule: Schedule, times: Sequence[float]) -> Tensor:
-    """Parameters of a grid (steps - 1,): logarithms of its steps relative to the last one."""
+    """The parameters (steps - 1,) of a grid: logarithms of its steps relative to the last one."""
     steps = (-tuned.places(schedule, times).diff()).log()
     return steps[:-1] - steps[-1]
 
@@ -143,7 +143,7 @@ class Fitted:
     """A score to which a sampler is fitted.
 
     Attributes:
-        at_once: the most examples of a batch.
+        at_once: the largest number of examples in a batch.
         count: called with the number of evaluations of the network; with guidance, there are two at
             the times at which it acts.
         points: the number of points whose labels the score has: a row i of u, which may be a copy,
@@ -297,12 +297,13 @@ class Problem:
         """The next row of a stage, from the rows of this stage and of those before it."""
         compute = {"untuned": self._untuned, "grid": self._grid, "coefficients": self._coefficients}
         which, sampler, damping, errors = compute[stage](rows)
-        is_decreasing = bool((sampler.times.diff() < 0).all())
         # A sampler whose times do not decrease cannot be a solution.
+        is_decreasing = bool((sampler.times.diff() < 0).all())
         held = _rms(self._errors(self.held, sampler)) if is_decreasing else tunings.FAR
         return StageRow(which, sampler.plain(), damping, _rms(errors), held)
 
     def _untuned(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
+        """Index, sampler, first damping and errors of the next pair of candidate and spacing."""
         pair = len(rows["untuned"])
         times = tuned.spaced(
             self.fitted.sde, self.nfe, self.eps, self.denoise, SPACINGS[pair % len(SPACINGS)]
@@ -311,6 +312,7 @@ class Problem:
         return pair, sampler, FIRST_DAMPING, self._errors(self.fit, sampler)
 
     def _grid(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
+        """Candidate, sampler, next damping and errors of the next row of the stage "grid"."""
         which = _next_candidate(rows["grid"])
         schedule = self.fitted.sde.schedule
         done = [row for row in rows["grid"] if row.which == which]
@@ -333,6 +335,7 @@ class Problem:
         )
 
     def _coefficients(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
+        """Candidate, sampler, next damping and errors of the next row of "coefficients"."""
         which = _next_start(rows["grid"], rows["coefficients"])
         done = [row for row in rows["coefficients"] if row.which == which]
         start = done[-1] if done else best([row for row in rows["grid"] if row.which == which])
@@ -361,6 +364,8 @@ class Problem:
         *,
         robust: bool,
     ) -> tuple[Linear, float, Tensor]:
+        """The sampler after an iteration of `advanced`, the next damping, and the errors."""
+
         def errors_of(parameters: Tensor) -> Tensor:
             return self._errors(self.fit, sampler(parameters))
 
@@ -375,7 +380,7 @@ class Problem:
         return tuned.of_exponential(self.fitted.sde, times, *CANDIDATES[candidate], self.denoise)
 
     def _errors(self, ends: FlowEndpoints, sampler: Linear) -> Tensor:
-        """(B, D): differences from the flow."""
+        """The differences (B, D) of a sampler's results from the ends of the flow."""
         return (self.fitted.samples(sampler, ends.u) - ends.x).flatten(1)
 
 
@@ -479,7 +484,7 @@ def advanced(
 
 
 def weights_of(errors: Tensor) -> Tensor:
-    """The weights of examples (B,): near 1 if their errors (B, D) are usual, small for outliers."""
+    """The weights (B,) of examples with errors (B, D): near 1 for usual ones, small for outliers."""
     square = errors.square().mean(1)
     scale = (_USUAL**2 * square.median()).clamp(min=torch.finfo(square.dtype).tiny)
     return 1.0 / (1.0 + square / scale)

@@ -654,10 +654,10 @@ class Assembly:
             for "", the place of the recipe itself.
         specs: the chosen specs of the sections with variants, from the layers so far.
         known: the keys that a recipe with these specs can have.
-        values: by dotted key, those of the merged layers so far; a choice of another variant drops
-            the keys that it does not keep.
-        is_lenient: whether plug-ins are named and not imported.
-        unchecked: whether a chosen variant is unknown, so one of these plug-ins registers it.
+        values: the values of the merged layers so far, by dotted key; a choice of another variant
+            drops the keys that it does not keep.
+        is_lenient: whether the recipe names plug-ins that are not imported.
+        unchecked: whether a chosen variant is unknown, and so belongs to one of these plug-ins.
     """
 
     path: Path
@@ -672,10 +672,10 @@ class Assembly:
     unchecked: bool = False
 
     def recipe(self, layers: Sequence[Layer], overrides: Sequence[str]) -> Recipe:
-        """The recipe that layers and overrides give.
+        """The recipe that results from layers and overrides.
 
         Raises:
-            RecipeError: a key or value is wrong; names its place.
+            RecipeError: a key or value is wrong; names the place that set it.
         """
         self.where[""] = printed(self.path)
         in_order = _in_order(overrides)
@@ -732,10 +732,10 @@ class Assembly:
         if self.is_lenient and isinstance(name, str) and name not in variants.variants:
             spec = spec_of(section, node)
             self.unchecked = True
-        kept = variants.kept(self.specs[section], spec)
+        kept_keys = variants.kept(self.specs[section], spec)
         self.specs[section] = spec
         for key in list(self.values):
-            if key.startswith(f"{section}.") and key.split(".")[1] not in kept:
+            if key.startswith(f"{section}.") and key.split(".")[1] not in kept_keys:
                 del self.values[key]
                 del self.where[key]
 

@@ -146,8 +146,8 @@ def _network(shape: Shape, dials: Mapping[str, Any]) -> dict[str, Any]:
             levels[patch] = _levels(common // patch, min(sides) // patch, dials["levels"])
     longest = _LONGEST[len(shape)] * channels
     largest = next((patch for patch in levels if max(sides) / patch <= longest), max(levels))
-    # A network of one resolution sees too little of an example: a smaller patch with two of them is
-    # better.
+    # A network with one resolution sees too little of an example, so a smaller patch that allows
+    # two resolutions is better.
     patches = [patch for patch in levels if patch <= largest]
     patch = max(patches, key=lambda patch: (levels[patch] > 1, patch))
     return {
@@ -156,18 +156,19 @@ def _network(shape: Shape, dials: Mapping[str, Any]) -> dict[str, Any]:
         "multipliers": [1, 2, 2, 2][: levels[patch]],
         "blocks": dials["blocks"],
         "patch": patch,
-        # The published values are for long trainings: after a short one, the score is rough in t.
+        # With the published value, which is for long trainings, the score after a short training is
+        # rough in t.
         "fourier_scale": 1.0,
         "dropout": 0.0,
     }
 
 
 def _levels(common: int, shortest: int, most: int) -> int:
-    """The largest number of resolutions, at most ``most``, that halve sides without a rest.
+    """The largest number of resolutions, at most ``most``, that halve all sides exactly.
 
     Args:
         common: a divisor of all sides.
-        shortest: the shortest side, at least `_LEAST_SIDE` at the lowest resolution.
+        shortest: the shortest side, which stays at least `_LEAST_SIDE` at the lowest resolution.
     """
     levels = 1
     while levels < most and common % 2**levels == 0 and shortest >> levels >= _LEAST_SIDE:
