@@ -484,7 +484,7 @@ def advanced(
 
 
 def weights_of(errors: Tensor) -> Tensor:
-    """The weights (B,) of examples with errors (B, D): near 1 for usual ones, small for outliers."""
+    """The weights (B,) of examples with errors (B, D): near 1, but small for outliers."""
     square = errors.square().mean(1)
     scale = (_USUAL**2 * square.median()).clamp(min=torch.finfo(square.dtype).tiny)
     return 1.0 / (1.0 + square / scale)

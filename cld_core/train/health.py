@@ -241,7 +241,7 @@ class Stragglers:
     in_a_row: dict[int, int] = field(default_factory=dict)
 
     def compare(self, own_s: float) -> tuple[str, str | None] | None:
-        """Compare the ranks; to be called on all of them.
+        """Compare the ranks. All of them must call this.
 
         Args:
             own_s: this rank's own time of a step (`Interval.take_own_time`); 0 without peers.
@@ -254,7 +254,7 @@ class Stragglers:
 
     def judge(self, seconds: Sequence[float]) -> tuple[str, str | None] | None:
         """The line for the log, and the warning if any, for these times of the ranks."""
-        # The lower of two middle times: of two ranks, the slow one must not be the measure.
+        # The lower of two middle times, so that with two ranks, the slow one is not the median.
         median = statistics.median_low(seconds)
         if median <= 0:
             return None
@@ -290,7 +290,7 @@ class Interval:
 
     Each is counted since it was last taken. Losses of skipped steps do not count: a step that
     overflows in the forward pass has a loss that is not finite on some rank. No step depends on
-    what is kept here.
+    these values.
 
     A rank's own time of a step ends where the ranks exchange gradients, and so wait for each other.
     It covers reading the batch and the forward pass, and with accumulation all but the last
