@@ -32,7 +32,7 @@ class GaussianMixture:
         return self.means.shape[1]
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, d), float32."""
+        """Draw n points, (n, d), float32."""
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.dimension, generator=generator, dtype=torch.float64)
         return (self.means[component] + self.std * noise).float()
@@ -86,8 +86,8 @@ class GaussianMixture:
         return (along(x, 0) * self.weights) @ along(y, 1).T
 
     def score(self, sde: Diffusion, classes: Tensor | None = None) -> "MixtureScore":
-        """The exact score under ``sde``; with the classes (K,) of the components, that of labels,
-        too."""
+        """The exact score under ``sde``; with the ``classes`` (K,) of the components, it also takes
+        labels."""
         return MixtureScore(self, sde, classes)
 
 

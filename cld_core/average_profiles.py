@@ -114,7 +114,7 @@ class Mixture:
     Attributes:
         parts: files, and the weights of their averages, by the names of these in the file.
         error: the relative error of its profile, in the L2 norm.
-        described: what it is made of, and its error, for messages.
+        described: its parts and its error, for messages.
     """
 
     parts: tuple[tuple[Stored, dict[str, float]], ...]
@@ -183,7 +183,7 @@ def _counted(stored: Sequence[Stored]) -> str:
 
 
 def _possible(basis: Basis, updates: int) -> str:
-    """The lengths that can be made of stored averages, in words."""
+    """The lengths that can be reconstructed from stored averages, in words."""
     lengths = [
         candidate
         for candidate in _CANDIDATES.tolist()

@@ -21,7 +21,7 @@ from cld_core.errors import CheckpointError
 from cld_core.files import passes, replacing
 from cld_core.records import real
 from cld_core.run import RunFolder
-from cld_core.run.checkpoints import TOLD_ABOVE, Stored, weights_digest, weights_file
+from cld_core.run.checkpoints import REMARK_ABOVE, Stored, weights_digest, weights_file
 from cld_core.sanitize import one_line
 
 from .average_profiles import exponent, key_of, mixture, require_length
@@ -39,7 +39,7 @@ class Averages:
     """Averages of a network's trainable parameters, each held once and updated in one sweep.
 
     Attributes:
-        names: of the parameters.
+        names: the names of the parameters.
         averages: for each of ``decays``, tensors in the order of ``names``.
     """
 
@@ -58,7 +58,7 @@ class Averages:
 
     @property
     def updates(self) -> int:
-        """How often they were updated. Waits for the device if it decides."""
+        """The number of updates. Waits for the device if it decides which steps count."""
         return int(self._updates)
 
     @torch.no_grad()
@@ -89,10 +89,10 @@ class Averages:
     def _named(self, average: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.names, average, strict=True))
 
-    def _copy(self, average: Sequence[Tensor], found: Mapping[str, Tensor]) -> None:
-        """Copy tensors, by name, into an average. They are those of a network of the same shape."""
+    def _copy(self, average: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> None:
+        """Copy ``tensors``, by name, into an average of a network of the same shape."""
         for name, tensor in self._named(average).items():
-            tensor.copy_(found[name])
+            tensor.copy_(tensors[name])
 
 
 class Ema(Averages):
@@ -122,9 +122,9 @@ class Ema(Averages):
     @torch.no_grad()
     def _swap(self) -> None:
         for parameter, value in zip(self._live, self.average, strict=True):
-            kept = parameter.detach().clone()
+            previous = parameter.detach().clone()
             parameter.copy_(value)
-            value.copy_(kept)
+            value.copy_(previous)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": self._named(self.average)}
@@ -146,7 +146,7 @@ def _move(average: list[Tensor], live: list[Tensor], weight: Tensor) -> None:
 
 
 class PowerAverages(Averages):
-    """Averages with power-function profiles, one of each relative length.
+    """Averages with power-function profiles, one for each relative length.
 
     Update t multiplies the average by (1 - 1/t)^(gamma + 1) before the new parameters are added
     (arXiv 2312.02696, equation 3): the parameters after update s have the weight (s^(gamma+1) -
@@ -154,8 +154,7 @@ class PowerAverages(Averages):
     lengths, nothing is tracked.
 
     Attributes:
-        lengths: relative lengths, as `average_profiles.Profile` has them; one of each of
-            ``averages``.
+        lengths: the relative length (`average_profiles.Profile`) of each of ``averages``.
         began: the step at which t was 0: steps before it have no weight.
     """
 
@@ -183,8 +182,8 @@ class PowerAverages(Averages):
         }
 
     def load_state_dict(self, state: Mapping[str, Any] | None, step: int) -> None:
-        """Continue from a `state_dict`; if there is none, or one of other lengths, the averages
-        begin at ``step``."""
+        """Continue from a `state_dict`; if it is missing or has other lengths, the averages begin
+        at ``step``."""
         if not state or {*state["lengths"]} != {*self.lengths}:
             self.began = step
             self._updates = 0
@@ -203,10 +202,11 @@ class Averaged(NamedTuple):
     """Averaged weights.
 
     Attributes:
-        tensors: of the network, by name.
-        classes: of the model, as plain values; None if it has none.
-        form: of the data, as plain values; None if the file does not contain it.
-        error: the relative error of the average's profile; None if it was not made of others.
+        tensors: the network's tensors, by name.
+        classes: the model's classes, as plain values; None if it has none.
+        form: the form of the data, as plain values; None if the file does not contain it.
+        error: the relative error of the average's profile; None if it was not reconstructed from
+            others.
     """
 
     tensors: dict[str, Tensor]
@@ -238,13 +238,15 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
     made_of = weights_digest(run, step, length)
     # Use the file that was made before, unless it is damaged, or the stored averages have changed.
     with contextlib.suppress(CheckpointError, ValueError):
-        kept = averaged_weights(run, step, length)
-        about = kept.described(ABOUT)
-        if about.get("made_of") == made_of and about.get("tensors") == tensors_digest(kept.tensors):
+        stored = averaged_weights(run, step, length)
+        about = stored.described(ABOUT)
+        if about.get("made_of") == made_of and about.get("tensors") == tensors_digest(
+            stored.tensors
+        ):
             error = real(about.get("error")) or 0.0
-            if error > TOLD_ABOVE:
+            if error > REMARK_ABOVE:
                 _log.warning("EMA length %g: relative error of its profile %.2g", length, error)
-            return usual._replace(tensors=kept.tensors, error=error)
+            return usual._replace(tensors=stored.tensors, error=error)
     tensors, error = reconstructed(run, step, length, usual.tensors)
     about = {"made_of": made_of, "error": error, "tensors": tensors_digest(tensors)}
     try:
@@ -269,7 +271,10 @@ def reconstructed(
         like: the tensors of the network, by name; those that are not trained are taken from here.
 
     Raises:
-        As `averaged`.
+        UsageError: the checkpoint has no power-function averages, or the length is invalid or out
+            of reach.
+        CheckpointError: the checkpoint is damaged, or averages belong to another network.
+        OSError: a file cannot be read at this moment.
     """
     damaged: set[int] = set()
     while True:
@@ -286,13 +291,13 @@ def reconstructed(
         for number, problem in problems.items():
             _log.warning("skipped the snapshot of averages of step %d: %s", number, problem)
         damaged |= problems.keys()
-    if damaged or mixed.error > TOLD_ABOVE:
+    if damaged or mixed.error > REMARK_ABOVE:
         _log.warning("%s", mixed.described)
     total: dict[str, Tensor] = {}
     for part, weights in mixed.parts:
         _add(total, part, weights, like)
-    made = {name: tensor.to(like[name].dtype) for name, tensor in total.items()}
-    return {**like, **made}, mixed.error
+    averages = {name: tensor.to(like[name].dtype) for name, tensor in total.items()}
+    return {**like, **averages}, mixed.error
 
 
 def _problem(part: Stored) -> str | None:

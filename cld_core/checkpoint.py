@@ -44,7 +44,7 @@ KINDS = {
     torch.bool: "BOOL",
 }
 _HALF_MAX = torch.finfo(torch.float16).max
-# Seconds for which training continues although no checkpoint can be written.
+# Seconds for which training continues while no checkpoint can be written.
 _GIVE_UP_S = 1800.0
 # The format of exported files.
 FORMAT = "cldctl-weights/1"
@@ -58,9 +58,9 @@ class Writer:
     `save` copies the state into host memory and returns; a thread writes it to disk. At most one
     write is in flight: `save` waits for the one before. The memory of the copy is reused.
 
-    A write that meets a temporary error (`passes`), such as a full disk, is repeated: until the
-    next state takes its place, or for half an hour without any success, or after `wait` as long as
-    that allows.
+    A write that meets a temporary error (`passes`), such as a full disk, is repeated until the next
+    state takes its place. Writing is given up after half an hour without a success, or after the
+    time that `wait` allows.
 
     Args:
         what: the name of such a file in messages.
@@ -115,7 +115,7 @@ class Writer:
             within_s: seconds for which a write that fails is still repeated.
 
         Raises:
-            SaveError: the write failed. The files before it are untouched.
+            SaveError: the write failed. Earlier files are unchanged.
         """
         self._deadline = time.monotonic() + within_s
         self._awake.set()
@@ -201,7 +201,7 @@ def checkpoints(
     """The writer of a run's checkpoints, which removes older ones.
 
     Args:
-        keep, milestone, regular: as for `run.checkpoints.prune`.
+        keep, milestone, regular: the arguments of `run.checkpoints.prune`.
         check_owner: called right before a new file takes its place; raises if this process may not
             write.
     """
@@ -225,7 +225,7 @@ def snapshots(
 
     Args:
         half: store float16 where the values fit.
-        check_owner: as for `checkpoints`.
+        check_owner: called right before a new file takes its place, see `checkpoints`.
     """
 
     def store(step: int, state: dict[str, Any]) -> None:
@@ -255,9 +255,9 @@ def write(
     """Write the files of a checkpoint, the sidecar last.
 
     Args:
-        state: as `train.step.Trainer.state_dict`: ``ema`` has the averages of the trained tensors
-            of ``model``. They are written to a file of their own, together with the tensors that
-            are not trained.
+        state: the result of `train.step.Trainer.state_dict`. Its ``ema`` has the averages of the
+            trained tensors of ``model``, which are written to a file of their own, together with
+            the tensors that are not trained.
 
     Raises:
         SaveError: the disk is full or broken. No partial file is left.
@@ -389,8 +389,7 @@ def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> di
     Its tensors are mapped, and read when they are used.
 
     Args:
-        model_digest: of the recipe (`Recipe.model_digest`); a checkpoint of another model is
-            refused.
+        model_digest: the recipe's `Recipe.model_digest`; a checkpoint of another model is refused.
 
     Raises:
         NotFoundError: there is no checkpoint of this step.
@@ -477,7 +476,7 @@ def exported_weights(file: Path) -> Weights:
 
     Raises:
         NotFoundError: there is no such file.
-        CheckpointError: it is another kind of file, or damaged.
+        CheckpointError: the file is of another kind, or damaged.
     """
     if not file.is_file():
         raise NotFoundError(f"{file}: no such file. `cldctl export` writes one.")

@@ -13,7 +13,7 @@ from cld_core.sanitize import has_control, is_count, one_line
 # Labels of prepared images are stored in two bytes.
 MOST = 2**16 - 1
 LONGEST_NAME = 255
-# Its multiples modulo 1 fill [0, 1) evenly, whatever their number.
+# Any number of its multiples modulo 1 fills [0, 1) evenly.
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _SHOWN = 10
 
@@ -23,7 +23,7 @@ class Classes:
     """The classes of a data set. A label is the index of one.
 
     Attributes:
-        names: of the classes, each different.
+        names: the names of the classes, all different.
         weights: relative frequencies: numbers of training images, or probabilities of toy data.
 
     Raises:
@@ -61,14 +61,14 @@ class Classes:
 
     @property
     def entropy(self) -> float:
-        """H of the class of an example, in nats."""
+        """The entropy of an example's class, in nats."""
         return -sum(share * math.log(share) for share in self.shares if share)
 
     def index(self, label: Any) -> int:
         """The label that a name or a number stands for; a text is looked up among the names first.
 
         Raises:
-            UsageError: there is no such class; says which there are.
+            UsageError: there is no such class; names the classes.
         """
         if not isinstance(label, int | str) or isinstance(label, bool):
             raise UsageError(
@@ -90,7 +90,7 @@ class Classes:
         """Labels of ``n`` examples: of one class, or of a sequence of n.
 
         Raises:
-            UsageError: there is no such class, or another number of them.
+            UsageError: there is no such class, or the number of labels is not ``n``.
         """
         is_sequence = isinstance(label, Iterable) and not isinstance(label, str)
         labels = list(label) if is_sequence else [label] * n

@@ -57,12 +57,12 @@ class Computation(ABC):
     """A work while a process computes it.
 
     Attributes:
-        computers: by kind of rows.
+        computers: the computer of each kind of rows.
         made_of: for a report, where the rows that `parts` returned are stored, by kind, and the
             digests of their chunks.
 
     Raises:
-        CldError: as `computers_on`, or files that rows depend on have changed meanwhile.
+        CldError: a file that rows depend on is gone or damaged, or changed while it was opened.
     """
 
     def __init__(self, work: ShardedWork, device: Any, stop: StopFlag) -> None:
@@ -90,7 +90,7 @@ class Computation(ABC):
         only: Collection[int] | None,
         start: Start,
     ) -> Outcome:
-        """Compute the missing ones of this process's shards, as `Work.compute`.
+        """Compute the missing rows of this process's shards; implements `Work.compute`.
 
         The process that finds all shards complete makes the result.
 
@@ -116,7 +116,7 @@ class Computation(ABC):
 
     @abstractmethod
     def computers_on(self, device: Any) -> Mapping[str, Computer]:
-        """By kind of rows, their computer on a `torch.device`. Loads torch.
+        """The computer of each kind of rows, on a `torch.device`. Loads torch.
 
         Raises:
             CldError: a file that is needed is gone or damaged.

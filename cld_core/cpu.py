@@ -44,10 +44,10 @@ def _flags() -> frozenset[str]:
         lines = _INFORMATION.read_text(errors="replace").splitlines()
     except OSError:
         return frozenset()
-    found = (
+    words = (
         line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))
     )
-    return frozenset(next(found, ()))
+    return frozenset(next(words, ()))
 
 
 def wait_briefly() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from cld_core.files import opened
 
-# By device, inode, time and size. Hard links, such as those of a sweep's code, are read once.
+# Digests by device, inode, time and size, so that hard links, such as those of a sweep's code, are
+# read once.
 _checksums: dict[tuple[int, ...], str] = {}
 
 

@@ -51,7 +51,7 @@ class CldError(Exception):
 
 
 class UsageError(CldError):
-    """The command was used wrongly."""
+    """A command or a function was used wrongly."""
 
     exit_code = 2
 
@@ -93,7 +93,7 @@ class DataError(CldError):
 
 
 class WrongSourceError(DataError):
-    """The data that a command was given, or their destination, are something else."""
+    """The source or destination of data is missing, or is something else than the command needs."""
 
     exit_code = 2
 

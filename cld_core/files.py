@@ -31,8 +31,8 @@ MAX_BYTES = 256 * 2**20
 MAX_JSON_BYTES = 64 * 2**20
 # Bytes to read beyond the size that a file had when it was opened: it may have grown.
 _MORE = 2**16
-# There is no such file, or something else is in its place. Any other error may be temporary, such
-# as a file server that does not answer.
+# Errors of a path without such a file, or with something else in its place. Any other error may be
+# temporary, such as a file server that does not answer.
 NO_FILE = (
     errno.ENOENT,
     errno.ENOTDIR,
@@ -107,7 +107,8 @@ def descriptor_for_writing(path: Path, flags: int = 0) -> int:
             another user or program.
 
     Raises:
-        OSError: as `opened`; a link is refused.
+        OSError: it cannot be opened; a link (ELOOP) or anything but a regular file (EINVAL) is
+            refused.
     """
     return _regular(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)[0]
 
@@ -134,7 +135,8 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> b
     """The content of a regular file of at most ``limit`` bytes.
 
     Raises:
-        OSError: as `opened`; EFBIG if the file is larger.
+        OSError: it cannot be opened or read, is not a regular file (EINVAL), is a link although
+            ``follow`` is False (ELOOP), or is larger (EFBIG).
     """
     # Without `opened`: a stream makes twice as many calls, which are slow on network file systems.
     descriptor, status = _regular(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW))
@@ -193,6 +195,7 @@ def by_age(files: Iterable[Path]) -> list[Path]:
     followed."""
     aged = []
     for file in files:
+        # A file may be removed while its folder is read.
         with suppress(OSError):
             aged.append((file.lstat().st_mtime, file))
     return [file for _, file in sorted(aged)]
@@ -292,14 +295,16 @@ def pauses() -> Iterator[float]:
 def retried(
     work: Callable[[], T], within_s: float, *, stop: Callable[[], bool] = lambda: False
 ) -> T:
-    """Call ``work``, again after each temporary error (`passes`); returns what it returns.
+    """Call ``work`` until it succeeds, again after each temporary error (`passes`).
+
+    Returns the result of ``work``.
 
     Args:
         within_s: seconds after which the error is raised instead.
         stop: called before each further attempt; the error is raised if it returns True.
 
     Raises:
-        OSError: that of the last attempt.
+        OSError: the error of the last attempt.
     """
     deadline = time.monotonic() + within_s
     for pause in pauses():
@@ -319,7 +324,7 @@ class Dropping:
 
     Args:
         what: the subject of these lines, for example "progress.json".
-        over: called with the number of failures and the first reason when a write succeeds again.
+        over: called when a write succeeds again, with the number of failures and the first reason.
     """
 
     def __init__(

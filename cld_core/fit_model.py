@@ -44,12 +44,12 @@ _CALLER = "cld_core.fit"
 
 
 class Step(NamedTuple):
-    """How far a training is.
+    """The progress of a training.
 
     Attributes:
         step: the number of optimiser steps so far.
-        loss: the mean loss of the steps since the last one that was yielded.
-        model: with the averaged weights of this moment; it is the same object each time.
+        loss: the mean loss of the steps since the last `Step`.
+        model: the model with the averaged weights of this moment; the same object each time.
     """
 
     step: int
@@ -74,8 +74,9 @@ def fit(
             density; or a `data` section.
         steps: optimiser steps.
         sde: the diffusion, by its name or as the `sde` section of a recipe.
-        network: likewise; or a module, which is called as docs/howto/own-network.md describes. A
-            copy of it is trained, from its weights. None: one that suits the shape of the data.
+        network: the network, by its name or as the `network` section of a recipe; or a module,
+            which is called as docs/howto/own-network.md describes. A copy of the module is trained,
+            from its weights. None: a network that suits the shape of the data.
         progress: show a bar on stderr; None: in a terminal and in a notebook.
         more: arguments of `fit_steps` (``labels``, ``size``, ``seed``, ``device``, ``every``), and
             recipe keys with "__" for dots, such as ``optim__lr=1e-3``, or sections, such as
@@ -112,13 +113,13 @@ def fit_steps(
 ) -> Generator[Step, None, None]:
     """Train as `fit` does; yields a `Step` after every ``every`` steps, and after the last one.
 
-    The model can be sampled, evaluated and saved at each of them. If the loop is left early, it
-    stays as it is.
+    The model can be sampled, evaluated and saved at each `Step`. If the loop is left early, the
+    model stays as it is.
 
     Args:
         labels: the class of each example (N,), whole numbers or texts, in an array, a list or a
             Series; True: those that come with the data.
-        size: of the network, and the settings that depend on it: "s", "m" or "l".
+        size: "s", "m" or "l", the size of the network and of the settings that depend on it.
         seed: key of every random draw.
         device: where to compute; None: a GPU if one is available.
         keys: recipe keys, as in `fit`.
@@ -126,8 +127,9 @@ def fit_steps(
     The other arguments are those of `fit`.
 
     Raises:
-        RecipeError, DataError: as `fit`, at once.
-        NonFiniteError: as `fit`, at its step.
+        RecipeError: an argument is wrong; raised by the call.
+        DataError: the data cannot be used; raised by the call.
+        NonFiniteError: a gradient was not finite; raised at its step.
     """
     steps = whole_number(steps, "steps", 1, _CALLER)
     every = whole_number(every, "every", 1, _CALLER)
@@ -247,11 +249,11 @@ def _given(section: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys of a section among arguments, without its name."""
     whole = given.get(section)
     prefix = f"{section}."
-    found = {**whole} if isinstance(whole, Mapping) else {}
+    keys = {**whole} if isinstance(whole, Mapping) else {}
     for key, value in given.items():
         if key.startswith(prefix):
-            found[key.removeprefix(prefix)] = value
-    return found
+            keys[key.removeprefix(prefix)] = value
+    return keys
 
 
 def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping[str, Any]:
@@ -267,6 +269,6 @@ def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping
     keys = suggested(examples.shape, train, size, tests=tests, data_std=std, sde=sde, steps=steps)
     own = _given("objective", given)
     if own.get("mixed_score") or own.get("precondition") == "none":
-        # The recipe has another way to a score of Gaussian data, or none.
+        # The caller chose another form of the score for Gaussian data, or none.
         del keys["objective"]["precondition"], keys["objective"]["data_std"]
     return keys

@@ -68,7 +68,7 @@ class Finding:
     """The result of a check.
 
     Attributes:
-        found: in words, with numbers.
+        found: the result in words, with numbers.
         advice: what to do about a failure.
     """
 
@@ -86,11 +86,11 @@ def precisions(device: torch.device) -> Finding:
 
     With TF32 on, products must use it. A convolution need not: cuDNN may have a faster kernel.
     """
-    made = torch.Generator().manual_seed(0)
-    a = torch.randn(512, 512, generator=made)
-    b = torch.randn(512, 512, generator=made)
-    images = torch.randn(4, 128, 16, 16, generator=made)
-    weight = torch.randn(128, 128, 3, 3, generator=made)
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(512, 512, generator=generator)
+    b = torch.randn(512, 512, generator=generator)
+    images = torch.randn(4, 128, 16, 16, generator=generator)
+    weight = torch.randn(128, 128, 3, 3, generator=generator)
     has_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= _AMPERE
 
     def error(
@@ -98,8 +98,8 @@ def precisions(device: torch.device) -> Finding:
     ) -> float:
         exact = function(left.double(), right.double())
         with execution.using(tf32=tf32):
-            found = function(left.to(device), right.to(device)).cpu().double()
-        return float((found - exact).norm() / exact.norm())
+            result = function(left.to(device), right.to(device)).cpu().double()
+        return float((result - exact).norm() / exact.norm())
 
     product = [error(torch.matmul, a, b, tf32) for tf32 in (False, True)]
     convolution = [error(F.conv2d, images, weight, tf32) for tf32 in (False, True)]
@@ -109,17 +109,17 @@ def precisions(device: torch.device) -> Finding:
     changed = sum(not torch.equal(first, left @ right) for _ in range(_REPEATED))
     is_exact = max(product[0], convolution[0]) <= _EXACT
     uses_tf32 = product[1] >= _ROUNDED
-    found = (
+    result = (
         f"relative errors with TF32 off and on: products {product[0]:.1e}, {product[1]:.1e}; "
         f"convolutions {convolution[0]:.1e}, {convolution[1]:.1e}"
     )
     if not has_tf32:
-        found += "; this device has no TF32"
+        result += "; this device has no TF32"
     if changed:
-        found += f"; {changed} of {_REPEATED} products changed"
+        result += f"; {changed} of {_REPEATED} products changed"
     return Finding.judged(
         is_exact and uses_tf32 == has_tf32 and not changed,
-        found,
+        result,
         "train.tf32 has no effect, or the card errs: report it with torch's version.",
     )
 
@@ -154,8 +154,8 @@ class Numbers:
 
     Attributes:
         loss: the mean over the batch.
-        output: of the network, (B, C, H, W), with gradients off.
-        gradients: of the loss, by name of the parameter.
+        output: the network's output, (B, C, H, W), with gradients off.
+        gradients: the gradients of the loss, by name of the parameter.
     """
 
     loss: float
@@ -198,7 +198,7 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
     return Numbers(float(mean.detach()), _copied(output), gradients)
 
 
-def compared(found: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
+def compared(result: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
     """Whether the results agree within the tolerance of a precision, and the errors in words.
 
     Args:
@@ -210,12 +210,12 @@ def compared(found: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
     each = {}
     for name, gradient in expected.gradients.items():
         # A missing gradient counts as zero.
-        gradients[name] = found.gradients.get(name, torch.zeros_like(gradient))
+        gradients[name] = result.gradients.get(name, torch.zeros_like(gradient))
         each[name] = _error(gradients[name], gradient, floor * math.sqrt(gradient.numel()))
     # A NaN is worse than any number.
     worst = max(each, key=lambda name: each[name] if math.isfinite(each[name]) else math.inf)
-    of_loss = abs(found.loss - expected.loss) / abs(expected.loss)
-    of_output = _error(found.output, expected.output)
+    of_loss = abs(result.loss - expected.loss) / abs(expected.loss)
+    of_output = _error(result.output, expected.output)
     of_gradients = _error(_joined(gradients), _joined(expected.gradients))
     errors = {
         "loss": (of_loss, _OUTPUT * unit),
@@ -238,9 +238,9 @@ def _joined(gradients: dict[str, Tensor]) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients.values()])
 
 
-def _error(found: Tensor, expected: Tensor, floor: float = 0.0) -> float:
+def _error(result: Tensor, expected: Tensor, floor: float = 0.0) -> float:
     """The norm of the error, divided by ``floor`` plus the norm of ``expected``."""
-    return float((found - expected).norm()) / (float(expected.norm()) + floor)
+    return float((result - expected).norm()) / (float(expected.norm()) + floor)
 
 
 def memory(device: torch.device, free: int | None = None) -> Finding:
@@ -263,9 +263,9 @@ def memory(device: torch.device, free: int | None = None) -> Finding:
     for block in filled:
         block.bitwise_not_()
     wrong += sum(int((block ^ pattern(number) != -1).sum()) for number, block in enumerate(filled))
-    found = f"{wrong} wrong numbers of {2 * blocks * size} in {blocks * size * 8 / 2**30:.1f} GiB"
+    result = f"{wrong} wrong numbers of {2 * blocks * size} in {blocks * size * 8 / 2**30:.1f} GiB"
     return Finding.judged(
-        wrong == 0, found, "Do not use this card: its memory errs. See `nvidia-smi -q -d ECC`."
+        wrong == 0, result, "Do not use this card: its memory errs. See `nvidia-smi -q -d ECC`."
     )
 
 

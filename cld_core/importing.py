@@ -88,7 +88,9 @@ class StartingWeights:
 
         Raises:
             NotFoundError: there is no such run, checkpoint or file.
-            CheckpointError, CldError, OSError: it is damaged, or cannot be read.
+            CheckpointError: the checkpoint or the file is damaged.
+            CldError: this user may not read it.
+            OSError: it cannot be read at this moment.
         """
         if text.endswith(".safetensors") or (Path(text).is_file() and not meant(text, root).exists):
             path = Path(text).absolute()
@@ -145,7 +147,7 @@ class StartingWeights:
         `train.seed`; the ledger names them.
 
         Raises:
-            SaveError: it cannot be written.
+            SaveError: the checkpoint cannot be written.
         """
         trainer = Trainer(recipe, Ranks())
         try:
@@ -194,7 +196,7 @@ def import_published(
     Nothing is left of the run if a tensor does not fit the recipe, or if a file cannot be written.
 
     Args:
-        path: of the new run.
+        path: the folder of the new run.
         identity: the content of `run.json`, see `cld_core.run.identity`.
 
     Returns:

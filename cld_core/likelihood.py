@@ -27,7 +27,7 @@ class Likelihood:
     Attributes:
         log_joint: (B, K), log p(x, v_k).
         log_q: (B, K), log q(v_k) of the law of the draws; 0 for x alone.
-        entropy: that of q; 0 for x alone.
+        entropy: the entropy of q; 0 for x alone.
         nfe_each: (B, K), int64, network evaluations.
     """
 
@@ -144,9 +144,9 @@ def density_field(
     """The field of u and the accumulated divergence, flattened to (R, N + 1), float64.
 
     Args:
-        shape: of one u, of N numbers, as the score gets it.
-        dtype: of u, as the score gets it.
-        probes: as in `log_density`.
+        shape: the shape of one u of N numbers, as the score gets it.
+        dtype: the type of u, as the score gets it.
+        probes: the probes of the trace, see `log_density`.
     """
     size = shape.numel()
 
@@ -213,7 +213,7 @@ def likelihood(
     bound tight (docs/math.md section 8).
 
     Args:
-        noise: of the B examples; the result of an example depends on its own noise only.
+        noise: the noise of the B examples. The result for an example depends on its own noise only.
         exact_trace: use no probes; for low dimensions and exact scores.
 
     Raises:
@@ -254,10 +254,10 @@ def _probes(noise: SampleNoise, sde: Diffusion, spec: ElboSpec, shape: tuple[int
     """
     if spec.probe == "rademacher":
         return noise.rademacher((spec.probes, *shape))
-    drawn = noise.normal((spec.probes, *shape))
-    halves = drawn.reshape(*drawn.shape[:2], sde.m, -1).double()
+    normal = noise.normal((spec.probes, *shape))
+    halves = normal.reshape(*normal.shape[:2], sde.m, -1).double()
     lengths = torch.linalg.vector_norm(halves, dim=3, keepdim=True)
-    return (halves * (math.sqrt(halves.shape[3]) / lengths)).view_as(drawn)
+    return (halves * (math.sqrt(halves.shape[3]) / lengths)).view_as(normal)
 
 
 def _with_others(law: tuple[Tensor, ...], x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
@@ -267,10 +267,10 @@ def _with_others(law: tuple[Tensor, ...], x: Tensor, e: Tensor) -> tuple[Tensor,
     The law is that of `Diffusion.auxiliary`.
     """
     others = len(law[0])
-    drawn = combined(torch.cat(law, dim=1), (x, *e.chunk(others, dim=1)))
+    auxiliary = combined(torch.cat(law, dim=1), (x, *e.chunk(others, dim=1)))
     square = e.double().square().flatten(1).sum(1)
     log_volume = x[0].numel() * (others * math.log(2.0 * math.pi) + _log_det(law))
-    return torch.cat([x, drawn], dim=1), -0.5 * (square + log_volume)
+    return torch.cat([x, auxiliary], dim=1), -0.5 * (square + log_volume)
 
 
 def _log_det(law: tuple[Tensor, ...]) -> float:

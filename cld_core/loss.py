@@ -81,8 +81,8 @@ def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
         silent: Any = nn.Module()
         silent.forward = lambda u, t: 0.0 * diffusion.scored(u)
         score = Score(diffusion, recipe.objective, silent)
-        found = objective.losses(score, x, objective.draw(generator, 2, data_shape))
-        for name, losses in (("weighted", found.weighted), ("plain", found.plain)):
+        result = objective.losses(score, x, objective.draw(generator, 2, data_shape))
+        for name, losses in (("weighted", result.weighted), ("plain", result.plain)):
             if losses.shape != (2,) or not losses.isfinite().all():
                 raise ValueError(
                     f"the {name} losses of 2 examples are {losses.tolist()}, not 2 finite numbers"
@@ -93,8 +93,8 @@ class Importance:
     """Times with a density nearly proportional to ``weight``, and the factors of their losses.
 
     The density is constant in log t on each of `CELLS` cells, and is there as large as the weight
-    in the middle of the cell. Losses are divided by exactly this density, so their mean is that
-    over uniform times, whatever the weight is.
+    in the middle of the cell. Losses are divided by exactly this density, so for any weight their
+    mean is that over uniform times.
 
     Args:
         weight: maps times (k,), float64, to positive weights (k,).

@@ -40,8 +40,8 @@ class RowKind:
         version: raised when the meaning of rows changes, so that old and new never share a folder.
         chunk: rows of images in a file; of points there are `POINTS_CHUNK`.
         of: the kind of data that rows of this kind exist for; None: of all data.
-        most: a place in a request ("flow.samples") with the largest number of rows, on which no
-            single row depends.
+        most: a place in a request ("flow.samples") that holds the largest number of rows; no single
+            row depends on it.
         along_flow: rows compare samples with the probability flow, which the sampler has to
             approximate.
     """
@@ -134,7 +134,7 @@ class Metric:
         needs_labels: whether it is only for class-conditional models.
         needs_law: whether it is only for data whose density is known.
         same: places in a request ("kid.subsets") that must be equal for two results to be
-            comparable. All places that its numbers, but not its rows, depend on are among them.
+            comparable, among them all places that its numbers depend on and its rows do not.
         least: (key, spare): the value of this key in its section of the recipe may be at most
             samples - spare.
         version: raised when the meaning of its numbers changes, so that old and new never share a
@@ -468,9 +468,9 @@ def quantity(key: str) -> Quantity:
 
 
 def fitting(kinds: Collection[Kind]) -> list[Metric]:
-    """The metrics of examples that are of all these kinds."""
-    found = [metric for metric in metrics() if ROWS[metric.rows].of in (None, *kinds)]
-    return [metric for metric in found if "law" in kinds or not metric.needs_law]
+    """The metrics for examples that are of all these kinds."""
+    of_kinds = [metric for metric in metrics() if ROWS[metric.rows].of in (None, *kinds)]
+    return [metric for metric in of_kinds if "law" in kinds or not metric.needs_law]
 
 
 def draws_samples(names: Iterable[str]) -> bool:
@@ -492,15 +492,15 @@ def parse_metrics(
     """
     words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
     listed = listed or METRICS
-    known = ", ".join(listed)
+    names = ", ".join(listed)
     for word in words:
         if word not in METRICS:
             raise UsageError(
                 f"{option}: '{word}' is not a metric; there are: "
-                f"{known}.{did_you_mean(word, listed)}"
+                f"{names}.{did_you_mean(word, listed)}"
             )
     if texts and not words:
         raise UsageError(
-            f"{option} names no metric; there are: {known}. Name some, or leave the option out."
+            f"{option} names no metric; there are: {names}. Name some, or leave the option out."
         )
     return tuple(name for name in METRICS if name in words)

@@ -82,17 +82,18 @@ class Model:
     `plot`, `export`.
 
     Attributes:
-        recipe: of the model.
+        recipe: the model's recipe.
         path: the run folder or file that it was loaded from; None for any other model.
         step: the optimiser step of the weights.
         checkpoint: digest of the averaged weights of the checkpoint; empty if it is unknown.
-        ema_length: the relative length of their average; None for the average of `train.ema`.
-        ema_error: the error of that average (`average_profiles.Mixture`); None if it was not made
-            of others.
+        ema_length: the relative length of the average of the weights; None for the average of
+            `train.ema`.
+        ema_error: the error of that average (`average_profiles.Mixture`); None if it was not
+            reconstructed from others.
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
-        form: of the data, and how the model sees them.
-        classes: of a class-conditional model, which takes labels; None for any other model.
+        form: the form of the data, and how the model sees them.
+        classes: the classes of a class-conditional model, which takes labels; None for others.
         solutions: samplers that were tuned to the network.
     """
 
@@ -110,8 +111,9 @@ class Model:
 
         Args:
             device: None for a GPU if one is available.
-            data: of the recipe; None to load them.
-            classes: of the data; None to take them from the data if the recipe has labels.
+            data: the recipe's data; None to load them.
+            classes: the classes of the data; None to take them from the data if the recipe has
+                labels.
 
         Raises:
             RecipeError: an argument is wrong, or the recipe cannot be used.
@@ -277,11 +279,12 @@ class Model:
         """A model of a recipe with these weights: all tensors of its network, by name.
 
         Args:
-            classes: of the model, as plain values; None if it has none.
+            classes: the model's classes, as plain values; None if it has none.
             network: a module whose copy gets the weights; None: the network of the recipe.
 
         Raises:
-            ValueError, TypeError, RuntimeError, ArithmeticError: they do not fit the network.
+            ValueError, TypeError, RuntimeError, ArithmeticError: the tensors or classes do not fit
+                the network.
         """
         own = from_plain(Classes, classes) if recipe.data.labels else None
         net = None
@@ -303,8 +306,8 @@ class Model:
         It has the weights, the recipe, the tuned samplers and the form of the data.
 
         Raises:
-            UsageError: its name does not end in .safetensors.
-            SaveError: it cannot be written there.
+            UsageError: the name does not end in .safetensors.
+            SaveError: the file cannot be written.
         """
         path = path_of(file, "file", "Model.export").absolute()
         if path.suffix != ".safetensors":
@@ -389,7 +392,7 @@ class Model:
     ) -> Tensor:
         """Draw ``n`` samples, (n, C, ...), float32; images are in [-1, 1].
 
-        Sample i of a seed is the same however many are drawn with it, in whatever batches.
+        Sample i of a seed depends neither on the number of samples nor on the size of batches.
 
         Args:
             n: how many.
@@ -506,19 +509,21 @@ class Model:
         if progress is not None:
             reporting = network.net.register_forward_hook(report)
         with execution.using(tf32=spec.precision == "tf32"), reporting:
-            for rows, span, given in self._batches(caller, n, first, batch_size, labels):
+            for rows, span, batch_labels in self._batches(caller, n, first, batch_size, labels):
                 complete = rows.start
                 evaluations = 0
                 noise = SampleNoise(seed, "sample", **span)
-                score = of_labels = labelled(network, spec, given, none=len(self.classes or ()))
+                score = of_labels = labelled(
+                    network, spec, batch_labels, none=len(self.classes or ())
+                )
                 if conditioned is not None:
                     other_noise = SampleNoise(seed, "observation", **span)
                     score = conditioned(of_labels, self.sde, noise=other_noise)
-                drawn = samplers.sample(
+                batch = samplers.sample(
                     score, self.sde, spec, noise, self.data_shape, watcher, solution
                 )
-                drawn = replace(drawn, x=self.form.to_data(drawn.x))
-                parts.append(samplers.counted(drawn, of_labels))
+                batch = replace(batch, x=self.form.to_data(batch.x))
+                parts.append(samplers.counted(batch, of_labels))
         return samplers.concatenated(parts)
 
     def _batches(
@@ -528,7 +533,7 @@ class Model:
 
         Args:
             first: number of the first example.
-            size: of a batch; None for all examples.
+            size: the size of a batch; None for all examples.
         """
         size = n if size is None else whole_number(size, "batch_size", 1, caller)
         for start in range(0, n, size):
@@ -587,14 +592,14 @@ class Model:
             n: how many; all their states are in memory.
             points: the largest number of states, evenly spread over the steps of the method.
 
-        The other arguments are those of `sample`, and so are the errors.
+        The other arguments, and the errors, are those of `sample`.
         """
         caller = "Model.trajectory"
         keys = {"method": method, "nfe": nfe, **settings}
         points = whole_number(points, "points", 3, caller)
         spec = sampling_spec(self.recipe, keys, caller)
         recorder = Recorder(points - 1 if spec.denoise else points)
-        drawn = self._draw(caller, n, keys, seed, first, None, label, watcher=recorder)
+        samples = self._draw(caller, n, keys, seed, first, None, label, watcher=recorder)
         t, u = recorder.path()
         channels = self.data_shape[0]
         z = u[:, :, :channels]
@@ -602,9 +607,9 @@ class Model:
         x = self.form.to_data(z.flatten(0, 1)).view_as(z)
         if spec.denoise:
             t = torch.cat([t, t.new_zeros(1)])
-            x = torch.cat([x, drawn.x[None]])
-            if drawn.v is not None:
-                v = torch.cat([v, drawn.v[None]])
+            x = torch.cat([x, samples.x[None]])
+            if samples.v is not None:
+                v = torch.cat([v, samples.v[None]])
         return Trajectory(t, x, v if self.sde.n > 1 else None)
 
     def log_likelihood(
@@ -623,7 +628,7 @@ class Model:
         """A lower bound of log p(x), (B,), float64, nats; for a diffusion of x alone, its value
         (docs/math.md 8).
 
-        It is the `elbo` of what `likelihood` returns for the same arguments.
+        It is `Likelihood.elbo` of the result of `likelihood` for the same arguments.
 
         Images are points of a density on [-1, 1], with uniform noise added to their grey levels, as
         in ``model.source.dequantised_test_data``; `bits_per_dim` converts the result.
@@ -639,9 +644,9 @@ class Model:
             batch_size: examples computed at once; None for all.
             exact_trace: compute the trace without probes, by one backward pass per dimension: for
                 low dimensions.
-            label: of a class-conditional model, the class of all examples, by number or name, or
-                one for each: the result is of log p(x | label). None: of log p(x), by the network
-                without labels.
+            label: for a class-conditional model, the class of all examples, by number or name, or
+                one for each; the bound is then one of log p(x | label). None: it is one of
+                log p(x), by the network without labels.
             settings: the other keys of `eval.elbo`, for example ``rtol=1e-4, atol=1e-4``. Its
                 ``eps`` is never before `objective.loss_eps`.
 
@@ -706,12 +711,12 @@ class Model:
         if not x.isfinite().all():
             raise DataError(f"{caller}: x has numbers that are not finite. Remove those rows.")
         parts = []
-        for rows, span, given in self._batches(caller, len(x), first, batch_size, labels):
+        for rows, span, batch_labels in self._batches(caller, len(x), first, batch_size, labels):
             noise = SampleNoise(seed, "elbo", **span)
-            bound = score if given is None else Conditional(score, given)
+            bound = score if batch_labels is None else Conditional(score, batch_labels)
             z = self.form.to_model(x[rows])
-            found = likelihood.likelihood(bound, self.sde, spec, noise, z, exact_trace=exact_trace)
-            parts.append(found.rescaled(self.form.log_det))
+            batch = likelihood.likelihood(bound, self.sde, spec, noise, z, exact_trace=exact_trace)
+            parts.append(batch.rescaled(self.form.log_det))
         return samplers.concatenated(parts)
 
     def bits_per_dim(self, log_likelihood: Tensor) -> Tensor:
@@ -765,15 +770,15 @@ class Model:
             n: how many; None: 2,000 points, 16 curves, or 64 images.
             ax: axes for the samples alone; None: a new figure of pyplot.
 
-        The other arguments are those of `sample`, and so are the errors. In a notebook, end the
-        line with a semicolon to see the figure once.
+        The other arguments, and the errors, are those of `sample`. In a notebook, end the line with
+        a semicolon to see the figure once.
         """
         keys = {"method": method, "nfe": nfe, **settings}
         count = pictures.default_count(self) if n is None else n
         size = self.recipe.eval.batch_size if batch_size is None else batch_size
-        drawn = self._draw("Model.plot", count, keys, seed, first, size, label)
-        x = drawn.x.cpu()
-        title = f"{method or self.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
+        samples = self._draw("Model.plot", count, keys, seed, first, size, label)
+        x = samples.x.cpu()
+        title = f"{method or self.recipe.sampling.method}, {samples.nfe:.0f} NFE"
         if ax is None:
             from matplotlib import pyplot
 
@@ -801,7 +806,7 @@ def _tensor(x: Numbers, caller: str) -> Tensor:
 
 
 def _recipe_of(path: Path, weights: Weights, allow_plugin: bool) -> Recipe:
-    """The recipe of an exported model. Its plug-ins are imported as `_plugin_of` finds them.
+    """The recipe of an exported model. Its plug-ins are looked up by `_plugin_of` and imported.
 
     Raises:
         CheckpointError: the network needs a plug-in that is not allowed, is missing or cannot be
@@ -810,9 +815,9 @@ def _recipe_of(path: Path, weights: Weights, allow_plugin: bool) -> Recipe:
     tree = weights.described("recipe")
     recipe = from_dict(tree, str(path))
     if recipe.plugins and allow_plugin:
-        found = [_plugin_of(path, plugin) for plugin in recipe.plugins]
+        plugins = [_plugin_of(path, plugin) for plugin in recipe.plugins]
         try:
-            return from_dict({**tree, "plugins": found}, str(path), with_plugins=True)
+            return from_dict({**tree, "plugins": plugins}, str(path), with_plugins=True)
         except RecipeError as error:
             raise CheckpointError(str(error)) from error
     for section in ("network", "sde", "objective") if recipe.plugins else ():

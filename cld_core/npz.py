@@ -67,7 +67,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], str]:
 
     Raises:
         OSError: it cannot be read, or is not a regular file.
-        DamagedError: as `arrays`.
+        DamagedError: it is not an archive of arrays, or damaged.
     """
     with opened(path, follow=True) as file:
         with arrays(file) as content:

@@ -22,10 +22,10 @@ def build(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:
             else.
     """
     with trial("optim.name", spec.name):
-        made = implementation_of("optim", spec)(spec, parameters)
-        if not isinstance(made, Optimizer):
-            raise ValueError(f"it returns {described(made)}, not a torch.optim.Optimizer")
-        return made
+        optimiser = implementation_of("optim", spec)(spec, parameters)
+        if not isinstance(optimiser, Optimizer):
+            raise ValueError(f"it returns {described(optimiser)}, not a torch.optim.Optimizer")
+        return optimiser
 
 
 def adam(spec: OptimSpec, parameters: Iterable[Parameter]) -> Optimizer:

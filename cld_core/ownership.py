@@ -12,10 +12,10 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 def is_mine(path: Path) -> bool:
     """Whether the user of this process owns ``path``; links are not followed.
 
-    root, for whom ownership says nothing, owns what root owns.
+    root may access all files, and owns only those of root.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: the owner of ``path`` cannot be read.
     """
     return path.lstat().st_uid == os.geteuid()
 
@@ -27,8 +27,8 @@ def require_may_change(path: Path, what: str) -> None:
         what: the consequence, for the message: "Nothing was cancelled".
 
     Raises:
-        CldError: names the folder, its owner and the fix.
-        OSError: it cannot be looked at.
+        CldError: another user owns the folder; names the folder, its owner and the fix.
+        OSError: the owner of ``path`` cannot be read.
     """
     owner = path.stat().st_uid
     if owner != os.geteuid():
@@ -60,9 +60,10 @@ def problem_of(status: os.stat_result) -> str | None:
 
 
 def shared_with(status: os.stat_result) -> str | None:
-    """As `problem_of`, but write access of a group with no other member is allowed.
+    """Why a file may have been written by another user; None if only this user can write it.
 
-    Many systems give every user such a group.
+    Unlike `problem_of`, it allows write access of a group whose only member is this user. Many
+    systems give every user such a group.
     """
     is_group_only = status.st_mode & _OTHERS_WRITE == stat.S_IWGRP
     if status.st_uid == os.geteuid() and is_group_only and _is_own_group(status.st_gid):
@@ -89,8 +90,8 @@ def require_private(path: Path, why: str) -> None:
         why: the danger, for the message: "a job would run what is in it".
 
     Raises:
-        CldError: names the path and the fix.
-        OSError: it cannot be looked at.
+        CldError: others own ``path`` or may write into it, or it is a link; names it and the fix.
+        OSError: the owner and mode of ``path`` cannot be read.
     """
     problem = problem_of(path.lstat())
     if problem is not None:
@@ -103,12 +104,12 @@ def make_private(folder: Path, why: str, *, hidden: bool = False) -> None:
     An existing folder keeps its group and the setgid bit.
 
     Args:
-        why: as for `require_private`.
-        hidden: whether others may not read the folder either.
+        why: the danger, for the message: "a job would run what is in it".
+        hidden: whether the folder is hidden from others, so that they cannot read it either.
 
     Raises:
-        CldError: it belongs to another user, or is a link.
-        OSError: it cannot be created.
+        CldError: the folder belongs to another user, or is a link.
+        OSError: the folder cannot be created.
     """
     folder.mkdir(mode=0o700 if hidden else 0o755, parents=True, exist_ok=True)
     status = folder.lstat()

@@ -49,7 +49,7 @@ _DOT = 1.6
 # The fewest test points that the limits of the axes are computed from, and the most that are drawn.
 _EXAMPLES = 2048
 _MOST_EXAMPLES = 20_000
-# The number of test data that are searched for those of a class, in multiples of the samples.
+# The number of test examples that are searched for those of a class, in multiples of the samples.
 _SEARCHED = 16
 
 Array = npt.NDArray[Any]
@@ -74,8 +74,8 @@ def samples(model: "Model", path: Path, *, seed: int = 0, batch_size: int | None
     """Draw `default_count` samples, ``batch_size`` at once (None: all), and save them by `show`."""
     count = default_count(model)
     labels = in_rows(model, count)
-    drawn = model.draw(count, seed=seed, batch_size=batch_size, label=labels)
-    show(path, drawn.x, model, how(model, drawn), labels)
+    batch = model.draw(count, seed=seed, batch_size=batch_size, label=labels)
+    show(path, batch.x, model, how(model, batch), labels)
 
 
 def is_grid(form: DataFormat) -> bool:
@@ -84,20 +84,20 @@ def is_grid(form: DataFormat) -> bool:
 
 
 def default_count(model: "Model") -> int:
-    """The number of samples of a picture; of images with classes, one row each if possible."""
+    """The number of samples of a picture; with classes, one row of images for each if possible."""
     if is_grid(model.form):
         return min(max(8, len(model.classes or ())), _MOST_ROWS) ** 2
     return _CURVES if len(model.data_shape) == 2 else 2000
 
 
 def in_rows(model: "Model", n: int) -> Tensor | None:
-    """The labels of n images whose rows are one class each; None for other data or no classes."""
+    """The labels of n images whose rows have one class each; None without images or classes."""
     if model.classes is None or not is_grid(model.form):
         return None
     return torch.arange(n) // columns_of(n) % len(model.classes)
 
 
-def how(model: "Model", drawn: Samples, label: str | None = None) -> str:
+def how(model: "Model", samples: Samples, label: str | None = None) -> str:
     """A description of how samples were drawn; ``label``: the class of all of them."""
     spec = model.recipe.sampling
     parts = [spec.method]
@@ -105,7 +105,7 @@ def how(model: "Model", drawn: Samples, label: str | None = None) -> str:
         parts.append(f"label {one_line(label, 40)}")
     if spec.guidance != 1:
         parts.append(f"guidance {spec.guidance:g}")
-    return ", ".join([*parts, f"{drawn.nfe:.0f} NFE"])
+    return ", ".join([*parts, f"{samples.nfe:.0f} NFE"])
 
 
 def periodic_name(step: int) -> str:
@@ -141,7 +141,7 @@ def show(path: Path, x: Tensor, model: "Model", how: str, labels: Tensor | None 
 
     Args:
         how: the end of the title.
-        labels: of `in_rows`, (n,): the class of each row is written beside it.
+        labels: (n,), from `in_rows`; the class of each row is written beside it.
     """
     write(path, pixels(x, model, labels), title(x, model, how))
 
@@ -174,10 +174,10 @@ def show_given(
 
     if is_grid(model.form):
         observed = _grey(observation.backprojected()[None], model.form)
-        made = enlarged(tile(torch.cat([observed, _grey(x, model.form).cpu()])))
+        picture = enlarged(tile(torch.cat([observed, _grey(x, model.form).cpu()])))
     else:
-        made = rendered(draw)
-    write(path, made, title(x, model, how))
+        picture = rendered(draw)
+    write(path, picture, title(x, model, how))
 
 
 def title(x: Tensor, model: "Model", how: str) -> str:
@@ -194,7 +194,7 @@ def title(x: Tensor, model: "Model", how: str) -> str:
 
 
 def _left_out(form: DataFormat) -> str:
-    """The part of each sample that a picture shows, after a comma; empty for all of it."""
+    """A phrase, after a comma, about the shown part of each sample; empty if all of it is shown."""
     parts = form.shape[0]
     if is_grid(form):
         return "" if form.kind == "images" else f", channel 0 of {parts}"
@@ -231,10 +231,10 @@ def rendered(draw: "Callable[[Figure], object]") -> Tensor:
 
 
 def beside_data(figure: "Figure", x: Tensor, model: "Model", label: int | None = None) -> None:
-    """Draw samples x (n, ...) and, for comparison, test data, of the class ``label`` if given.
+    """Draw samples x (n, ...) and, for comparison, test data, only of the class ``label`` if given.
 
-    Points in the plane and curves are side by side, on equal axes. Of other vectors, there are
-    histograms of features and scatters of pairs of them. Missing data are left out.
+    Points in the plane and curves are side by side, on equal axes. Other vectors are shown as
+    histograms of features and scatters of pairs of features. Missing data are left out.
     """
     if model.data_shape == (2,):
         plane = Plane.of_model(model, x, label)
@@ -246,10 +246,10 @@ def beside_data(figure: "Figure", x: Tensor, model: "Model", label: int | None =
             left.set_title(_data_of(label))
         plane.draw_samples(right, x)
         return
-    shown = {"samples": x.double()}
+    vectors = {"samples": x.double()}
     if (examples := _examples(model, len(x), label)) is not None:
-        shown = {_data_of(label): examples.double(), **shown}
-    (_curves if len(model.data_shape) == 2 else _pairs)(figure, shown)
+        vectors = {_data_of(label): examples.double(), **vectors}
+    (_curves if len(model.data_shape) == 2 else _pairs)(figure, vectors)
 
 
 def _data_of(label: int | None) -> str:
@@ -298,13 +298,13 @@ def on_axes(axes: "Axes", x: Tensor, model: "Model", title: str) -> None:
 
 # --- vectors and curves
 
-# By name, data if they are available, and samples; (n, ...), float64.
-Shown = Mapping[str, Tensor]
+# Data, if they are available, and samples, by their names in the picture; (n, ...), float64.
+Examples = Mapping[str, Tensor]
 
 
-def _pairs(figure: "Figure", shown: Shown) -> None:
+def _pairs(figure: "Figure", examples: Examples) -> None:
     """Histograms of features of vectors on a diagonal, and scatters of pairs of them below it."""
-    vectors = {name: x.flatten(1)[:, :_FEATURES].numpy() for name, x in shown.items()}
+    vectors = {name: x.flatten(1)[:, :_FEATURES].numpy() for name, x in examples.items()}
     low, high = _limits(next(iter(vectors.values())), margin=0.2)
     d = len(low)
     if d > 1:
@@ -343,11 +343,14 @@ def _pairs(figure: "Figure", shown: Shown) -> None:
     figure.legend(loc="upper right", bbox_to_anchor=(0.98, 0.94))
 
 
-def _curves(figure: "Figure", shown: Shown) -> None:
-    """Some curves (C, L) of each, side by side on the axes of the first; a row for each channel."""
-    channels = min(shown["samples"].shape[1], _CHANNELS)
-    grid = figure.subplots(channels, len(shown), sharex=True, sharey="row", squeeze=False)
-    for column, (name, x) in enumerate(shown.items()):
+def _curves(figure: "Figure", examples: Examples) -> None:
+    """Draw curves (C, L): a column for each of ``examples``, a row for each channel.
+
+    All columns have the y limits of the first.
+    """
+    channels = min(examples["samples"].shape[1], _CHANNELS)
+    grid = figure.subplots(channels, len(examples), sharex=True, sharey="row", squeeze=False)
+    for column, (name, x) in enumerate(examples.items()):
         curves = x[:_CURVES]
         colour = "tab:red" if name == "samples" else "black"
         if len(curves) < len(x):
@@ -358,11 +361,12 @@ def _curves(figure: "Figure", shown: Shown) -> None:
             axes.plot(curves[:, channel].T.numpy(), color=colour, alpha=0.6, linewidth=0.8)
             if column == 0:
                 axes.set_ylabel(f"channel {channel}")
+                # Turns autoscaling off, also for the later columns, which share y.
                 axes.set_ylim(axes.get_ylim())
 
 
 def _limits(points: Array, margin: float) -> tuple[Array, Array]:
-    """Limits (d,) of the finite ones of points (n, d), with a margin relative to their range."""
+    """Limits (d,) of the finite points among (n, d), with a margin relative to their range."""
     finite = points[np.isfinite(points).all(1)]
     if not len(finite):
         finite = np.zeros((1, points.shape[1]))
@@ -376,10 +380,10 @@ def _limits(points: Array, margin: float) -> tuple[Array, Array]:
 
 
 def require_size(n: int, pixels: int) -> None:
-    """Check that a grid of n images of so many ``pixels`` fits into memory.
+    """Check that a grid of n images of ``pixels`` pixels each fits into memory.
 
     Raises:
-        UsageError: it does not; names the largest possible number.
+        UsageError: the grid is too large; names the largest possible number of images.
     """
     if n * pixels > MAX_PICTURE:
         raise UsageError(
@@ -429,8 +433,8 @@ def _named(grid: Tensor, names: Sequence[str]) -> Tensor:
     for row, text in enumerate(texts):
         right_middle = (width - _LETTERS // 2, (row + 0.5) * height)
         ImageDraw.Draw(strip).text(right_middle, text, fill=255, font=font, anchor="rm")
-    shown = torch.from_numpy(np.array(strip))[:, :, None]
-    return torch.cat([shown.expand(-1, -1, grid.shape[2]), grid], dim=1)
+    margin = torch.from_numpy(np.array(strip))[:, :, None]
+    return torch.cat([margin.expand(-1, -1, grid.shape[2]), grid], dim=1)
 
 
 def write(path: Path, pixels: Tensor, title: str) -> None:
@@ -483,7 +487,7 @@ class Plane:
 
     @classmethod
     def of_model(cls, model: "Model", x: Tensor, label: int | None = None) -> "Plane":
-        """As `of`, for samples x (n, 2) of a model; without data, a square around the samples."""
+        """A square around a model's data, see `of`; without data, around the samples x (n, 2)."""
         try:
             return cls.of(model.source, len(x), label)
         except (DataError, OSError):
@@ -511,7 +515,7 @@ class Plane:
 
 
 def _square(points: Array) -> tuple[Array, Array]:
-    """Two corners (2,) of a square around the finite ones of points (n, 2), with a margin."""
+    """Two corners (2,) of a square around those of points (n, 2) that are finite, with a margin."""
     low, high = _limits(points, margin=0.05)
     middle = (low + high) / 2
     half = 0.5 * (high - low).max()
@@ -520,9 +524,9 @@ def _square(points: Array) -> tuple[Array, Array]:
 
 def _against_line(axes: "Axes", values: Tensor, nodes: Tensor, p: Tensor) -> None:
     """A histogram of the unknown coordinate (n,), and its exact density p at nodes."""
-    shown = nodes[p > 1e-4 * p.max()]
-    low = float(shown[0])
-    high = float(shown[-1])
+    likely = nodes[p > 1e-4 * p.max()]
+    low = float(likely[0])
+    high = float(likely[-1])
     margin = 0.1 * (high - low)
     axes.hist(
         values.numpy(),

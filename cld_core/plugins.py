@@ -26,7 +26,7 @@ from .sanitize import one_line
 SECTIONS = ("data", "sde", "network", "objective", "optim", "sampling")
 OTHERS = ("metrics", "rows", "loggers", "extractors", "toys")
 
-# The class of a table's entries.
+# The class of the entries of each table of objects.
 _CLASSES = {"metrics": "cld_core.metrics.Metric", "rows": "cld_core.metrics.RowKind"}
 
 
@@ -115,7 +115,7 @@ def table(name: str, shipped: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_shipped(table: str, name: str) -> bool:
-    """Whether an entry is one of cldctl, and not of a plug-in."""
+    """Whether an entry belongs to cldctl, not to a plug-in."""
     return name in _SHIPPED[table]
 
 
@@ -132,7 +132,7 @@ def resolve(name: Any) -> Any:
 
 
 def import_plugins(plugins: Sequence[str], place: str) -> None:
-    """Import plug-ins, and make their entries those of the tables.
+    """Import plug-ins, and put their entries into the tables.
 
     Entries of other versions of these plug-ins, which may have been imported before, are replaced.
 
@@ -175,7 +175,7 @@ def _imported(plugin: str, place: str) -> list[tuple[str, str, Any]]:
             raise RecipeError(f"{place}: plug-in {one_line(plugin)}: {error}") from error
         except (Exception, SystemExit) as error:  # user code may raise anything
             reason = one_line(f"{type(error).__name__}: {error}", 300)
-            if (where := raised_in(error)) is not None:
+            if (where := plugin_line_of(error)) is not None:
                 raise RecipeError(
                     f"{place}: plug-in {one_line(plugin)!r} cannot be imported: {reason}. "
                     f"Correct {one_line(where)}."
@@ -223,26 +223,27 @@ def trial(key: str, name: str) -> Iterator[None]:
         section = key.partition(".")[0]
         reason = one_line(f"{type(error).__name__}: {error}", 400).removeprefix("ValueError: ")
         reason = reason.rstrip(".")
-        if (where := raised_in(error)) is not None:
+        if (where := plugin_line_of(error)) is not None:
             reason += f" ({one_line(where)})"
         owner = one_line(_OWNERS.get((section, name), "this process"))
         page = _PAGES.get(section, f"own-{section}")
         raise RecipeError(
             f"'{key}': {name} of {owner} cannot be used: {reason}. Correct it: "
-            f"docs/howto/{page}.md says what it has to be."
+            f"docs/howto/{page}.md describes what is needed."
         ) from error
 
 
-def raised_in(error: BaseException) -> str | None:
-    """The innermost FILE:LINE of a plug-in in the traceback of an error; None if there is none."""
-    found = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else None
+def plugin_line_of(error: BaseException) -> str | None:
+    """FILE:LINE of the innermost frame that is in a plug-in; None if no frame is."""
+    # A file that cannot be parsed has no frame in the traceback.
+    place = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else None
     for frame, line in traceback.walk_tb(error.__traceback__):
         name = str(frame.f_globals.get("__name__"))
         if name.startswith(_PREFIX) or any(
             name == plugin or name.startswith(f"{plugin}.") for plugin in _IMPORTED
         ):
-            found = f"{frame.f_code.co_filename}:{line}"
-    return found
+            place = f"{frame.f_code.co_filename}:{line}"
+    return place
 
 
 def described(value: Any) -> str:

@@ -29,7 +29,7 @@ _NCCL_MONITOR = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
 
 
 class RankError(CldError):
-    """Rank 0 could not continue; its log says why. The exit code is that of rank 0."""
+    """Rank 0 could not continue, for a reason in its log. The exit code is that of rank 0."""
 
     def __init__(self, message: str, exit_code: int = CldError.exit_code) -> None:
         super().__init__(message)
@@ -141,7 +141,7 @@ class Ranks(Place):
 
 
 class Consensus:
-    """The most important reason to stop of all ranks: one integer that they exchange each step.
+    """The most important of all ranks' reasons to stop: one integer that they exchange each step.
 
     Its lowest bit is set to save without a stop, which only rank 0 requests; a stop always saves.
     The exchange runs on the CPU (gloo) during the step's computation, so no GPU waits for it.

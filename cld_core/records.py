@@ -30,7 +30,7 @@ _Reader = Callable[[Any, str], Any]
 
 
 class RecordError(CldError, ValueError):
-    """A record is damaged, or of another version: names the file, if any, and the field."""
+    """A record is damaged or of another version. The message names the field, and any file."""
 
 
 def keeping() -> Any:

@@ -75,7 +75,7 @@ def is_loopback(address: str) -> bool:
 
 
 def address_of(host: str) -> str | None:
-    """The address that a host's name resolves to here; None if it does not."""
+    """The address that a host's name resolves to on this machine; None if it does not resolve."""
     try:
         (*_, where), *_ = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
     except OSError:

@@ -24,15 +24,15 @@ class Run:
     """One row; a value that the folder does not contain is None.
 
     Attributes:
-        path: of its folder; `cld_core.load` takes it.
+        path: the path of its folder; `cld_core.load` takes it.
         state: PENDING before the first attempt, RUNNING until the end of the newest one is
             recorded, then FINISHED, STOPPED, FAILED, CANCELLED or LOST, which depends on its cause.
-            The scheduler is not asked, so a killed job may still be RUNNING here; `cldctl status`
-            asks it.
-        loss: the last one that was reported.
-        smoothed_loss: an exponential mean of all reported ones, as `cldctl status` shows it; None
+            The scheduler is not queried, so a killed job may still be RUNNING here; `cldctl status`
+            queries it.
+        loss: the last reported loss.
+        smoothed_loss: an exponential mean of all reported losses, as `cldctl status` shows it; None
             if it is unknown.
-        cause: of the end of the newest attempt.
+        cause: why the newest attempt ended.
         bpd: bits/dim, from the newest evaluation that has it; so are ``nll``, in nats, and ``fid``.
         problem: a description of the damage of a folder.
     """
@@ -69,7 +69,7 @@ class Runs(Sequence[Run]):
     def under(cls, root: str | Path | None = None) -> Self:
         """The runs directly under a folder; default: $CLDCTL_RUNS, else runs/.
 
-        A folder that does not exist has none.
+        There are none if the folder does not exist.
         """
         folder = default_root() if root is None else path_of(root, "runs_dir", "cld_core.runs")
         return cls([row_of(run) for run in find_runs(folder)], folder.absolute())
@@ -90,8 +90,8 @@ class Runs(Sequence[Run]):
             return type(self)(self._rows[key], self._root)
         rows: Any = {row.name: row for row in self._rows} if isinstance(key, str) else self._rows
         try:
-            found: Run = rows[key]
-            return found
+            row: Run = rows[key]
+            return row
         except (LookupError, TypeError) as error:
             guess = did_you_mean(key, rows) if isinstance(key, str) else ""
             raise NoRunError(f"no run {key!r} in {self._root}.{guess}") from error
@@ -110,13 +110,13 @@ class Runs(Sequence[Run]):
             if name not in COLUMNS:
                 guess = did_you_mean(name, COLUMNS) or f" There are {', '.join(COLUMNS)}."
                 raise UsageError(f"Runs.filter: there is no column {name!r}.{guess}")
-        kept = [
+        matching = [
             row
             for row in self._rows
             if all(getattr(row, name) == value for name, value in values.items())
         ]
         return type(self)(
-            [row for row in kept if where is None or (row.problem is None and where(row))],
+            [row for row in matching if where is None or (row.problem is None and where(row))],
             self._root,
         )
 
@@ -199,5 +199,5 @@ def _recipe(run: RunFolder) -> dict[str, Any]:
 
 def _results(run: RunFolder) -> Mapping[str, float]:
     """Each result from the newest evaluation that has it."""
-    found = [numbers(work.report) for work in evaluations_of(run)]
-    return {key: report[key].value for report in found for key in _RESULTS if key in report}
+    reports = [numbers(work.report) for work in evaluations_of(run)]
+    return {key: report[key].value for report in reports for key in _RESULTS if key in report}

@@ -48,7 +48,7 @@ def local_time(moment: float | None, form: str = "%Y-%m-%d %H:%M", unknown: str 
     """A time, in seconds since 1970, in the local time zone.
 
     Args:
-        form: as for `time.strftime`.
+        form: a format for `time.strftime`.
         unknown: returned for None, and for a number that is out of range.
     """
     try:

@@ -29,7 +29,7 @@ LabelScore = Callable[[Tensor, float | Tensor, Tensor], Tensor]
 
 
 class NoiseModel(Protocol):
-    """What losses need of a score."""
+    """The part of a score that losses use."""
 
     def predicted_noise(self, u: Tensor, t: Tensor, *, augmented: Tensor | None = None) -> Tensor:
         """(B, mC, ...): the estimate of the noise in the scored halves of u (B, nC, ...) at the
@@ -125,9 +125,9 @@ class Score:
 
         It is what `__call__` computes; the coefficients for all times are computed together.
         """
-        found = self._coefficients(times).each(len(times), dtype)
-        stages = zip(times.to(self._dtype(dtype)), found, strict=True)
-        return [functools.partial(self._score, t=t, found=each) for t, each in stages]
+        each_time = self._coefficients(times).each(len(times), dtype)
+        stages = zip(times.to(self._dtype(dtype)), each_time, strict=True)
+        return [functools.partial(self._score, t=t, factors=each) for t, each in stages]
 
     def _coefficients(self, t: float | Tensor) -> Coefficients:
         find = coefficients if isinstance(t, Tensor) else _at_number
@@ -137,15 +137,15 @@ class Score:
         self,
         u: Tensor,
         t: float | Tensor,
-        found: Coefficients,
+        factors: Coefficients,
         *label: Tensor,
         augmented: Tensor | None = None,
     ) -> Tensor:
-        z = u if found.whiten is None else apply(found.whiten, u)
-        score = apply(found.output, self._network(z, t, *label, augmented=augmented))
-        if found.precision is None:
+        z = u if factors.whiten is None else apply(factors.whiten, u)
+        score = apply(factors.output, self._network(z, t, *label, augmented=augmented))
+        if factors.precision is None:
             return score
-        return torch.sub(score, apply(found.precision, self.sde.scored(z)))
+        return torch.sub(score, apply(factors.precision, self.sde.scored(z)))
 
     def _network(
         self, u: Tensor, t: float | Tensor, *label: Tensor, augmented: Tensor | None = None
@@ -165,16 +165,18 @@ class Score:
         """-E^-1 s, (B, mC, ...): the network's estimate of the noise in the scored halves of u.
 
         Args:
-            augmented: how the images were changed, as `Draws.augmented`; None: they were not.
+            augmented: how the images were changed, see `Draws.augmented`; None: they were not.
         """
         kernel = self.objective.kernel
         if self.objective.precondition == "data":
-            found = self._coefficients(t)
+            factors = self._coefficients(t)
             first = self.sde.n - self.sde.m
-            assert found.precision is not None, "preconditioning has a linear part"
+            assert factors.precision is not None, "preconditioning has a linear part"
             # The score times -E^-1, which is the transpose of the scored block of L.
             unscale = -self.sde.factor(t, kernel)[..., first:, first:].mT
-            scaled = Coefficients(unscale @ found.output, unscale @ found.precision, found.whiten)
+            scaled = Coefficients(
+                unscale @ factors.output, unscale @ factors.precision, factors.whiten
+            )
             return self._score(u, t, scaled, *label, augmented=augmented)
         alpha = self._network(u, t, *label, augmented=augmented)
         if not self.objective.mixed_score:
@@ -186,8 +188,7 @@ class Score:
 def for_rows(score: ScoreFunction, rows: Tensor) -> ScoreFunction:
     """The score for the examples ``rows`` (b,) of a batch, as a function of their u (b, nC, ...).
 
-    It is the ``score`` itself, unless that is bound to examples, as
-    `Conditional`.
+    It is ``score`` itself, unless that is bound to examples, as a `Conditional` is.
     """
     select = getattr(score, "for_rows", None)
     return score if select is None else select(rows)
@@ -220,7 +221,7 @@ class Conditional:
         return self._score(u, t, self._label)
 
     def predicted_noise(self, u: Tensor, t: Tensor, *, augmented: Tensor | None = None) -> Tensor:
-        """As `Score.predicted_noise`, of a score that has it."""
+        """The noise that `Score.predicted_noise` returns for these labels."""
         assert isinstance(self._score, Score), "losses are those of a network, not of any score"
         return self._score.predicted_noise(u, t, self._label, augmented=augmented)
 
@@ -265,7 +266,7 @@ class Guided:
         return given.index_copy(0, rows, free + self._spec.guidance * (given[rows] - free))
 
     def networks(self, t: float) -> int:
-        """The number of evaluations of the network that one of this score takes."""
+        """The number of network evaluations that one evaluation of this score takes at time t."""
         acts = self._spec.guidance_from <= t <= self._spec.guidance_to
         return 2 if acts and self._spec.guidance != 0 else 1
 

@@ -26,9 +26,9 @@ def key_of(*parts: int | str) -> int:
 
 def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator keyed by ``parts``, for example ``(seed, restart, step, "noise")``."""
-    made = torch.Generator(device=device)
-    made.manual_seed(key_of(*parts))
-    return made
+    keyed = torch.Generator(device=device)
+    keyed.manual_seed(key_of(*parts))
+    return keyed
 
 
 def blocks_of(first: int, last: int) -> tuple[range, slice]:
@@ -41,9 +41,9 @@ def blocks_of(first: int, last: int) -> tuple[range, slice]:
 class SampleNoise:
     """Noise of the samples ``first <= i < last``.
 
-    That of sample i is a function of ``parts``, i and the number of the call, whatever the batch
-    size, the shard or the rank: samples are drawn in fixed blocks of `SAMPLE_BLOCK`, and a range
-    that cuts a block draws the whole block and keeps its share.
+    The noise of sample i is a function of ``parts``, i and the number of the call. It depends on
+    neither batch size nor shard nor rank, because samples are drawn in fixed blocks of
+    `SAMPLE_BLOCK`: a range that cuts a block draws the whole block and keeps its share.
 
     Numbers are the same for any device. They are drawn on the CPU, because those of a CUDA
     generator depend on the model of the card for large tensors. One core draws 3e8 normal numbers
@@ -51,7 +51,7 @@ class SampleNoise:
     a small part of the time of a GPU for that step.
 
     Args:
-        device: of the numbers.
+        device: the device that the numbers are delivered to.
     """
 
     def __init__(

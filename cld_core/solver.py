@@ -145,7 +145,8 @@ def solve(
     A row's error is the root mean square over its n components of error / (atol + rtol |y|).
 
     Args:
-        y0: (B, n), of any type. The state is float64; the field may compute in less precision.
+        y0: the initial state (B, n), in any floating type. The state is float64; the field may
+            compute in less precision.
         max_steps: the largest number of steps of a row, rejected ones included.
         prepare: makes, from the times (k, b) of a step, the k objects that the field gets in place
             of t. Quantities that depend on the time alone are cheaper for all stages at once.
@@ -263,7 +264,7 @@ def _factor(error: Tensor, rejected: Tensor) -> Tensor:
 
 
 def _check(rows: _Rows) -> None:
-    """Raise SolverError if a row has no step size to go on with."""
+    """Raise SolverError if the step size of a row is too small to continue."""
     if bool((rows.h <= _SMALLEST_STEP).any()) or not bool(torch.isfinite(rows.h).all()):
         raise _error(rows, "the step size became too small")
 

@@ -12,7 +12,7 @@ class StopCode(IntEnum):
     NONE = 0
     USR2 = 1  # notice of preemption or of the time limit
     TERM = 2  # end
-    FAILURE = 3  # this rank cannot go on: a save failed, the lease is lost
+    FAILURE = 3  # this rank cannot continue: a save failed, the lease is lost
 
 
 class Stopped(Exception):

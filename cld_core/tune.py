@@ -90,7 +90,7 @@ _NOISE = "tune"
 
 
 def free(linear: Linear, denoise: bool) -> range:
-    """The steps whose times are parameters: not the first, at t = 1, nor denoising, at eps."""
+    """The steps whose times are parameters, all but the first, at t = 1, and denoising, at eps."""
     return range(1, len(linear.times) - denoise)
 
 
@@ -112,18 +112,18 @@ def packed(linear: Linear, denoise: bool) -> Tensor:
 
 def unpacked(parameters: Tensor, like: Linear, denoise: bool, eps: float) -> Linear:
     """The sampler with these parameters; times are kept between eps and 1."""
-    made = Linear(like.times.clone(), tuple(matrix.clone() for matrix in like.matrices))
+    sampler = Linear(like.times.clone(), tuple(matrix.clone() for matrix in like.matrices))
     at = list(free(like, denoise))
-    targets = list(blocks(made))
+    targets = list(blocks(sampler))
     times, *parts = parameters.split([len(at), *(target.numel() for target in targets)])
-    made.times[at] = times.exp().clamp(eps, 1.0)
+    sampler.times[at] = times.exp().clamp(eps, 1.0)
     for target, part in zip(targets, parts, strict=True):
         target.copy_(part.view_as(target))
-    return made
+    return sampler
 
 
 def shares_of(schedule: Schedule, times: Sequence[float]) -> Tensor:
-    """Parameters of a grid (steps - 1,): logarithms of its steps relative to the last one."""
+    """The parameters (steps - 1,) of a grid: logarithms of its steps relative to the last one."""
     steps = (-tuned.places(schedule, times).diff()).log()
     return steps[:-1] - steps[-1]
 
@@ -143,7 +143,7 @@ class Fitted:
     """A score to which a sampler is fitted.
 
     Attributes:
-        at_once: the most examples of a batch.
+        at_once: the largest number of examples in a batch.
         count: called with the number of evaluations of the network; with guidance, there are two at
             the times at which it acts.
         points: the number of points whose labels the score has: a row i of u, which may be a copy,
@@ -220,7 +220,7 @@ def by_copies(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> Tenso
 
 @torch.enable_grad()
 def by_backpropagation(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> Tensor:
-    """As `by_copies`; the score is differentiated with respect to u."""
+    """The derivatives that `by_copies` returns, by differentiating the score with respect to u."""
     sde = fitted.sde
     alphas: list[Tensor] = []
     sources: list[Tensor] = []
@@ -297,12 +297,13 @@ class Problem:
         """The next row of a stage, from the rows of this stage and of those before it."""
         compute = {"untuned": self._untuned, "grid": self._grid, "coefficients": self._coefficients}
         which, sampler, damping, errors = compute[stage](rows)
-        is_decreasing = bool((sampler.times.diff() < 0).all())
         # A sampler whose times do not decrease cannot be a solution.
+        is_decreasing = bool((sampler.times.diff() < 0).all())
         held = _rms(self._errors(self.held, sampler)) if is_decreasing else tunings.FAR
         return StageRow(which, sampler.plain(), damping, _rms(errors), held)
 
     def _untuned(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
+        """Index, sampler, first damping and errors of the next pair of candidate and spacing."""
         pair = len(rows["untuned"])
         times = tuned.spaced(
             self.fitted.sde, self.nfe, self.eps, self.denoise, SPACINGS[pair % len(SPACINGS)]
@@ -311,6 +312,7 @@ class Problem:
         return pair, sampler, FIRST_DAMPING, self._errors(self.fit, sampler)
 
     def _grid(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
+        """Candidate, sampler, next damping and errors of the next row of the stage "grid"."""
         which = _next_candidate(rows["grid"])
         schedule = self.fitted.sde.schedule
         done = [row for row in rows["grid"] if row.which == which]
@@ -333,6 +335,7 @@ class Problem:
         )
 
     def _coefficients(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
+        """Candidate, sampler, next damping and errors of the next row of "coefficients"."""
         which = _next_start(rows["grid"], rows["coefficients"])
         done = [row for row in rows["coefficients"] if row.which == which]
         start = done[-1] if done else best([row for row in rows["grid"] if row.which == which])
@@ -361,6 +364,8 @@ class Problem:
         *,
         robust: bool,
     ) -> tuple[Linear, float, Tensor]:
+        """The sampler after an iteration of `advanced`, the next damping, and the errors."""
+
         def errors_of(parameters: Tensor) -> Tensor:
             return self._errors(self.fit, sampler(parameters))
 
@@ -375,17 +380,18 @@ class Problem:
         return tuned.of_exponential(self.fitted.sde, times, *CANDIDATES[candidate], self.denoise)
 
     def _errors(self, ends: FlowEndpoints, sampler: Linear) -> Tensor:
-        """(B, D): differences from the flow."""
+        """The differences (B, D) of a sampler's results from the ends of the flow."""
         return (self.fitted.samples(sampler, ends.u) - ends.x).flatten(1)
 
 
 def best(rows: Sequence[StageRow]) -> StageRow:
-    """The row that is closest on held-out noise; the first one if several are equal."""
+    """The row that is closest to the flow on held-out noise; the first of equal ones."""
     return min(rows, key=lambda row: row.held)
 
 
 def kept(rows: Rows) -> str:
-    """The stage whose best row is closest on held-out noise; the simplest of equal ones."""
+    """The stage whose best row is closest to the flow on held-out noise; the simplest of equal
+    ones."""
     stages = [stage for stage in STAGES if rows[stage]]
     return min(stages, key=lambda stage: best(rows[stage]).held)
 
@@ -402,7 +408,7 @@ def settings_of(stage: str, row: StageRow) -> str:
 
 
 def _next_candidate(grids: Sequence[StageRow]) -> int:
-    """All candidates in turn, then the best ones in turn."""
+    """The candidate of the next row: each candidate in turn, then the best ones in turn."""
     first = tunings.EACH * len(CANDIDATES)
     if len(grids) < first:
         return len(grids) % len(CANDIDATES)
@@ -411,7 +417,7 @@ def _next_candidate(grids: Sequence[StageRow]) -> int:
 
 
 def _next_start(grids: Sequence[StageRow], done: Sequence[StageRow]) -> int:
-    """The candidates with the best grids in turn, then the closest one."""
+    """The candidate of the next row: those with the best grids in turn, then the closest one."""
     bests: dict[int, float] = {}
     for row in grids:
         bests[row.which] = min(row.fit, bests.get(row.which, math.inf))
@@ -423,8 +429,8 @@ def _next_start(grids: Sequence[StageRow], done: Sequence[StageRow]) -> int:
 
 
 def _rms(errors: Tensor) -> float:
-    found = math.sqrt(float(errors.square().mean()))
-    return min(found, tunings.FAR) if math.isfinite(found) else tunings.FAR
+    rms = math.sqrt(float(errors.square().mean()))
+    return min(rms, tunings.FAR) if math.isfinite(rms) else tunings.FAR
 
 
 def advanced(
@@ -440,8 +446,8 @@ def advanced(
 
     Args:
         parameters: (P,).
-        damping: of this iteration.
-        errors: (B, D), of these parameters.
+        damping: the damping of this iteration.
+        errors: (B, D), the errors of these parameters.
         residual: returns the errors for parameters.
         linearised: returns, for parameters and their errors, the derivatives of the errors
             (P, b, D), in batches of rows.
@@ -478,21 +484,21 @@ def advanced(
 
 
 def weights_of(errors: Tensor) -> Tensor:
-    """The weights of examples (B,): near 1 if their errors (B, D) are usual, small for outliers."""
+    """The weights (B,) of examples with errors (B, D): near 1, but small for outliers."""
     square = errors.square().mean(1)
     scale = (_USUAL**2 * square.median()).clamp(min=torch.finfo(square.dtype).tiny)
     return 1.0 / (1.0 + square / scale)
 
 
 def _cost(errors: Tensor, weights: Tensor) -> float:
-    """The weighted mean square; NaN, which is less than no cost, if an error is NaN."""
+    """The weighted mean square; NaN if an error is NaN, so that it compares as no improvement."""
     return float((weights * errors.square().mean(1)).mean())
 
 
 def compute(
     work: Tuning, ranks: Ranks, stop: StopFlag, only: Collection[int] | None, start: Start
 ) -> Outcome:
-    """Fit what is missing, as `Work.compute`; a tuning is one piece."""
+    """Compute the missing rows of a tuning, which is one piece; implements `Work.compute`."""
     Job(work, ranks.device, stop).run()
     return Outcome("finished")
 
@@ -519,7 +525,7 @@ class Fitting:
         self._evaluated: list[int] = []
 
     def lacks(self, stage: str) -> bool:
-        """Whether a further batch of the flow, or row of a stage, has to be computed."""
+        """Whether another batch of the flow, or another row of a stage, has to be computed."""
         if stage == "flow":
             return self._state.flow < self._request.sizes[stage]
         return self._state.lacks(stage, self._request.budget_min)
@@ -557,7 +563,7 @@ class Fitting:
 
     @property
     def solution(self) -> TunedSampler:
-        """Among the best rows of all stages, the one that is closest on held-out noise."""
+        """The sampler of the best row of all stages, by the distance on held-out noise."""
         request = self._request
         state = self._state
         tops = {stage: best(done) for stage, done in state.rows.items() if done}
@@ -595,27 +601,32 @@ class Fitting:
 
     @functools.cached_property
     def _labels(self) -> Tensor | None:
-        """The labels of the points, and of the held-out ones, (points,); None without labels."""
+        """The labels (points,), the same for points and held-out points; None without labels."""
         labels = self._model.labels(None, self._request.points)
         return None if labels is None else labels.to(self._model.device)
 
     def _score_of(self, first: int, last: int) -> ScoreFunction:
         """The score of the points ``first <= i < last``, with their labels."""
-        given = self._labels
-        if given is not None:
-            given = given[torch.arange(first, last, device=given.device) % len(given)]
-        return labelled(self._model.score, self._spec, given, none=len(self._model.classes or ()))
+        labels = self._labels
+        if labels is not None:
+            labels = labels[torch.arange(first, last, device=labels.device) % len(labels)]
+        return labelled(self._model.score, self._spec, labels, none=len(self._model.classes or ()))
 
     def _batch(self, first: int) -> dict[str, np.ndarray]:
-        """The next batch of ends of the flow, from the draw ``first`` on, as `_solved`."""
+        """Draw the points from index ``first`` on, one batch, and solve the flow from them.
+
+        Returns:
+            x (B, C, ...), the ends of the flow, and nfe (B,), network evaluations per point.
+        """
         request = self._request
         model = self._model
+        # The second half of the points is held out.
         last = min(first + request.batch_size, 2 * request.points)
         score = self._score_of(first, last)
         noise = SampleNoise(request.seed, _NOISE, first=first, last=last, device=model.device)
-        drawn = samplers.sample(score, model.sde, self._spec, noise, model.data_shape)
-        found = samplers.counted(drawn, score)
-        return {"x": found.x.cpu().numpy(), "nfe": found.nfe_each.cpu().numpy()}
+        samples = samplers.sample(score, model.sde, self._spec, noise, model.data_shape)
+        nfe = samplers.counted(samples, score).nfe_each
+        return {"x": samples.x.cpu().numpy(), "nfe": nfe.cpu().numpy()}
 
     @functools.cached_property
     def _problem(self) -> Problem:
@@ -668,7 +679,7 @@ class Job(Fitting):
 
     Raises:
         NotFoundError: the checkpoint is gone.
-        CheckpointError: it is damaged.
+        CheckpointError: the checkpoint is damaged.
     """
 
     def __init__(self, work: Tuning, device: torch.device, stop: StopFlag) -> None:
@@ -707,11 +718,11 @@ class Job(Fitting):
         self._patiently(lambda: write_json(self._work.folder / tunings.SOLUTION, content))
 
     def step(self, stage: str) -> str:
-        found = super().step(stage)
+        line = super().step(stage)
         if stage == "flow":
             self._patiently(lambda: write_arrays(self.flow_file, self._flow))
         self._save()
-        return found
+        return line
 
     @property
     def flow_file(self) -> Path:
@@ -720,7 +731,7 @@ class Job(Fitting):
         return self._work.run.tuned / f"flow-{name}.npz"
 
     def _solved(self) -> dict[str, np.ndarray]:
-        """Ends of the flow, x (k, C, ...), that are stored already, and their evaluations (k,)."""
+        """The stored ends of the flow, x (k, C, ...), and their network evaluations, nfe (k,)."""
         try:
             arrays, _ = self._patiently(lambda: npz.load(self.flow_file))
             return {name: arrays[name][: 2 * self._request.points] for name in ("x", "nfe")}
@@ -728,7 +739,7 @@ class Job(Fitting):
             return self._flow
 
     def _begun(self) -> TuningState:
-        """The stored state, unless it is of other weights."""
+        """The stored state; an empty one if there is none, or if the weights have changed."""
         state = TuningState(self._weights)
         with suppress(FileNotFoundError, RecordError):
             stored = self._patiently(

@@ -1,3 +1,3 @@
-"""The version of the package: the only place that says it."""
+"""The version of the package; no other file states it."""
 
 __version__ = "0.1.0"

@@ -252,9 +252,9 @@ def _unforeseen(error: Exception) -> int:
         return int(error.exit_code)
     if os.environ.get("CLDCTL_DEBUG") == "1":
         err.print("".join(traceback.format_exception(error)), end="")
-    from cld_core.plugins import raised_in
+    from cld_core.plugins import plugin_line_of
 
-    plugin = raised_in(error)
+    plugin = plugin_line_of(error)
     what = one_line(f"{type(error).__name__}: {error}")
     if plugin is not None:
         err.error(f"plug-in {plugin}: {what}. Correct it; CLDCTL_DEBUG=1 shows the traceback.")

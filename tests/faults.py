@@ -57,8 +57,8 @@ target: score matching: the network predicts the noise that was drawn
   + error = predicted + self.sde.scored(draws.noise)
   tests/cld_core/test_score_and_loss.py
 mixed-score: mixed score: the known part has its sign
-  - torch.sub(score, apply(found.precision
-  + torch.add(score, apply(found.precision
+  - torch.sub(score, apply(factors.precision
+  + torch.add(score, apply(factors.precision
   tests/cld_core/test_score_and_loss.py
 importance-of-t: importance sampling of t does not change the weights
   - weighted = weighted * spread(draws.importance, weighted)
@@ -69,8 +69,8 @@ euler-maruyama: Euler-Maruyama: the amount of noise
   + half.add_(e, alpha=0.95 * std)
   tests/cld_core/samplers/test_sampling.py
 multistep-order: exponential multistep: the order of convergence
-  - known[: order + 1])
-  + known[: min(order, 1) + 1])
+  - past[: order + 1])
+  + past[: min(order, 1) + 1])
   tests/cld_core/samplers/test_exponential.py
 sscs-halves: SSCS of order 2: the score acts over the whole step
   - scored.copy_(apply(whole, torch.cat([start, alpha]

@@ -92,21 +92,21 @@ class GradientGuidance:
         scale = math.hypot(*form.scale) / math.sqrt(len(form.scale))
         return replace(self, data_std=self.data_std / scale)
 
-    def of_jacobian(self, observation: Observation) -> bool:
+    def uses_jacobian(self, observation: Observation) -> bool:
         """Whether the covariance is "jacobian", with "auto" resolved."""
         if self.covariance == "auto":
             return observation.count <= MOST_BACKWARD
         return self.covariance == "jacobian"
 
     def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
-        """Check the sampler.
+        """Check that the sampler can be guided.
 
         Raises:
             UsageError: the sampler is tuned, or the network is compiled and would be differentiated
                 several times.
         """
         _require_untuned(spec)
-        if spec.compile and self.of_jacobian(observation) and observation.count > 1:
+        if spec.compile and self.uses_jacobian(observation) and observation.count > 1:
             raise UsageError(
                 "a compiled network can be differentiated once only, and the covariance takes "
                 "several passes. Sample with sampling.compile=false, or with "
@@ -134,34 +134,39 @@ class GradientGuided:
         self.sde = sde
         self.observation = observation
         self.guidance = guidance
-        self._pull = self._by_jacobian if guidance.of_jacobian(observation) else self._isotropic
+        self._gradient = (
+            self._by_jacobian if guidance.uses_jacobian(observation) else self._isotropic
+        )
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
         """The score (B, mC, ...) given y at u (B, nC, ...); t is a float or a (B,) float64
         tensor."""
         times = as_batch(t, len(u), u.device, torch.float64)
         data_std = self.guidance.data_std or 1.0
-        found = estimate(self.sde, times, score_error=self.guidance.score_error, data_std=data_std)
+        posterior = estimate(
+            self.sde, times, score_error=self.guidance.score_error, data_std=data_std
+        )
         with torch.enable_grad():
             leaf = u.detach().requires_grad_()
             score = self._score(leaf, t)
-            x = found.posterior_mean(self.sde, leaf, score)
+            x = posterior.posterior_mean(self.sde, leaf, score)
             observed = self.observation.apply(x)
         residual = self.observation.y.to(u.device) - observed.detach().double()
-        pull = self._pull(found, leaf, observed, residual)
-        return torch.add(score.detach(), pull.to(u.dtype), alpha=self.guidance.scale)
+        gradient = self._gradient(posterior, leaf, observed, residual)
+        return torch.add(score.detach(), gradient.to(u.dtype), alpha=self.guidance.scale)
 
     def for_rows(self, rows: Tensor) -> "GradientGuided":
-        """As `cld_core.score.for_rows`."""
+        """The guided score for the examples ``rows`` of a batch, see `cld_core.score.for_rows`."""
         part = for_rows(self._score, rows)
         if part is self._score:
             return self
         return GradientGuided(part, self.sde, self.observation, self.guidance)
 
     def _isotropic(
-        self, found: Estimate, leaf: Tensor, observed: Tensor, residual: Tensor
+        self, posterior: Estimate, leaf: Tensor, observed: Tensor, residual: Tensor
     ) -> Tensor:
-        weights = self._solved(found.variance[:, None], residual)
+        """The gradient (B, mC, ...) with C = r_t^2 I, by one backward pass."""
+        weights = self._solved(posterior.variance[:, None], residual)
         (gradient,) = torch.autograd.grad(observed, leaf, weights.to(observed.dtype))
         return self.sde.scored(gradient)
 
@@ -176,39 +181,40 @@ class GradientGuided:
         return ((residual @ vectors) / scale) @ vectors.T
 
     def _by_jacobian(
-        self, found: Estimate, leaf: Tensor, observed: Tensor, residual: Tensor
+        self, posterior: Estimate, leaf: Tensor, observed: Tensor, residual: Tensor
     ) -> Tensor:
-        rows, variances, axes = self._principal(found, leaf, observed)
+        """The gradient (B, mC, ...) with C from the derivative of x_hat, by k backward passes."""
+        rows, variances, axes = self._principal(posterior, leaf, observed)
         along = torch.einsum("bjk,bk->bj", axes, residual)
         weights = along / (variances + self.observation.sigma**2)
-        pull = torch.einsum("bj,bj...->b...", weights, rows)
-        return apply(found.pull[:, :, None], pull)
+        gradient = torch.einsum("bj,bj...->b...", weights, rows)
+        return apply(posterior.pull[:, :, None], gradient)
 
     def _principal(
-        self, found: Estimate, leaf: Tensor, observed: Tensor
+        self, posterior: Estimate, leaf: Tensor, observed: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """H C (B, k, C, ...) and H C H^T (B, k), in the axes in which the latter is diagonal, and
         the axes (B, k, k).
 
-        Where the variance along an axis is negative or tiny, as that of a network can be, both are
-        those of the isotropic covariance.
+        The error of a network can make the variance along an axis negative or tiny. There, both are
+        replaced by those of the isotropic covariance.
         """
         observation = self.observation
         batch, count = observed.shape
-        rows = self._rows_of_covariance(found, leaf, observed)
+        rows = self._rows_of_covariance(posterior, leaf, observed)
         projected = observation.apply(rows.flatten(0, 1)).view(batch, count, count)
         variances, vectors = torch.linalg.eigh(0.5 * (projected + projected.mT))
         axes = vectors.mT
         rows = torch.einsum("bjk,bk...->bj...", axes, rows)
         plain = observation.transpose(axes.flatten(0, 1)).view_as(rows)
-        plain = spread(found.variance, plain) * plain
+        plain = spread(posterior.variance, plain) * plain
         plain_projected = observation.apply(plain.flatten(0, 1)).view(batch, count, count)
         plain_variances = (plain_projected * axes).sum(2)
         doubtful = variances < _LEAST_SHARE * plain_variances
         rows = torch.where(doubtful.view(batch, count, *[1] * (rows.ndim - 2)), plain, rows)
         return rows, torch.where(doubtful, plain_variances, variances), axes
 
-    def _rows_of_covariance(self, found: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
+    def _rows_of_covariance(self, posterior: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
         """H C, (B, k, C, ...), float64: the derivative of H x_hat by scored half i is c_i H C."""
         rows = []
         for unit in torch.eye(observed.shape[1], dtype=observed.dtype, device=observed.device):
@@ -216,7 +222,7 @@ class GradientGuided:
             (gradient,) = torch.autograd.grad(observed, leaf, direction, retain_graph=True)
             rows.append(self.sde.scored(gradient))
         jacobian = torch.stack(rows, dim=1).double()
-        shares = found.pull / found.pull.square().sum(1, keepdim=True)
+        shares = posterior.pull / posterior.pull.square().sum(1, keepdim=True)
         return torch.einsum("bm,bkm...->bk...", shares, jacobian.unflatten(2, (self.sde.m, -1)))
 
 
@@ -238,11 +244,11 @@ class Replacement:
     renew: bool = True
 
     def of_model(self, form: DataFormat) -> Self:
-        """These settings: none has units."""
+        """These settings, unchanged, because none of them has a unit."""
         return self
 
     def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
-        """Check observation and sampler.
+        """Check that observation and sampler suit replacement.
 
         Raises:
             UsageError: the observed values are not numbers of x, or the sampler is tuned or chooses
@@ -291,7 +297,7 @@ class Replaced:
         self._x = observation.transpose(y)
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
-        """The score (B, mC, ...), in observed coordinates that of the kernel; t is a float."""
+        """The score (B, mC, ...), which in observed coordinates is the kernel's; t is a float."""
         if self._renew:
             self._e = self._noise.normal(self._shape).to(u)
         score = self._score(self.replaced(u, t), t)
@@ -301,8 +307,8 @@ class Replaced:
     def replaced(self, u: Tensor, t: float | Tensor) -> Tensor:
         """u with Psi_0 x + L e in its observed coordinates."""
         noise = self.sde.halves(self._e.to(u))
-        known = combined(self.sde.perturbation(t), (self._x.to(u), *noise))
-        return torch.where(self._wide(self.sde.n), known, u)
+        observed = combined(self.sde.perturbation(t), (self._x.to(u), *noise))
+        return torch.where(self._wide(self.sde.n), observed, u)
 
     def _wide(self, halves: int) -> Tensor:
         """The mask over some halves, (halves C, ...)."""
@@ -326,13 +332,20 @@ def checked(
     is_image: bool,
     caller: str,
 ) -> Callable[..., ScoreFunction] | None:
-    """`Way.conditioned` with the observation, for a model that sees data in this form.
+    """Check the arguments for conditioning, and bind the observation to `Way.conditioned`.
 
-    None without an observation.
+    Args:
+        by: the way of conditioning; None: ``GradientGuidance()``.
+        form: the form in which the model sees the data.
+        caller: the public function, for messages.
+
+    Returns:
+        A function of score, diffusion and noise that returns the score given the observation; None
+        without an observation.
 
     Raises:
-        UsageError: an argument is of another type, the observation is of other data, or it cannot
-            be used with ``by`` or the sampler.
+        UsageError: an argument has another type, the observation is of other data, or it cannot be
+            used with ``by`` or the sampler.
     """
     way = by or GradientGuidance()
     if not isinstance(observation, Observation | None) or not isinstance(way, Way):

@@ -38,9 +38,9 @@ class Observation:
     Attributes:
         y: (k,), float64.
         sigma: standard deviation of the noise in y, in the units of x; 0 if y is exact.
-        shape: of one example, (C, ...).
-        apply: H x, (B, k), of x (B, C, ...).
-        transpose: H^T w, (B, C, ...), of w (B, k).
+        shape: the shape of one example, (C, ...).
+        apply: maps x (B, C, ...) to H x, (B, k).
+        transpose: maps w (B, k) to H^T w, (B, C, ...).
         gram: H H^T: a number g if it is g times the identity, else (k, k), float64.
         mask: which numbers of an example are observed directly, bool of `shape`; None for any other
             map.
@@ -96,8 +96,8 @@ class Observation:
                 an image.
 
         Raises:
-            UsageError: the mask has another shape or type, or is true nowhere or everywhere with
-                sigma of 0.
+            UsageError: the mask has another shape or type, is true nowhere, or is true everywhere
+                while sigma is 0.
         """
         if mask.dtype != torch.bool:
             raise UsageError(
@@ -108,33 +108,33 @@ class Observation:
                 f"the mask has the shape {tuple(mask.shape)}, and x {tuple(x.shape)}. Pass a mask "
                 "of the shape of x, or of its last dimensions."
             )
-        known = mask.expand(x.shape).contiguous()
-        if not known.any():
+        whole_mask = mask.expand(x.shape).contiguous()
+        if not whole_mask.any():
             raise UsageError(
                 "the mask is true nowhere: nothing is observed. Set it to True where x is known."
             )
-        if known.all() and sigma == 0:
+        if whole_mask.all() and sigma == 0:
             raise UsageError(
                 "the mask is true everywhere: there is nothing to draw. Set it to False somewhere."
             )
-        places = known.flatten()
+        places = whole_mask.flatten()
 
         def transpose(w: Tensor) -> Tensor:
-            flat = w.new_zeros(len(w), known.numel())
+            flat = w.new_zeros(len(w), whole_mask.numel())
             flat[:, places.to(w.device)] = w
-            return flat.view(-1, *known.shape)
+            return flat.view(-1, *whole_mask.shape)
 
         def apply(x: Tensor) -> Tensor:
             return x.flatten(1)[:, places.to(x.device)]
 
         return cls(
-            y=x[known],
+            y=x[whole_mask],
             sigma=sigma,
-            shape=tuple(known.shape),
+            shape=tuple(whole_mask.shape),
             apply=apply,
             transpose=transpose,
             gram=1.0,
-            mask=known,
+            mask=whole_mask,
         )
 
     @classmethod
@@ -145,7 +145,7 @@ class Observation:
             y: the small image (C, h, w) in [-1, 1]; samples are (C, factor h, factor w).
 
         Raises:
-            UsageError: y is not an image, or the factor less than 1.
+            UsageError: y is not an image, or the factor is less than 1.
         """
         if y.ndim != 3:
             raise UsageError(
@@ -175,7 +175,7 @@ class Observation:
         """An observation of the product of a matrix (k, d) and the d numbers of an example.
 
         Args:
-            shape: of one example; None: (d,).
+            shape: the shape of one example; None: (d,).
 
         Raises:
             UsageError: the matrix does not act on examples of this shape, has too many rows, or is
@@ -214,13 +214,17 @@ class Observation:
         shape: tuple[int, ...],
         sigma: float = 0.0,
     ) -> Self:
-        """An observation through functions: H x, (B, k), of x (B, C, ...), and H^T w of w (B, k).
+        """An observation through functions.
 
-        y has at most 4,096 values.
+        Args:
+            forward: maps x (B, C, ...) to H x, (B, k).
+            transpose: maps w (B, k) to H^T w, (B, C, ...).
+            y: (k,), at most 4,096 values.
+            shape: the shape of one example, (C, ...).
 
         Raises:
-            UsageError: their results have other shapes, they are not each other's transpose, or y
-                has too many values.
+            UsageError: the results have other shapes, the functions are not each other's transpose,
+                or y has too many values.
         """
         count = y.numel()
         if not 1 <= count <= MOST_VALUES:
@@ -262,7 +266,7 @@ class Observation:
             raise UsageError(f"a pixel of the observation is {largest:g}. Scale images to [-1, 1].")
 
     def of_model(self, form: DataFormat) -> "Observation":
-        """The same observation as one of z, which the model sees in place of x = S z + shift.
+        """The same observation in terms of z, which the model sees in place of x = S z + shift.
 
         Raises:
             UsageError: the factors of the observed numbers differ, and there are too many of them
@@ -325,17 +329,20 @@ class Observation:
 def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) -> Observation:
     """The observation in a file of arrays.
 
-    The file has x (C, ...) and mask, bool or 0 and 1, of the shape of x or of its last dimensions;
-    or y (k,) and matrix (k, d); or a small image y (C, h, w) and the number factor. It may have
-    sigma, a number.
+    The file has one of three pairs, and may have sigma, a number:
+
+    - x (C, ...) and mask (bool, or 0 and 1; shaped as x or as its last dimensions)
+    - y (k,) and matrix (k, d)
+    - y (C, h, w), a small image, and factor, a number
 
     Args:
-        shape: of one example.
-        sigma: of a file without one; None: 0.
+        shape: the shape of one example.
+        sigma: the noise if the file has no sigma; None means 0.
 
     Raises:
-        WrongSourceError: there is no such file, or it has no arrays.
-        UsageError: it has other arrays, or they do not fit each other.
+        WrongSourceError: the file is missing or is not an .npz file.
+        UsageError: its arrays are none of these pairs, or do not fit each other or ``shape``; or
+            ``sigma`` is passed and the file has sigma, too.
     """
     try:
         content, _ = npz.load(path)
@@ -348,7 +355,9 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
     if "sigma" in names and sigma is not None:
         raise UsageError(f"{path} has sigma, and --sigma is given. Leave out one of them.")
     try:
-        std = float(content["sigma"]) if "sigma" in names else sigma or 0.0
+        std = sigma or 0.0
+        if "sigma" in names:
+            std = float(content["sigma"])
         match sorted(names - {"sigma"}):
             case ["mask", "x"]:
                 x = _numbers(content["x"])
@@ -359,12 +368,12 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
             case ["factor", "y"]:
                 y = _numbers(content["y"])
                 observation = Observation.downscaled(y, _whole(content["factor"]), std)
+            case _ if not names:
+                raise UsageError("it has no arrays")
             case _:
-                raise UsageError(
-                    f"it has the arrays {one_line(', '.join(sorted(names)), 200) or 'of nothing'}"
-                )
+                raise UsageError(f"it has the arrays {one_line(', '.join(sorted(names)), 200)}")
         if observation.shape != tuple(shape):
-            raise UsageError(f"it is about examples of shape {observation.shape}")
+            raise UsageError(f"its examples have the shape {observation.shape}")
         return observation
     except (UsageError, ValueError, TypeError, RuntimeError) as error:
         raise UsageError(
@@ -379,13 +388,15 @@ def from_pictures(
     """Inpainting: a picture, and a mask that is black where the picture is known, else white.
 
     Args:
-        shape: of one example, (C, H, W), with C of 3, or of 1, for which colours become grey. Both
-            files have H x W pixels.
+        shape: the shape of one example, (C, H, W), with C = 3, or C = 1, for which colours become
+            grey. Both files have H x W pixels.
+        sigma: the noise of the picture; None means 0.
 
     Raises:
-        WrongSourceError: there is no such file, or it has another size.
-        DataError: one is not a picture.
-        UsageError: the mask is black or white everywhere, or sigma is not a standard deviation.
+        WrongSourceError: a file is missing, or has another size.
+        DataError: a file is not a picture.
+        UsageError: the mask is white everywhere, or black everywhere and sigma is 0; sigma is not a
+            standard deviation; or examples are not square pictures.
     """
     if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
         raise UsageError(
@@ -408,7 +419,7 @@ def from_pictures(
 
 
 def _picture(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """uint8, (C, H, W)."""
+    """The picture in a file, uint8, (C, H, W); see `from_pictures` for the errors."""
     if not path.is_file():
         raise WrongSourceError(
             f"{path} is not a file. Pass a picture of {shape[2]} x {shape[1]} pixels."
@@ -442,6 +453,6 @@ def _mask(array: "np.ndarray[Any, Any]") -> Tensor:
 
 
 def coordinate(number: int, value: float, sigma: float | None = None) -> Observation:
-    """One coordinate of a point on the plane: ``number`` 0 or 1."""
+    """An observation of one coordinate of a point on the plane: ``number`` is 0 or 1."""
     mask = torch.tensor([number == 0, number == 1])
     return Observation.masked(torch.full((2,), value, dtype=torch.float64), mask, sigma or 0.0)

@@ -93,7 +93,7 @@ class ClusterSpec:
         return self.world_size * (self.cpus_per_task or 1)
 
     def problems(self) -> Iterator[Problem]:
-        """Texts that a batch script would read as something else."""
+        """The keys whose texts a batch script would read as something else."""
         for name in entries(ClusterSpec):
             value = getattr(self, name)
             for text in value if isinstance(value, tuple) else (value,):

@@ -108,7 +108,7 @@ class ImageDataSpec(StoredDataSpec):
 
     @property
     def pixels(self) -> int | None:
-        """Height and width of an image; None: as they were prepared."""
+        """Height and width of an image; None: the size with which the images were prepared."""
         return self.own_pixels or self.size
 
     def problems(self) -> Iterator[Problem]:

@@ -45,19 +45,19 @@ def sections() -> dict[str, str]:
 
 def keys() -> Mapping[str, Meanings]:
     """All keys of all variants, in the order of the recipe."""
-    found: dict[str, dict[Entry, tuple[str, ...]]] = {}
+    by_key: dict[str, dict[Entry, tuple[str, ...]]] = {}
     for path, entry in known(default_specs()).items():
         if (section := SECTIONS.get(path)) is not None:
             # The selector means the same in all variants.
-            found[section.selector] = {section.entry: ()}
+            by_key[section.selector] = {section.entry: ()}
             for variant, choice in section.variants.items():
                 for name, own in entries(choice.spec).items():
                     if name != section.key:
-                        meanings = found.setdefault(f"{path}.{name}", {})
+                        meanings = by_key.setdefault(f"{path}.{name}", {})
                         meanings[own] = (*meanings.get(own, ()), variant)
         elif not entry.is_section:
-            found.setdefault(path, {entry: ()})
-    return found
+            by_key.setdefault(path, {entry: ()})
+    return by_key
 
 
 def keys_of(section: str, variant: str | None = None) -> dict[str, Meanings]:
@@ -80,19 +80,20 @@ def keys_of(section: str, variant: str | None = None) -> dict[str, Meanings]:
 def find(name: str) -> tuple[str, str]:
     """The section that a name is in, and the key or the variant that it names.
 
-    The second is "" for a section, "sde.beta0" for that key, and "cld" for the variant "sde.cld".
+    The second result is "" for a section, the whole name for a key such as "sde.beta0", and "cld"
+    for the variant "sde.cld".
 
     Raises:
         RecipeError: nothing has this name; names the nearest.
     """
-    found = {key: (key.rpartition(".")[0], key) for key in keys()}
-    found |= {path: (path, "") for path in sections()}
+    meanings = {key: (key.rpartition(".")[0], key) for key in keys()}
+    meanings |= {path: (path, "") for path in sections()}
     for path, section in SECTIONS.items():
         for variant in section.variants:
-            found.setdefault(f"{path}.{variant}", (path, variant))
-    if name in found:
-        return found[name]
-    if (close := nearest(name, found)) is not None:
+            meanings.setdefault(f"{path}.{variant}", (path, variant))
+    if name in meanings:
+        return meanings[name]
+    if (close := nearest(name, meanings)) is not None:
         raise RecipeError(f"a recipe has no key and no section '{name}'. Did you mean '{close}'?")
     raise RecipeError(
         f"a recipe has no key and no section '{name}'. `cldctl explain` lists the sections."
@@ -163,13 +164,14 @@ def from_base(
     own base. If an ancestor is not a complete recipe, the next one is the base; None if none is.
 
     Raises:
-        RecipeError: as `load`.
+        RecipeError: a file cannot be read, or a key or value is wrong.
     """
     layers = file_layers(path)
     assembly = Assembly(path)
     recipe = assembly.recipe(layers_with_profile(layers, profile), overrides)
     where = assembly.where
     for layer in layers:
+        # An ancestor need not be a complete recipe; the next file is the base then.
         with suppress(RecipeError):
             base = layer.path or path
             before = leaves(load(base).to_dict())

@@ -17,11 +17,11 @@ from typing import Any, Literal, TypeVar, dataclass_transform
 from cld_core.errors import RecipeError
 from cld_core.sanitize import is_control
 
-# A key, another one that it does not go with (or itself), and the rest of the sentence that begins
-# with the first: the mistake and its fix.
+# A key, another key that it does not go with (or itself), and the rest of the sentence that begins
+# with the first key: the mistake and its fix.
 Problem = tuple[str, str, str]
 
-# Of an example: (d), (C, L) or (C, H, W).
+# The shape of an example: (d), (C, L) or (C, H, W).
 Shape = tuple[int, ...]
 # Values by name, nested or by dotted key.
 Values = Mapping[str, Any]
@@ -49,13 +49,14 @@ Spec = TypeVar("Spec")
 def spec_class(cls: type[Spec]) -> type[Spec]:
     """The decorator of specs: frozen dataclasses, which are made with keyword arguments.
 
-    A key of a base class may have another default: ``eta: float = 1.0``.
+    A subclass changes the default of an inherited key with ``eta: float = 1.0``; its bounds and
+    description remain.
     """
     inherited = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    for base in inherited:
-        default = vars(cls).get(base.name, base)
+    for key_field in inherited:
+        default = vars(cls).get(key_field.name, key_field)
         if not isinstance(default, dataclasses.Field):
-            setattr(cls, base.name, field(default=default, metadata=base.metadata))
+            setattr(cls, key_field.name, field(default=default, metadata=key_field.metadata))
     return dataclass(frozen=True, kw_only=True)(cls)
 
 
@@ -64,7 +65,7 @@ def key(default: Any, doc: str, *, is_path: bool = False, **bounds: float) -> An
 
     Args:
         is_path: the value is a path, which `Recipe.anchored` makes absolute.
-        bounds: of the value, or of each in a list: `gt`, `ge`, `lt` and `le`.
+        bounds: `gt`, `ge`, `lt` and `le`, for the value, or for each value of a list.
     """
     if wrong := bounds.keys() - _BOUNDS.keys():
         raise TypeError(
@@ -140,11 +141,11 @@ class Entry:
 def entries(spec: type) -> dict[str, Entry]:
     """The keys and sections of a spec by name."""
     hints = typing.get_type_hints(spec)
-    found = {}
+    by_name = {}
     for own in dataclasses.fields(spec):
         usual = None if own.default is dataclasses.MISSING else own.default
-        found[own.name] = Entry(hints[own.name], usual, **own.metadata)
-    return found
+        by_name[own.name] = Entry(hints[own.name], usual, **own.metadata)
+    return by_name
 
 
 def is_due(step: int, every: int | None, first: int) -> bool:

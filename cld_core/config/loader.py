@@ -127,8 +127,9 @@ def load_frozen(
     """Read the recipe of a run folder, as `dump` wrote it: without references.
 
     Args:
-        overrides: those of the ledger, as `anchored_overrides` makes them.
-        with_plugins: as in `load`.
+        overrides: the overrides of the ledger, which `anchored_overrides` made.
+        with_plugins: whether the recipe's plug-ins are imported; if not, what they register is not
+            checked.
 
     Raises:
         RecipeError: the file cannot be read, or a key or value is wrong.
@@ -200,7 +201,7 @@ def sampling_spec(recipe: Recipe, arguments: Values, caller: str) -> SamplingSpe
 
 
 def elbo_spec(recipe: Recipe, arguments: Values, caller: str) -> ElboSpec:
-    """The `eval.elbo` section of a recipe, changed by arguments; as `sampling_spec`.
+    """The `eval.elbo` section of a recipe, changed by the arguments that are not None.
 
     Its ``eps`` is at least `objective.loss_eps`: the network has seen no smaller t.
     """
@@ -228,7 +229,7 @@ def _changed(recipe: Recipe, section: str, arguments: Values, caller: str) -> Re
         return changed
     except RecipeError as error:
         message = re.sub(rf"\b{re.escape(section)}\.(?=\w)", "", str(error))
-        message = re.sub(r"=(true|false)\b", lambda found: f"={found[1].title()}", message)
+        message = re.sub(r"=(true|false)\b", lambda match: f"={match[1].title()}", message)
         raise RecipeError(f"{caller}: {message.removeprefix(f'{caller}: ')}") from error
 
 
@@ -236,7 +237,7 @@ def whole_number(value: Any, name: str, least: int, caller: str) -> int:
     """An argument that is a count.
 
     Raises:
-        RecipeError: it is not a whole number, or less than ``least``.
+        RecipeError: the value is not a whole number, or less than ``least``.
     """
     count = convert(_plain(value), int)
     if count is WRONG or count < least:
@@ -251,23 +252,24 @@ def path_of(value: Any, name: str, caller: str) -> Path:
     """An argument that is a path, of a file or folder that may be missing; "~" is the home folder.
 
     Raises:
-        RecipeError: it is not a path, or one that no file can have.
+        RecipeError: the value is not a path, or no file can have this path.
     """
     try:
-        found = Path(value).expanduser()
+        path = Path(value).expanduser()
+        # Raises for a path that no file can have; a file that is missing or hidden is all right.
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            found.lstat()
+            path.lstat()
     except (TypeError, ValueError, RuntimeError, OSError) as error:
         reason = one_line(getattr(error, "strerror", None) or error)
         raise RecipeError(
             f"{caller}: {name}={shown(value)} is not a path ({reason}). "
             "Pass the path of a file or folder, as a string or a pathlib.Path."
         ) from error
-    return found
+    return path
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy or torch as a number of Python; other values as they are."""
+    """Convert a number of numpy or torch to a number of Python; other values are returned."""
     return value.item() if getattr(value, "shape", None) == () else value
 
 
@@ -275,7 +277,7 @@ def override(text: str) -> tuple[str, Any]:
     """Split ``KEY=VALUE``; the value is read as YAML.
 
     Raises:
-        RecipeError: it has another form.
+        RecipeError: the text has another form.
     """
     name, equals, value = text.partition("=")
     if not equals or not _OVERRIDE.fullmatch(name):
@@ -315,7 +317,7 @@ def as_overrides(profile: Path) -> tuple[str, ...]:
     """The settings of a profile, one override for each key, for a run whose recipe is frozen.
 
     Raises:
-        RecipeError: it cannot be read, or has another section than `cluster`.
+        RecipeError: the profile cannot be read, or has another section than `cluster`.
     """
     cluster = _profile(profile).keys.get("cluster") or {}
     return tuple(f"cluster.{name}={to_yaml_line(value)}" for name, value in cluster.items())
@@ -327,7 +329,7 @@ def dump(recipe: Recipe) -> str:
 
 
 def dump_changed(recipe: Recipe) -> str:
-    """As `dump`, without the keys that have their defaults; selectors of variants have none."""
+    """The recipe as YAML, without keys that have their defaults; selectors are always written."""
     keys = known(specs_of(recipe))
     values = leaves(recipe.to_dict())
     changed = {key: value for key, value in values.items() if value != keys[key].usual}
@@ -395,8 +397,8 @@ def parse(
         fix: the fix in messages, if it is not valid YAML.
 
     Raises:
-        RecipeError: it is not YAML, nested too deeply, too long with its aliases, or has a value
-            that no recipe can have.
+        RecipeError: the text is not YAML, is nested too deeply or too long with its aliases, or has
+            a value that no recipe can have.
     """
     content = _Content(source, has_lines=section is None)
     try:
@@ -662,12 +664,12 @@ class Assembly:
         frozen: whether the layers have no references.
         where: for each dotted key, the place that set it: a file and line, or the command line;
             for "", the place of the recipe itself.
-        specs: of the sections with variants, as chosen by the layers so far.
+        specs: the chosen specs of the sections with variants, from the layers so far.
         known: the keys that a recipe with these specs can have.
-        values: by dotted key, those of the merged layers so far; a choice of another variant drops
-            the keys that it does not keep.
-        is_lenient: whether plug-ins are named and not imported.
-        unchecked: whether a chosen variant is unknown, so one of these plug-ins registers it.
+        values: the values of the merged layers so far, by dotted key; a choice of another variant
+            drops the keys that it does not keep.
+        is_lenient: whether the recipe names plug-ins that are not imported.
+        unchecked: whether a chosen variant is unknown, and so belongs to one of these plug-ins.
     """
 
     path: Path
@@ -682,10 +684,10 @@ class Assembly:
     unchecked: bool = False
 
     def recipe(self, layers: Sequence[Layer], overrides: Sequence[str]) -> Recipe:
-        """The recipe that layers and overrides give.
+        """The recipe that results from layers and overrides.
 
         Raises:
-            RecipeError: a key or value is wrong; names its place.
+            RecipeError: a key or value is wrong; names the place that set it.
         """
         self.where[""] = printed(self.path)
         # Those of a ledger stay in their order: each was right after those before it.
@@ -743,10 +745,10 @@ class Assembly:
         if self.is_lenient and isinstance(name, str) and name not in variants.variants:
             spec = spec_of(section, node)
             self.unchecked = True
-        kept = variants.kept(self.specs[section], spec)
+        kept_keys = variants.kept(self.specs[section], spec)
         self.specs[section] = spec
         for key in list(self.values):
-            if key.startswith(f"{section}.") and key.split(".")[1] not in kept:
+            if key.startswith(f"{section}.") and key.split(".")[1] not in kept_keys:
                 del self.values[key]
                 del self.where[key]
 

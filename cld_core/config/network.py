@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from .keys import Problem, Shape, key, shown, spec_class
 
-# A key of a network, and the rest of the sentence that begins with it: why its value does not fit
-# examples of some shape, and the fix.
+# A key of a network, and the rest of the sentence that begins with the key: why its value does not
+# fit examples of some shape, and the fix.
 Misfit = tuple[str, str]
 
 # Weights of a network for toy data: with gradients and moments, so many take 160 GB.
@@ -25,7 +25,7 @@ class NetworkSpec:
 
     Attributes:
         takes_labels: whether it can be built for the classes of labelled data.
-        axes: of an example that it takes: 1 for (d), 2 for (C, L), 3 for (C, H, W); 0 for any.
+        axes: the axes of its examples: 1 for (d), 2 for (C, L), 3 for (C, H, W); 0 for any.
     """
 
     takes_labels: ClassVar[bool] = False
@@ -213,9 +213,9 @@ class UnetSpec(NetworkSpec):
         levels = next(
             n for n in range(len(self.multipliers), 0, -1) if size % (patch * 2 ** (n - 1)) == 0
         )
-        made = replace(self, patch=patch, multipliers=self.multipliers[:levels])
-        lacks = not set(self.attention or ()) <= set(made.resolutions(shape[1:]))
-        return replace(made, attention=None) if lacks else made
+        fitted = replace(self, patch=patch, multipliers=self.multipliers[:levels])
+        lacks = not set(self.attention or ()) <= set(fitted.resolutions(shape[1:]))
+        return replace(fitted, attention=None) if lacks else fitted
 
     def resolutions(self, sides: tuple[int, ...]) -> tuple[int, ...]:
         """The longer side of each level in folded pixels, full resolution first."""

@@ -54,7 +54,7 @@ class Section:
         variants: by their names.
         family: a base class. When the selector changes from one of its subclasses to another, the
             section keeps the keys that both have. With other specs it returns to the defaults.
-        carried: those of these keys that are kept; None: all.
+        carried: the keys that are kept then, of those that both have; None: all.
     """
 
     selector: str
@@ -225,13 +225,13 @@ def spec_of(section: str, keys: Values) -> type:
 
 
 def known(specs: Specs) -> dict[str, Entry]:
-    """Every dotted key and section that a recipe may have, given the variants that it chooses."""
-    found = dict(_below(Recipe, "", specs))
+    """Every dotted key and section that a recipe with these specs may have."""
+    by_key = dict(_below(Recipe, "", specs))
     for section in SECTIONS.values():
         # The variants of a plug-in that is not imported cannot be listed.
-        if found[section.selector].hint is not Any:
-            found[section.selector] = section.entry
-    return found
+        if by_key[section.selector].hint is not Any:
+            by_key[section.selector] = section.entry
+    return by_key
 
 
 def _below(spec: type, prefix: str, specs: Specs) -> Iterator[tuple[str, Entry]]:

@@ -19,10 +19,10 @@ class SamplingSpec:
     """The keys that every method has.
 
     Attributes:
-        needs_split: the method needs a diffusion that is `splittable`.
-        adaptive: each sample has its own steps.
-        needs_solution: the method needs a solution that was fitted to the network,
-            `cld_core.run.tunings`.
+        needs_split: whether the method needs a diffusion that is `splittable`.
+        adaptive: whether each sample has its own steps.
+        needs_solution: whether the method needs a solution that was fitted to the network
+            (`cld_core.run.tunings`).
         compared: the settings that `cldctl bench samplers` compares: keys of this section, as
             KEY=VALUE,..., by the names that it shows.
     """

@@ -61,10 +61,10 @@ class Recipe:
     hooks: HooksSpec = section(HooksSpec, "your own commands that hear about a run")
 
     def anchored(self, folder: Path) -> "Recipe":
-        """The recipe with all paths absolute; those of plug-ins are absolute once it is read.
+        """The recipe with all paths absolute. Paths of plug-ins are already absolute.
 
         Args:
-            folder: the folder that relative ones are taken from.
+            folder: the folder that relative paths are taken from.
         """
         return cast(Recipe, _anchored(self, folder))
 
@@ -73,7 +73,7 @@ class Recipe:
         return asdict(self)
 
     def to_share(self) -> dict[str, Any]:
-        """As `to_dict`, without the sections that do not concern the model.
+        """Nested plain dictionaries of the sections that concern the model.
 
         `cluster`, `monitor` and `hooks` have set-up lines, addresses and commands, which may hold
         accounts and secrets.
@@ -128,7 +128,7 @@ def _anchored(spec: Any, folder: Path) -> Any:
 
 
 def problems(recipe: Recipe) -> Iterator[Problem]:
-    """Pairs of dotted keys that do not go together: those of its sections, and those across."""
+    """Pairs of dotted keys that do not go together, within a section or across sections."""
     for name in entries(Recipe):
         # Specs without pairs need no such method.
         problems_of_section = getattr(getattr(recipe, name), "problems", tuple)

@@ -26,8 +26,8 @@ def folder() -> Path:
 
 def files(*folders: Path) -> dict[str, Path]:
     """The YAML files of folders by their stems, sorted; an earlier folder wins."""
-    found = {file.stem: file for place in reversed(folders) for file in place.glob("*.yaml")}
-    return dict(sorted(found.items()))
+    by_stem = {file.stem: file for place in reversed(folders) for file in place.glob("*.yaml")}
+    return dict(sorted(by_stem.items()))
 
 
 def recipes() -> dict[str, Path]:
@@ -73,11 +73,11 @@ def parent(name: str, child: Path) -> Path:
     if is_path(name) or os.path.isfile(beside / name):
         return beside / name
     places = [place / f"{name}.yaml" for place in (beside, OWN, folder())]
-    found = [file for file in places if os.path.isfile(file)]
-    others = [file for file in found if not os.path.samefile(file, child)]
-    return next(iter(others or found), beside / name)
+    existing = [file for file in places if os.path.isfile(file)]
+    others = [file for file in existing if not os.path.samefile(file, child)]
+    return next(iter(others or existing), beside / name)
 
 
 def is_path(name: str) -> bool:
-    """Whether it is a path rather than the name of a recipe."""
+    """Whether ``name`` is a path rather than the name of a recipe."""
     return name.endswith((".yaml", ".yml")) or "/" in name

@@ -16,7 +16,8 @@ SIZES = ("s", "m", "l")
 # Nested plain values, as in a recipe.
 Keys = dict[str, dict[str, Any]]
 
-# By size, for vectors; and for curves and images, whose networks have three or four resolutions.
+# The dials of each size, for vectors; and for curves and images, whose networks have three or four
+# resolutions.
 _VECTORS: dict[str, dict[str, Any]] = {
     "s": {"width": 128, "layers": 5, "steps": 8_000, "batch": 512, "lr": 2e-3},
     "m": {"width": 256, "layers": 6, "steps": 40_000, "batch": 512, "lr": 1e-3},
@@ -56,13 +57,13 @@ def suggested(
     `cluster` of a recipe.
 
     Args:
-        shape: of one example: (d), (C, L) or (C, H, W).
-        examples: for training; None if their number is unlimited.
-        tests: examples for tests, which bound `eval.points`; None if their number is unlimited.
+        shape: the shape of one example: (d), (C, L) or (C, H, W).
+        examples: the number of training examples; None if it is unlimited.
+        tests: the number of test examples, which bounds `eval.points`; None if it is unlimited.
         data_std: standard deviation of the numbers that the model sees; about 1 if they were scaled
             to it.
         sde: the name of the diffusion.
-        steps: of training; None: chosen by data and size.
+        steps: the number of training steps; None: chosen by data and size.
     """
     is_vector = len(shape) == 1
     dials = (_VECTORS if is_vector else _GRIDS)[size]
@@ -114,7 +115,7 @@ def _ema(steps: int) -> float:
 
 
 def why_slow(shape: Shape, keys: Keys) -> Iterator[str]:
-    """Why a suggested network is slow for examples of a shape, with the fix; else nothing."""
+    """Yield why a suggested network is slow for examples of a shape, with the fix."""
     if len(shape) > 1:
         divisor = keys["network"]["patch"] * 2 ** (len(keys["network"]["multipliers"]) - 1)
         positions = math.prod(side // divisor for side in shape[1:])
@@ -145,8 +146,8 @@ def _network(shape: Shape, dials: Mapping[str, Any]) -> dict[str, Any]:
             levels[patch] = _levels(common // patch, min(sides) // patch, dials["levels"])
     longest = _LONGEST[len(shape)] * channels
     largest = next((patch for patch in levels if max(sides) / patch <= longest), max(levels))
-    # A network of one resolution sees too little of an example: a smaller patch with two of them is
-    # better.
+    # A network with one resolution sees too little of an example, so a smaller patch that allows
+    # two resolutions is better.
     patches = [patch for patch in levels if patch <= largest]
     patch = max(patches, key=lambda patch: (levels[patch] > 1, patch))
     return {
@@ -155,18 +156,19 @@ def _network(shape: Shape, dials: Mapping[str, Any]) -> dict[str, Any]:
         "multipliers": [1, 2, 2, 2][: levels[patch]],
         "blocks": dials["blocks"],
         "patch": patch,
-        # The published values are for long trainings: after a short one, the score is rough in t.
+        # With the published value, which is for long trainings, the score after a short training is
+        # rough in t.
         "fourier_scale": 1.0,
         "dropout": 0.0,
     }
 
 
 def _levels(common: int, shortest: int, most: int) -> int:
-    """The largest number of resolutions, at most ``most``, that halve sides without a rest.
+    """The largest number of resolutions, at most ``most``, that halve all sides exactly.
 
     Args:
         common: a divisor of all sides.
-        shortest: the shortest side, at least `_LEAST_SIDE` at the lowest resolution.
+        shortest: the shortest side, which stays at least `_LEAST_SIDE` at the lowest resolution.
     """
     levels = 1
     while levels < most and common % 2**levels == 0 and shortest >> levels >= _LEAST_SIDE:

@@ -55,9 +55,10 @@ class ObjectiveSpec:
 
     @property
     def kernel(self) -> Literal["hsm", "dsm"]:
-        """How u at t is drawn: with the halves other than x at time 0 averaged over, or given.
+        """The kernel that u at t is drawn from.
 
-        "hsm" averages, "dsm" does not. The spec of a plug-in's objective may override it.
+        For "hsm", the halves other than x at time 0 are averaged over; for "dsm", they are given.
+        The spec of a plug-in's objective may override it.
         """
         return "dsm" if self.name == "dsm" else "hsm"
 
@@ -249,7 +250,7 @@ class EmaSpec:
 
     @property
     def words(self) -> str:
-        """A label for products of the average; empty for the usual one."""
+        """A label for results of the average; empty for the usual average."""
         return "" if self.length is None else f"EMA length {self.length:g}"
 
 
@@ -320,7 +321,7 @@ class MonitorSpec:
         return tuple(name for name in ("wandb", "mlflow") if getattr(self, name).is_on)
 
     def problems(self) -> Iterator[Problem]:
-        """Addresses and names that the loggers would refuse."""
+        """Keys with addresses and names that the loggers would refuse."""
         if (text := self.mlflow.problem()) is not None:
             yield "mlflow.tracking_uri", "mlflow.tracking_uri", text
         for key_name in ("project", "entity"):
@@ -353,7 +354,7 @@ class HooksSpec:
     timeout_s: float = key(30.0, "seconds after which the command is ended", gt=0, le=3600)
 
     def problems(self) -> Iterator[Problem]:
-        """A number in place of a command."""
+        """Keys that have a number in place of a command."""
         if self.on_change is not None and is_count(self.on_change.strip().lstrip("-")):
             yield (
                 "on_change",

@@ -107,7 +107,7 @@ class SplitRows:
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Examples for training and tests, as `given` and `find` return them. See `store.Prepared`.
+    """Examples for training and tests. `store.Prepared` has the same properties and methods.
 
     Attributes:
         where: the file or folder, or a name for messages.
@@ -121,7 +121,7 @@ class Arrays:
 
     @property
     def shape(self) -> Shape:
-        """Of one example."""
+        """The shape of one example, (C, ...)."""
         return tuple(self.splits["train"].x.shape[1:])
 
     @property
@@ -194,7 +194,7 @@ class Arrays:
             warn: called with each warning of `look`.
 
         Raises:
-            DataError: as `look`.
+            DataError: some numbers are not finite, or too large.
         """
         assert isinstance(spec, ArraysSpec), "the data set of the recipe is one of arrays"
         for text in self.look():
@@ -229,7 +229,7 @@ class Arrays:
         return self._measure("train")
 
     def _measure(self, split: Split) -> tuple[np.ndarray, ...]:
-        """Mean, standard deviation, minimum and maximum of each feature of vectors, or channel."""
+        """Mean, standard deviation, minimum and maximum of each feature (of vectors) or channel."""
         part = self.splits[split]
         measured = []
         for first, block in part.blocks():
@@ -262,7 +262,7 @@ class Arrays:
         return mean, np.sqrt(np.where(low < high, variance, 0.0)), low, high
 
     def _named(self, numbers: np.ndarray, how: str) -> str:
-        """The columns or channels of these numbers, in words, and how they are."""
+        """A phrase for messages: the columns or channels ``numbers``, and ``how`` they are."""
         what = "column" if len(self.shape) == 1 else "channel"
         which = listed([str(number) for number in numbers])
         return f"{len(numbers)} of {self.shape[0]} {what}s are {how} ({what} {which})"
@@ -272,8 +272,8 @@ def find(spec: ArraysSpec) -> Arrays:
     """The arrays that a recipe names; their numbers have not been checked.
 
     Raises:
-        WrongSourceError: there are none.
-        DataError: they cannot be read, or not be used.
+        WrongSourceError: there are no arrays.
+        DataError: the arrays cannot be read, or cannot be used.
     """
     if spec.path is None:
         raise WrongSourceError(
@@ -303,8 +303,8 @@ def given(
         where: a name for messages.
 
     Raises:
-        DataError: they have an unsuitable type or shape, are too few, or have labels that do not
-            fit.
+        DataError: the examples have an unsuitable type or shape, are too few, or have labels that
+            do not fit.
     """
     x = array(where, "examples", x)
     if test is not None:
@@ -346,10 +346,10 @@ def given(
 
 
 def array(where: str, what: str, x: Any, holds: str = _NUMBERS) -> np.ndarray:
-    """An array of a tensor, a table or column of pandas, or nested lists.
+    """Convert a tensor, a table or column of pandas, or nested lists to an array.
 
     Raises:
-        DataError: x is something else, or does not hold numbers.
+        DataError: x is something else, or has values of another kind than ``holds``.
     """
     # numpy would take a data set of torch for nested lists, and anything else for one object.
     if not isinstance(x, Sequence) and not hasattr(x, "__array__"):
@@ -359,20 +359,20 @@ def array(where: str, what: str, x: Any, holds: str = _NUMBERS) -> np.ndarray:
             "numpy.stack(list(generator))."
         )
     try:
-        found = np.atleast_1d(np.asarray(x.detach().cpu() if hasattr(x, "detach") else x))
-        if found.dtype.kind in ("O", "T") and len({type(value) for value in found.flat}) == 1:
+        values = np.atleast_1d(np.asarray(x.detach().cpu() if hasattr(x, "detach") else x))
+        if values.dtype.kind in ("O", "T") and len({type(value) for value in values.flat}) == 1:
             # Python objects of one type, as pandas has texts.
-            found = np.array(found.tolist())
+            values = np.array(values.tolist())
     except (TypeError, ValueError, RuntimeError) as error:  # bfloat16, rows of different lengths
         raise DataError(
             f"{where}: the {what} are not an array ({one_line(error, 200).rstrip('.')}). "
             "Convert them to a numpy array; a tensor to float32."
         ) from error
-    if found.dtype.kind not in _KINDS[holds]:
+    if values.dtype.kind not in _KINDS[holds]:
         raise DataError(
-            f"{where}: the {what} have dtype {found.dtype}, not {holds}. Convert all of them."
+            f"{where}: the {what} have dtype {values.dtype}, not {holds}. Convert all of them."
         )
-    return found
+    return values
 
 
 def _part(where: str, split: Split, x: Any, rows: Any, labels: Any) -> SplitRows:
@@ -413,7 +413,7 @@ def _classes(where: str, train: Any, test: Any) -> Classes:
 def _opened(spec: ArraysSpec, stamps: object) -> Arrays:
     """The arrays of files with these times and sizes, which are part of the key of the cache."""
     path = Path(str(spec.path)).expanduser()
-    found = _read(_split_file(path, ("train",)) if path.is_dir() else path)
+    content = _read(_split_file(path, ("train",)) if path.is_dir() else path)
     test_file = None
     if spec.test is not None:
         test_file = Path(spec.test).expanduser()
@@ -421,17 +421,17 @@ def _opened(spec: ArraysSpec, stamps: object) -> Arrays:
         test_file = _split_file(path, TEST_NAMES)
     if test_file is not None:
         tests = _read(test_file)
-        found["test"] = tests["x"]
-        found["test_labels"] = tests.get("labels")
-    if spec.labels and found.get("labels") is None:
+        content["test"] = tests["x"]
+        content["test_labels"] = tests.get("labels")
+    if spec.labels and content.get("labels") is None:
         raise WrongSourceError(
             f"{path}: there are no labels, which data.labels=true needs. Save them (N,) as labels "
             "in the archive, or beside X.npy in X_labels.npy; or set data.labels=false."
         )
     if not spec.labels:
-        found["labels"] = None
-        found["test_labels"] = None
-    arrays = given(**found, share=spec.test_share, where=str(path))
+        content["labels"] = None
+        content["test_labels"] = None
+    arrays = given(**content, share=spec.test_share, where=str(path))
     if spec.flip and len(arrays.shape) != 3:
         raise DataError(
             f"data.flip=true mirrors pictures (C, H, W), and examples of {path} are "
@@ -465,12 +465,12 @@ def _split_file(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """``x``, and those of `_OTHERS` that are in a file or beside it.
+    """The array ``x`` of a file, and the arrays of `_OTHERS` that are in the file or beside it.
 
     Raises:
         WrongSourceError: there is no such file, it is of another kind, or it has several arrays of
             which none is called x.
-        DataError: it is damaged.
+        DataError: the file is damaged.
     """
     if not path.is_file():
         raise WrongSourceError(f"{path.absolute()}: there is no such file. Correct the path.")
@@ -481,17 +481,17 @@ def _read(path: Path) -> dict[str, Any]:
             "Save an array: numpy.save('x.npy', x)."
         )
     try:
-        found = readers[path.suffix](path)
-        candidates = ["x"] if "x" in found else [name for name in found if name not in _OTHERS]
+        by_name = readers[path.suffix](path)
+        candidates = ["x"] if "x" in by_name else [name for name in by_name if name not in _OTHERS]
         if len(candidates) != 1:
-            names = one_line(", ".join(sorted(found)), 200) or "none"
+            names = one_line(", ".join(sorted(by_name)), 200) or "none"
             raise WrongSourceError(
                 f"{path}: which of its arrays ({names}) are the examples? Call them x."
             )
-        arrays = {"x": found[candidates[0]]()}
+        arrays = {"x": by_name[candidates[0]]()}
         for name in _OTHERS:
-            if name in found:
-                arrays[name] = found[name]()
+            if name in by_name:
+                arrays[name] = by_name[name]()
         return arrays
     except DataError:
         raise

@@ -29,7 +29,7 @@ def plan_celebahq(source: Path) -> Plan:
 
     Raises:
         DataError: some shards are missing, or the archive cannot be listed.
-        WrongSourceError: there are no such shards at all, or ``source`` is something else.
+        WrongSourceError: ``source`` has no such shards and no LMDB files, or is something else.
         UsageError: the package tfrecord is not installed.
     """
     lmdbs = {split: published(source, split) for split in SPLITS}
@@ -94,9 +94,9 @@ def _of_shard(name: str, shard: Member) -> np.ndarray:
             if shard.path is None:
                 path.write_bytes(shard.read())
             for features in tfrecord_loader(str(path), None, {"shape": "int", "data": "byte"}):
-                found = tuple(features["shape"].tolist())
-                if found != shape:
-                    raise ValueError(f"the image has the shape {found}")
+                stored_shape = tuple(features["shape"].tolist())
+                if stored_shape != shape:
+                    raise ValueError(f"the image has the shape {stored_shape}")
                 images.append(np.frombuffer(features["data"], np.uint8).reshape(shape))
     except Exception as error:  # the package and its protocol buffers may raise anything
         raise DataError(
@@ -114,9 +114,9 @@ def _complete(files: Sequence[Member], split: Split, source: Path) -> dict[str, 
         WrongSourceError: all are missing.
     """
     prefix = f"{split}-r{SIZE.bit_length() - 1:02d}-s-"
-    found = {PurePosixPath(file.name).name: file for file in files}
+    by_name = {PurePosixPath(file.name).name: file for file in files}
     pattern = re.compile(rf"{prefix}\d{{4}}-of-(\d{{4}})\.tfrecords")
-    totals = [int(match[1]) for match in map(pattern.fullmatch, found) if match]
+    totals = [int(match[1]) for match in map(pattern.fullmatch, by_name) if match]
     if not totals:
         raise WrongSourceError(
             f"{source} has no shards {split}-*.tfrecords of {SIZE}x{SIZE} images. Pass GLOW's "
@@ -124,10 +124,10 @@ def _complete(files: Sequence[Member], split: Split, source: Path) -> dict[str, 
         )
     total = max(totals)
     names = [f"{prefix}{index:04d}-of-{total:04d}.tfrecords" for index in range(total)]
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in by_name]
     if missing:
         raise DataError(
             f"{source} lacks {len(missing)} of {total} shards of {split}: {listed(missing)}. "
             "Fetch them and run the same command again; finished parts are kept."
         )
-    return {name: found[name] for name in names}
+    return {name: by_name[name] for name in names}

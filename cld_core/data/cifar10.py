@@ -68,7 +68,7 @@ def plan_cifar10(source: Path) -> Plan:
     )
 
 
-def _part(name: str, member: Member, shown: str) -> SourcePart:
+def _part(name: str, member: Member, title: str) -> SourcePart:
     try:
         content = member.read()
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
@@ -78,7 +78,7 @@ def _part(name: str, member: Member, shown: str) -> SourcePart:
             raise ValueError("it has other images or labels")
     except Exception as error:  # a damaged pickle may raise anything
         raise DataError(
-            f"{shown} is not a batch of CIFAR-10 ({type(error).__name__}: {one_line(error)}). "
+            f"{title} is not a batch of CIFAR-10 ({type(error).__name__}: {one_line(error)}). "
             f"Fetch {ARCHIVE} again."
         ) from error
     return SourcePart(
@@ -106,8 +106,8 @@ def download(source: Path) -> Path:
         source: the folder, or the archive in it.
 
     Raises:
-        UsageError: it is another file.
-        DataError: it cannot be fetched.
+        UsageError: ``source`` is another file.
+        DataError: the archive cannot be fetched.
     """
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import download_url

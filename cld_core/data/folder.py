@@ -60,7 +60,7 @@ def plan_folder(
         channels: 1 for grey images, 3 for RGB; None for 1 if every picture is grey.
 
     Raises:
-        DataError: it is damaged, or cannot be read.
+        DataError: the source is damaged, or cannot be read.
         WrongSourceError: there are no pictures, or a split would be empty.
         UsageError: ``size``, ``validation`` or ``channels`` is out of range.
     """
@@ -114,7 +114,8 @@ def shorter_side(source: Path) -> int:
     """The shorter side of the first picture in a folder, zip file or .tar, in pixels.
 
     Raises:
-        DataError, WrongSourceError: as `plan_folder`; or it is not a picture.
+        DataError: the source is damaged or cannot be read, or its first picture is not one.
+        WrongSourceError: there are no pictures.
     """
     first = _pictures(source)[0]
     try:
@@ -145,7 +146,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _splits(pictures: Sequence[Member], validation: float | None) -> dict[Split, list[Member]]:
-    """The pictures by split: that of their top-level folder, or else by the hash of their name."""
+    """The pictures of each split, by their top-level folders, or else by hashes of their names."""
     tops = [place[0] for place in _places(pictures)]
     if validation is None and {_SPLIT_FOLDERS.get(top) for top in tops} >= set(SPLITS):
         if others := sorted(set(tops) - set(_SPLIT_FOLDERS)):
@@ -223,10 +224,10 @@ def _make(picture: Member, size: int, channels: int = CHANNELS) -> np.ndarray:
                 raise ValueError("it has more than 8 bits a channel")
             upright = ImageOps.exif_transpose(opened)
             opaque = _on_white(upright) if upright.has_transparency_data else upright
-            made = opaque.convert("L" if channels == 1 else "RGB")
-            if made.size != (size, size):
-                made = ImageOps.fit(made, (size, size), Image.Resampling.LANCZOS)
-            return np.atleast_3d(np.asarray(made)).transpose(2, 0, 1)[None]
+            square = opaque.convert("L" if channels == 1 else "RGB")
+            if square.size != (size, size):
+                square = ImageOps.fit(square, (size, size), Image.Resampling.LANCZOS)
+            return np.atleast_3d(np.asarray(square)).transpose(2, 0, 1)[None]
     except UnidentifiedImageError as error:
         raise DataError(
             f"{one_line(as_text(picture.name))} cannot be used as a picture: its format is "

@@ -25,11 +25,11 @@ class DataFormat:
     """The shape and kind of examples x, and their scaling: the model sees z, x = scale z + shift.
 
     Attributes:
-        shape: of one example: (d), (C, L) or (C, H, W).
-        grey_levels: of a pixel, over [-1, 1]; None if data are real numbers.
+        shape: the shape of one example: (d), (C, L) or (C, H, W).
+        grey_levels: the grey levels of a pixel, over [-1, 1]; None if data are real numbers.
         scale: positive numbers, one for each feature of vectors (d), or channel of others (C, ...);
             empty without scaling.
-        shift: likewise.
+        shift: real numbers, one for each feature or channel; empty without scaling.
         bounds: the smallest and the largest number of the training data, if they are real numbers
             and known.
 
@@ -67,13 +67,13 @@ class DataFormat:
         return "images" if len(self.shape) == 3 and self.shape[0] in (1, 3) else "fields"
 
     def to_data(self, z: "Tensor") -> "Tensor":
-        """The data x (B, C, ...) for what the model draws, of the same type."""
+        """The data x (B, C, ...) for the numbers z that the model draws, of the same type."""
         if not self.scale:
             return z
         return z * self._spread(self.scale, z) + self._spread(self.shift, z)
 
     def to_model(self, x: "Tensor") -> "Tensor":
-        """What the model sees of the data x (B, C, ...), of the same type."""
+        """The numbers z (B, C, ...) that the model sees in place of data x, of the same type."""
         if not self.scale:
             return x
         return (x - self._spread(self.shift, x)) / self._spread(self.scale, x)

@@ -53,7 +53,7 @@ def plan_idx(source: Path) -> Plan:
     """
     names = [name for pair in _FILES.values() for name in pair]
     files = members(source, "a folder of idx files")
-    found = {_plain(file.name): file for file in files}
+    by_name = {_plain(file.name): file for file in files}
     folders = sorted(
         {str(PurePosixPath(file.name).parent) for file in files if _plain(file.name) in names}
     )
@@ -61,19 +61,19 @@ def plan_idx(source: Path) -> Plan:
         raise DataError(
             f"{source} has such files in several folders ({', '.join(folders)}). Pass one of them."
         )
-    if missing := [name for name in names if name not in found]:
+    if missing := [name for name in names if name not in by_name]:
         kind = DataError if len(missing) < len(names) else WrongSourceError
         raise kind(
             f"{source} has no {', '.join(missing)} (or .gz). "
             "Pass the folder that has all four as --source."
         )
     arrays = {
-        name: _array(found[name], 3 if "images" in name else 1, f"{source}: {found[name].name}")
+        name: _array(by_name[name], 3 if "images" in name else 1, f"{source}: {by_name[name].name}")
         for name in names
     }
     train_images, train_labels = _FILES["train"]
     size = arrays[train_images].shape[1]
-    classes = _classes(found.get(NAMES), arrays[train_labels])
+    classes = _classes(by_name.get(NAMES), arrays[train_labels])
     parts = []
     for split, (image_file, label_file) in _FILES.items():
         images = arrays[image_file]
@@ -117,7 +117,7 @@ def _digest(array: np.ndarray) -> str:
     return blake2b(np.ascontiguousarray(array))
 
 
-def _array(member: Member, axes: int, shown: str) -> np.ndarray:
+def _array(member: Member, axes: int, title: str) -> np.ndarray:
     """The array in an idx file of unsigned bytes, with this number of axes; it is not empty.
 
     Raises:
@@ -132,13 +132,13 @@ def _array(member: Member, axes: int, shown: str) -> np.ndarray:
             raise ValueError(f"it begins with {header[:4].hex()}, not 00000{_UBYTE}0{axes}")
         shape = np.frombuffer(header, ">u4", offset=4).tolist()
         # A byte more than there should be: a compressed file may hold any number of zeros.
-        found = np.frombuffer(stream.read(math.prod(shape) + 1), np.uint8).reshape(shape)
-        if not found.size:
+        array = np.frombuffer(stream.read(math.prod(shape) + 1), np.uint8).reshape(shape)
+        if not array.size:
             raise ValueError("it is empty")
-        return found
+        return array
     except Exception as error:  # gzip and zlib may raise anything for a damaged file
         raise DataError(
-            f"{shown} is not a complete idx file ({one_line(error).rstrip('.')}). Fetch it again."
+            f"{title} is not a complete idx file ({one_line(error).rstrip('.')}). Fetch it again."
         ) from error
 
 

@@ -38,7 +38,7 @@ _BLOCK = 1 << 24
 # The share of a GPU's free memory that a set may occupy.
 _DEVICE_SHARE = 0.1
 _log = logging.getLogger(__name__)
-# Of a batch: seed, step, size of the global batch, and its first and last row on this rank.
+# The key of a batch: seed, step, size of the global batch, and its first and last row on this rank.
 _BatchKey = tuple[int, int, int, int, int]
 
 
@@ -76,10 +76,10 @@ class ImageSet:
     """Images, or other examples, of the same shape, by index.
 
     Attributes:
-        n: number of images.
-        shape: (C, ...) of each.
-        in_memory: batches are not read from disk.
-        device: of batches.
+        n: the number of images.
+        shape: the shape of an image, (C, ...).
+        in_memory: whether the images are in memory, so that batches are not read from disk.
+        device: the device that batches are on.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class StoredSource:
     if the device is a GPU, and copied asynchronously.
 
     Args:
-        given: examples in memory; None for those of the recipe's files.
+        given: examples in memory; None: the examples in the recipe's files.
     """
 
     density: toy.Toy | None = None
@@ -213,12 +213,16 @@ class StoredSource:
 
     @cached_property
     def examples(self) -> Prepared | Arrays:
-        """The stored examples; raises as `store.of` does."""
+        """The stored examples.
+
+        Raises:
+            DataError: they are missing or not those of the recipe.
+        """
         return self._given or store.of(self._spec)
 
     @property
     def form(self) -> DataFormat:
-        """The form that was set, as that of a checkpoint, or else one fitted to the examples.
+        """The form that was set, such as a checkpoint's, or else one fitted to the examples.
 
         Raises:
             DataError: the form depends on the data, which are missing or cannot be used.
@@ -238,7 +242,11 @@ class StoredSource:
 
     @property
     def _outline(self) -> DataFormat:
-        """The form, perhaps without its scaling, so that no example is read; raises as `form`."""
+        """The form, perhaps without its scaling, so that no example is read.
+
+        Raises:
+            DataError: the form depends on the data, which are missing or cannot be used.
+        """
         if self._form is not None:
             return self._form
         if (shape := self._spec.shape) is not None:
@@ -253,12 +261,20 @@ class StoredSource:
 
     @property
     def shape(self) -> Shape:
-        """The shape of one example, (C, ...); raises as `form` does."""
+        """The shape of one example, (C, ...).
+
+        Raises:
+            DataError: the shape depends on the data, which are missing or cannot be used.
+        """
         return self._outline.shape
 
     @property
     def grey_levels(self) -> int | None:
-        """The grey levels of an image; None for real numbers; raises as `form` does."""
+        """The grey levels of an image; None for real numbers.
+
+        Raises:
+            DataError: they depend on the data, which are missing or cannot be used.
+        """
         return self._outline.grey_levels
 
     @cached_property
@@ -289,8 +305,12 @@ class StoredSource:
 
     @cached_property
     def test(self) -> ImageSet:
-        """The test examples; raises as `train` does."""
-        # Evaluation reads them rarely: not worth the memory.
+        """The test examples.
+
+        Raises:
+            DataError: they are missing or not those of the recipe.
+        """
+        # They stay on disk, because evaluation rarely reads them.
         return self.opened("validation", "disk")
 
     def opened(self, split: Split, cache: str) -> ImageSet:
@@ -299,20 +319,20 @@ class StoredSource:
         A set that would fill too much of a GPU stays on the host.
 
         Args:
-            cache: as `data.cache`; "auto" loads sets up to `MEMORY_BYTES`.
+            cache: a value of `data.cache`; "auto" loads sets up to `MEMORY_BYTES`.
 
         Raises:
             DataError: they are missing, damaged, or not those of the form that was set.
         """
-        found = self.examples
+        data = self.examples
         form = self.form
-        if (found.shape, found.grey_levels) != (form.shape, form.grey_levels):
+        if (data.shape, data.grey_levels) != (form.shape, form.grey_levels):
             raise DataError(
-                f"{found.where} has examples of shape {found.shape}, and the run began with "
+                f"{data.where} has examples of shape {data.shape}, and the run began with "
                 f"{form.shape}. Put back the data, or start a new run."
             )
         are_images = form.grey_levels is not None
-        images, rows = found.stored(split)
+        images, rows = data.stored(split)
         on_disk = ImageSet(images, rows, torch.from_numpy if are_images else self._scaled)
         dtype = torch.uint8 if are_images else torch.float32
         numbers = math.prod(form.shape)
@@ -322,7 +342,7 @@ class StoredSource:
         examples = torch.empty(on_disk.n, *form.shape, dtype=dtype)
         for block in torch.arange(on_disk.n).split(max(1, _BLOCK // numbers)):
             examples[block] = on_disk.batch(block)
-        found.verify(split, examples.numpy())
+        data.verify(split, examples.numpy())
         return ImageSet(examples.to(self._device) if _fits(n_bytes, self._device) else examples)
 
     def _scaled(self, x: np.ndarray) -> Tensor:
@@ -355,7 +375,7 @@ class StoredSource:
         return images if self.grey_levels is None else to_model(images)
 
     def _read_ahead(self, batches: Sequence[_BatchKey]) -> Tensor:
-        """The first of some batches. The others are read meanwhile; all else is dropped."""
+        """Return the first of some batches; threads read the others, and drop earlier requests."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._spec.threads, thread_name_prefix="examples")
         for batch in self._ahead.keys() - set(batches):
@@ -378,7 +398,7 @@ class StoredSource:
     def labelled_batch(
         self, seed: int, restart: int, step: int, size: int, rows: slice
     ) -> tuple[Tensor, Tensor]:
-        """As `batch`, with the labels, which are on the CPU."""
+        """The examples that `batch` returns, and their labels, which are on the CPU."""
         x = self.batch(seed, restart, step, size, rows)
         chosen, _ = order(step, size, self.train.n, seed)
         return x, self._labels[chosen[rows]]
@@ -411,7 +431,7 @@ class StoredSource:
         if last > self.test.n:
             raise DataError(
                 f"{self.examples.where} has {self.test.n} test examples, fewer than the {last} "
-                f"asked for. Evaluate at most that many: eval.points={self.test.n}, "
+                f"requested. Evaluate at most that many: eval.points={self.test.n}, "
                 f"periodic.elbo_points={self.test.n}."
             )
         return self.test.batch(torch.arange(first, last))

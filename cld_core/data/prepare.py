@@ -91,10 +91,10 @@ class SourcePart:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to make.
+    """A plan of a data set: the parts of its source, and the form of its images.
 
     Attributes:
-        parts: those for training come first.
+        parts: the parts, those for training first.
         channels: 1 for grey images, 3 for coloured ones.
         expect: the number of images by split; a split that is missing may have any number.
         classes: the names of the classes of the images; empty without labels.
@@ -145,7 +145,7 @@ def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -
 
     Raises:
         DataError: the source is damaged or short. Finished parts are kept.
-        WrongSourceError: ``out`` is something else, or cannot be created.
+        WrongSourceError: ``out`` exists and is something else, or cannot be created.
     """
     about = _already_there(plan, out)
     if about is not None:
@@ -191,8 +191,8 @@ def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -
 def _already_there(plan: Plan, out: Path) -> DatasetInfo | None:
     about = store.read_about(out)
     if about is not None:
-        found = (about.name, about.shape[1:], about.source_digest)
-        if found != (plan.name, plan.shape, plan.digest()):
+        identity = (about.name, about.shape[1:], about.source_digest)
+        if identity != (plan.name, plan.shape, plan.digest()):
             raise WrongSourceError(
                 f"{out} already holds {about.words} ({about.name}), made from {about.source}. "
                 "Remove that folder or choose another --out."
@@ -222,6 +222,7 @@ def _require_sole_writer(lock: IO[bytes], partial: Path) -> None:
 
 def _remove(partial: Path) -> None:
     """Remove the files of a preparation, and the folder unless it has others."""
+    # Files that stay only take space.
     with suppress(OSError):
         for name in (IMAGES, LABELS, ABOUT, PROGRESS, LOCK):
             (partial / name).unlink(missing_ok=True)
@@ -265,9 +266,9 @@ class _Job:
         return about
 
     def _kept(self) -> tuple[_Done, dict[Split, Any]]:
-        """What an earlier attempt finished, and the hashes of its images by split.
+        """The parts that an earlier attempt finished, and the hashes of its images by split.
 
-        This is empty if the source does not begin with the same parts, or if the images are not
+        Both are empty if the source does not begin with the same parts, or if the images are not
         those that were written.
         """
         plan = self._plan
@@ -419,14 +420,14 @@ def prepare(
             or a .tar of pictures, for idx a folder of idx files (`cld_core.data.idx`).
         size: height and width in pixels; required for a folder, fixed for the others.
         split: share of a folder's pictures for validation (`cld_core.data.folder`).
-        channels: of a folder's images: 1 for grey or 3 for coloured ones; None for 1 if all
-            pictures are grey.
+        channels: the channels of a folder's images: 1 for grey or 3 for coloured ones; None for 1
+            if all pictures are grey.
         expect: number of images that each split must have; None for those published, {} for any.
         progress: called after each part; see `ProgressCallback`.
 
     Raises:
-        UsageError: the name or an option does not fit.
-        WrongSourceError: the source is missing or something else, or so is ``out``.
+        UsageError: there is no such name, or an option does not fit it.
+        WrongSourceError: the source is missing or something else, or ``out`` is something else.
         DataError: the source is damaged or short. Finished parts are kept, and the message says
             where.
     """
@@ -476,16 +477,16 @@ def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: N
     about = store.read_about(root)
     if about is None:
         raise WrongSourceError(f"{root} has no {store.ABOUT}: {store.prepare_hint('NAME', root)}")
-    found = store.find(root, about.name)
+    prepared = store.find(root, about.name)
     images = np.load(root / store.IMAGES, mmap_mode="r", allow_pickle=False)
     for split, info in about.splits.items():
         if _hash(images, about.rows(split), progress).hexdigest() != info.digest:
             raise DataError(
                 f"The {split} images in {root} are not those that were prepared. "
-                f"Remove {root} and prepare it again: {found.hint}"
+                f"Remove {root} and prepare it again: {prepared.hint}"
             )
         if about.classes:
-            found.labels(split)
+            prepared.labels(split)
     return about
 
 
@@ -495,9 +496,9 @@ class Member:
 
     Attributes:
         name: its path below the source, with slashes.
-        length: in bytes.
+        length: its size in bytes.
         read: returns its content.
-        path: of the file, if it is in a folder.
+        path: the path of the file, if it is in a folder.
     """
 
     name: str
@@ -515,8 +516,8 @@ def members(source: Path, what: str, *, is_compressed: bool = False) -> list[Mem
             file.
 
     Raises:
-        WrongSourceError: it is neither a folder nor such an archive.
-        DataError: it is damaged, or cannot be read.
+        WrongSourceError: ``source`` is neither a folder nor such an archive.
+        DataError: ``source`` is damaged, or cannot be read.
     """
     if not source.is_dir() and not source.is_file():
         raise WrongSourceError(f"{source} does not exist, or is no file. Pass {what} as --source.")
@@ -547,7 +548,7 @@ def _kind(source: Path, is_compressed: bool) -> Callable[[Path], Iterator[Member
 
 
 def _in_folder(source: Path) -> Iterator[Member]:
-    """Follows links, and enters each folder once."""
+    """The files below a folder. Links are followed, and each folder is entered once."""
     entered = set()
     for folder, subfolders, files in os.walk(source, followlinks=True):
         subfolders[:] = [name for name in sorted(subfolders) if not name.startswith(".")]

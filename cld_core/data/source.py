@@ -64,7 +64,7 @@ class Source(Protocol):
         """The test points ``first <= i < last``, (last - first, C, ...), as points of a density."""
 
     def test_data(self, seed: int, first: int, last: int) -> Tensor:
-        """The same examples as training sees them: images are not dequantised."""
+        """The same test points in the form of training examples: images are not dequantised."""
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -93,8 +93,8 @@ def source(
     """The data of a recipe's `data` section; stored examples are read when they are first needed.
 
     Args:
-        device: of batches of stored examples.
-        form: of the data that a model was trained on; None for that of the data as they are now.
+        device: the device that batches of stored examples are on.
+        form: the form of the data that a model was trained on; None: the form of the data now.
 
     Raises:
         DataError: there is no such toy density.
@@ -112,16 +112,16 @@ def require_usable(recipe: Recipe) -> Shape:
         RecipeError, DataError: training cannot use the batch or its labels; or making it fails.
     """
     with trial("data.name", recipe.data.name):
-        made = source(recipe.data)
-        shape = (TRIED, *made.shape)
-        classes = classes_of(made)
+        examples = source(recipe.data)
+        shape = (TRIED, *examples.shape)
+        classes = classes_of(examples)
         first_batch = (0, 0, 0, TRIED, slice(0, TRIED))
         label = None
         if classes is None:
-            x = made.batch(*first_batch)
+            x = examples.batch(*first_batch)
         else:
-            x, label = made.labelled_batch(*first_batch)
-        made.close()
+            x, label = examples.labelled_batch(*first_batch)
+        examples.close()
         if not isinstance(x, Tensor) or tuple(x.shape) != shape or not x.is_floating_point():
             raise ValueError(
                 f"it gives {described(x)} for {TRIED} examples, not float32 of shape {shape}"
@@ -135,7 +135,7 @@ def require_usable(recipe: Recipe) -> Shape:
                     "it gives labels that are not whole numbers (int64) from 0 to "
                     f"{len(classes) - 1}, one an example"
                 )
-    return tuple(made.shape)
+    return tuple(examples.shape)
 
 
 def form_of(source: Source) -> DataFormat:
@@ -163,14 +163,17 @@ def test_count(source: Source) -> int | None:
 
 
 def data_std(source: Source) -> float:
-    """A value for `objective.data_std`: of some training examples, in one digit; 1 if all are 0."""
+    """A value for `objective.data_std`.
+
+    It is the standard deviation of some training examples, in one digit; 1 if all of them are 0.
+    """
     n = max(1, min(_JUDGED, _NUMBERS // math.prod(source.shape)))
     x = source.batch(0, 0, 0, n, slice(0, n))
     return float(f"{float(x.square().mean().sqrt()):.1g}") or 1.0
 
 
 class DescribedSource:
-    """Data of which only the form is known, which is enough to draw samples.
+    """A source that knows only the form of its data, which is enough to draw samples.
 
     Args:
         why: the message of the error that reading examples raises.
@@ -196,7 +199,7 @@ class DescribedSource:
     test_labels = batch
 
     def close(self) -> None:
-        """Nothing reads ahead."""
+        """Do nothing, because nothing is read ahead."""
 
 
 def identity(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
@@ -207,10 +210,10 @@ def identity(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
     no such points, but only the digest of its file.
 
     Args:
-        plugins: of the recipe, which have been imported.
+        plugins: the recipe's plug-ins, which have been imported.
 
     Raises:
-        DataError: there are no such data.
+        DataError: the data are missing, or cannot be used.
     """
     if isinstance(spec, StoredDataSpec):
         return {IMAGES: store.of(spec).split("train").digest}
@@ -240,7 +243,7 @@ def _text(numbers: Tensor) -> str:
 
 
 def identity_or_nothing(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
-    """As `identity`; empty if something is wrong with the data, which training then reports."""
+    """The `identity` of data; empty if they cannot be used, which training then reports."""
     try:
         return identity(spec, plugins)
     except Exception:  # user code may raise anything

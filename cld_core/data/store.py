@@ -67,11 +67,11 @@ class DatasetInfo:
     Attributes:
         size: height and width in pixels.
         channels: 1 for grey images, 3 for coloured ones.
-        bytes: size of the file of images; of LMDB files, that for training.
+        bytes: size of the file of images, or of the LMDB file for training.
         classes: names of the classes; empty if the images have no labels.
         labels: digest of the labels.
         source: name of the folder or archive that it was made from.
-        source_digest: of the parts of that source, see `prepare.Plan`.
+        source_digest: digest of the parts of that source, see `prepare.Plan`.
     """
 
     name: str
@@ -170,9 +170,9 @@ def find(
         about = _published(root, hint)
     elif name not in ("folder", about.name):
         raise DataError(f"{root} holds {about.name}, not {name}. To prepare it: {hint}")
-    elif (found := bytes_of(root / IMAGES)) != about.bytes:
+    elif (size := bytes_of(root / IMAGES)) != about.bytes:
         raise DataError(
-            f"{root.absolute() / IMAGES} has {found} bytes, but {ABOUT} says {about.bytes}: "
+            f"{root.absolute() / IMAGES} has {size} bytes, but {ABOUT} says {about.bytes}: "
             f"it was copied incompletely or changed. Remove {root} and prepare it again: {hint}"
         )
     if pixels not in (None, about.size):
@@ -248,7 +248,8 @@ def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) ->
         The shape of an example, (C, ...); empty if only a plug-in knows it.
 
     Raises:
-        DataError: as `of`, or arrays have numbers that cannot be used.
+        DataError: the data are missing or not those of the recipe, or arrays have numbers that
+            cannot be used.
     """
     if not isinstance(spec, StoredDataSpec):
         return getattr(spec, "shape", None) or ()
@@ -259,7 +260,7 @@ def require(spec: DataSpec, say: Callable[[str], object] = lambda text: None) ->
 
 
 def keys_of(path: Path) -> dict[str, Any]:
-    """The `data` section of a recipe for what is at a path: prepared images, or else arrays."""
+    """The `data` section of a recipe for the data at a path: prepared images, or else arrays."""
     is_prepared = any(
         (path / name).is_file() for name in (ABOUT, "train/data.mdb", "train.lmdb/data.mdb")
     )
@@ -273,7 +274,7 @@ class Prepared:
     Attributes:
         where: the folder.
         hint: the command that prepares them.
-        grey_levels: of a pixel.
+        grey_levels: the grey levels of a pixel.
     """
 
     where: Path
@@ -291,7 +292,7 @@ class Prepared:
         """The classes, weighted by their numbers of training images; None without labels.
 
         Raises:
-            DataError: as `labels`.
+            DataError: the labels are missing, or not those that were written.
         """
         import numpy as np
 
@@ -322,7 +323,7 @@ class Prepared:
         """The labels of a split, (n,), int64, each the index of a class.
 
         Raises:
-            DataError: they are missing, or not those that were written.
+            DataError: the labels are missing, or not those that were written.
         """
         labels = self._array(LABELS, "int64", self.about.shape[:1])
         if blake2b(labels.tobytes()) != self.about.labels:
@@ -333,7 +334,7 @@ class Prepared:
         return labels[self.about.rows(split)].copy()
 
     def stored(self, split: Split) -> "tuple[np.ndarray | LmdbReader, None]":
-        """The images of a split on disk, uint8 (n, C, H, W), and None: they are all its rows.
+        """The images of a split on disk, uint8 (n, C, H, W), and None, which stands for all rows.
 
         Raises:
             DataError: there is no such split, or they are damaged.
@@ -349,10 +350,10 @@ class Prepared:
 
         path = self.where / name
         try:
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
-            if (found.dtype, found.shape) != (dtype, shape):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if (array.dtype, array.shape) != (dtype, shape):
                 raise ValueError(
-                    f"{found.dtype} of {found.shape}, but {ABOUT} says {dtype} of {shape}"
+                    f"{array.dtype} of {array.shape}, but {ABOUT} says {dtype} of {shape}"
                 )
         except (FileNotFoundError, ValueError, EOFError) as error:
             raise DataError(
@@ -366,7 +367,7 @@ class Prepared:
                 f"unreadable, prepare it again: {self.hint}"
             ) from error
         # A plain array: what is taken from it by index is in memory and not a map.
-        return np.asarray(found)
+        return np.asarray(array)
 
     def verify(self, split: Split, images: "np.ndarray") -> None:
         """Raises DataError: images that were loaded are not those that were prepared."""

@@ -1,4 +1,4 @@
-"""Toy densities on the plane: samplers, and if known densities and their entropies.
+"""Toy densities on the plane: how to sample them and, if known, the density and its entropy.
 
 A plug-in adds its own (docs/howto/own-density.md)::
 
@@ -50,7 +50,7 @@ class Toy:
     on_grid: GridFunction | None = None
     # int64: the classes of points
     label: PointFunction | None = None
-    # of the labels, weighted by their probabilities
+    # the classes of the labels, weighted by their probabilities
     classes: Classes | None = None
     # the log-density given the class, float64, nats
     given: ClassFunction | None = None
@@ -67,11 +67,11 @@ class Toy:
         """
         whole = self.log_density
         label_of = self.label
-        given = self.given
+        of_class = self.given
         if label is None:
             return whole
-        if given is not None:
-            return lambda x: given(x, label)
+        if of_class is not None:
+            return lambda x: of_class(x, label)
         share = 0.0 if self.classes is None else self.classes.shares[label]
         if whole is None or label_of is None or not share:
             return None
@@ -99,7 +99,7 @@ def toy(
 
     Args:
         classes: the probabilities of the labels 0, 1, ...
-        shape: of one example, if it is not a point in the plane; ``on_grid`` is for points only.
+        shape: the shape of one example; ``on_grid`` is for points in the plane only.
 
     Raises:
         DataError: only one of ``label`` and ``classes`` is given.
@@ -136,7 +136,7 @@ def get(name: str) -> Toy:
     """The toy density ``name``.
 
     Raises:
-        WrongSourceError: there is no such name.
+        WrongSourceError: no toy density has this name.
     """
     if name not in _REGISTRY:
         hint = did_you_mean(name, _REGISTRY) or " Name the file that registers it in `plugins`."
@@ -154,7 +154,7 @@ class ToySource:
     wait_s = 0.0
 
     def __init__(self, spec: ToyDataSpec, device: torch.device | str = "cpu") -> None:
-        """The density of a recipe. Batches are made on the CPU, whatever the device.
+        """The density of a recipe. Batches are always made on the CPU.
 
         Raises:
             DataError: there is no such density, or the recipe uses labels and it has none.
@@ -188,8 +188,8 @@ class ToySource:
         # Drawn in whole blocks, so that point i does not depend on the requested range.
         blocks, rows = seeds.blocks_of(first, last)
         generators = [seeds.generator(seed, "test", block) for block in blocks]
-        drawn = [self._sample(seeds.SAMPLE_BLOCK, generator) for generator in generators]
-        return torch.cat(drawn)[rows]
+        samples = [self._sample(seeds.SAMPLE_BLOCK, generator) for generator in generators]
+        return torch.cat(samples)[rows]
 
     test_data = dequantised_test_data
 
@@ -207,7 +207,7 @@ class ToySource:
         return self._toy.label(x)
 
     def close(self) -> None:
-        """Nothing reads ahead."""
+        """Do nothing, because nothing is read ahead."""
 
 
 _ROLL_SCALE = 0.01

@@ -36,7 +36,7 @@ from . import stats_file
 from .rows import SampleRows, Table, means_of
 
 _REGISTERED = table("extractors", {})
-# With fewer samples of a class, a Fréchet distance says nothing.
+# With fewer samples of a class, a Fréchet distance has no meaning.
 _LEAST = 10
 _MEANS = ("fid", "precision", "recall")
 
@@ -88,7 +88,7 @@ class Extractor:
             plugins = [path for key, path in files.items() if key.startswith("plugin") and path]
             if fingerprint_of([("extractors", name)]) != extraction.plugin:
                 raise UsageError(
-                    f"{', '.join(plugins)}: changed since the evaluation was asked for. "
+                    f"{', '.join(plugins)}: changed since the evaluation was requested. "
                     "Re-run the command."
                 )
         kind = find(name)
@@ -157,11 +157,11 @@ def _loadable(path: Path, extraction: Extraction, kind: Any) -> Any:
         digest = digest_of(path)
     except OSError as error:
         raise UsageError(
-            f"{path}: gone since the evaluation was asked for ({error.strerror}). "
+            f"{path}: gone since the evaluation was requested ({error.strerror}). "
             "Put it back, or re-run the command."
         ) from error
     if digest != extraction.weights:
-        raise UsageError(f"{path}: changed since the evaluation was asked for. Re-run the command.")
+        raise UsageError(f"{path}: changed since the evaluation was requested. Re-run the command.")
     if issubclass(kind, FeatureExtractorInceptionV3 | FeatureExtractorVGG16):
         tensors = io.BytesIO()
         try:
@@ -218,7 +218,7 @@ def download(url: str, path: Path, sha256: str) -> None:
     """Download weights to ``path``, and check their SHA-256.
 
     Raises:
-        UsageError: they cannot be downloaded, or have another digest.
+        UsageError: the weights cannot be downloaded, or have another digest.
     """
     import torch.hub
 
@@ -246,10 +246,10 @@ class FeatureRows(SampleRows):
         self._extractor = load(request.inputs, request.files, model.device, scores)
 
     def compute(self, first: int, last: int) -> Columns:
-        drawn = self.draw(first, last)
+        samples = self.draw(first, last)
         floor = self.request.inputs.quantisation == "floor"
-        pixels = to_grey(drawn.x, self.model.form, floor=floor)
-        return {**self.about(drawn), **self._extractor(pixels)}
+        pixels = to_grey(samples.x, self.model.form, floor=floor)
+        return {**self.about(samples), **self._extractor(pixels)}
 
 
 class ImageRows(Computer):

@@ -102,7 +102,7 @@ def elbo(table: Table) -> dict[str, Any]:
     if raised is not None:
         report["tolerance_bias"] = -scale * raised
     if model.classes is not None:
-        # Of log p(x | label), each test point given its own label.
+        # A bound of log p(x | label), each test point given its own label.
         report["conditional"] = True
     if table.request.elbo_eps_asked is not None:
         report["eps_asked"] = table.request.elbo_eps_asked
@@ -178,8 +178,8 @@ class LossRows(PointRows):
         score = self.given_labels(model.score, first, last)
         total = torch.zeros(len(x), dtype=torch.float64, device=model.device)
         for _ in range(draws):
-            drawn = objective.draw_each(noise, model.data_shape)
-            total += objective.losses(score, x, drawn).weighted
+            numbers = objective.draw_each(noise, model.data_shape)
+            total += objective.losses(score, x, numbers).weighted
         return {"loss": (total / draws).cpu().numpy()}
 
 
@@ -209,13 +209,13 @@ class FlowRows(SampleRows):
         return self.request.sizes["flow"]
 
     def compute(self, first: int, last: int) -> Columns:
-        drawn = self.draw(first, last)
+        samples = self.draw(first, last)
         end, nfe = self._flow(first, last)
         # In the units of the model, which do not depend on those of the data.
         to_model = self.model.form.to_model
-        difference = to_model(drawn.x.cpu().double()) - to_model(end.double())
+        difference = to_model(samples.x.cpu().double()) - to_model(end.double())
         square = difference.flatten(1).square().mean(1)
-        return {"square": square.numpy(), "flow_nfe": nfe.double().numpy(), **self.about(drawn)}
+        return {"square": square.numpy(), "flow_nfe": nfe.double().numpy(), **self.about(samples)}
 
     def _flow(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """The ends of the flow (last - first, ...) and its evaluations (last - first,), on the CPU.
@@ -231,8 +231,8 @@ class FlowRows(SampleRows):
         key = (self._weights, self.request.model_digest, spec, seed, first, last)
         if key in _ENDS:
             return _ENDS[key]
-        drawn = self.model.draw(last - first, seed=seed, first=first, **solver)
-        ends = (drawn.x.cpu(), drawn.nfe_each.cpu())
+        samples = self.model.draw(last - first, seed=seed, first=first, **solver)
+        ends = (samples.x.cpu(), samples.nfe_each.cpu())
         _ENDS[key] = ends
         # The oldest ends go first.
         while len(_ENDS) > 1 and sum(x.nbytes for x, _ in _ENDS.values()) > _MOST_BYTES:
@@ -253,7 +253,7 @@ def flow_distance(table: Table) -> dict[str, Any]:
     value = math.sqrt(square.mean()) if len(square) else math.inf
     stderr = standard_error(square)
     if stderr is not None:
-        # Of the root, to first order.
+        # The standard error of the root, to first order.
         stderr = stderr / (2.0 * value) if value > 0 else None
     nfe = float(arrays["flow_nfe"].mean())
     return {

@@ -51,7 +51,7 @@ def request_of(
     Raises:
         UsageError: weights or statistics are missing or do not fit, a metric is not for such data
             or not for this sampler, or there are too many shards.
-        RecipeError: samples drawn as the recipe says would be useless.
+        RecipeError: the sampler's settings would draw useless samples.
         DataError: there is no test set, or a smaller one.
     """
     spec = recipe.eval
@@ -119,7 +119,7 @@ def periodic_request(recipe: Recipe, metric: Literal["fid", "elbo"]) -> EvalRequ
 
     Raises:
         DataError: there is no test set.
-        UsageError: it is smaller, or weights or statistics are missing or do not fit.
+        UsageError: the test set is too small, or weights or statistics are missing or do not fit.
     """
     if not is_ever_due(recipe, metric):
         return None
@@ -141,7 +141,7 @@ def _require_flow(sampling: SamplingSpec, metrics: Sequence[registry.Metric]) ->
 
 
 def _points(recipe: Recipe, key: str) -> int:
-    """The number of test points: that of the recipe, or all of them."""
+    """The number of test points, from the recipe, or all of them."""
     points = recipe.eval.points
     if not isinstance(recipe.data, StoredDataSpec):
         return points or recipe.eval.samples

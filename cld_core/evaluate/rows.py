@@ -53,14 +53,14 @@ def require_few_lost(count: int, of: int, *, samples: int, allowed: float) -> No
         samples: the number of all samples.
 
     Raises:
-        UnusableSamplesError: there are more.
+        UnusableSamplesError: more samples are not finite.
     """
     fraction = count / samples
     if fraction <= allowed:
         return
     raise UnusableSamplesError(
         f"{registry.remark_on_nonfinite(count, of)}, a fraction of {fraction:.3g}"
-        f"{f' of the {samples:,} asked for' if of < samples else ''}, but "
+        f"{f' of the {samples:,} requested' if of < samples else ''}, but "
         f"eval.max_nonfinite allows {allowed:g}. Likely causes: sampling settings that diverge, "
         "half precision, or a network that has hardly been trained. Change the sampling settings, "
         "or set eval.max_nonfinite higher, which draws no sample again."
@@ -109,11 +109,11 @@ class SampleRows(RowComputer):
         return self.model.draw(last - first, seed=self.request.seed, first=first)
 
     @staticmethod
-    def about(drawn: Samples) -> Columns:
+    def about(samples: Samples) -> Columns:
         """``nfe`` and ``nonfinite``."""
         return {
-            "nfe": drawn.nfe_each.double().cpu().numpy(),
-            "nonfinite": not_finite(drawn.x).cpu().numpy(),
+            "nfe": samples.nfe_each.double().cpu().numpy(),
+            "nonfinite": not_finite(samples.x).cpu().numpy(),
         }
 
     def review(self, rows: Columns) -> None:
@@ -155,12 +155,12 @@ class Table:
         """The statistics of the training set, with features if a metric of the request reads them.
 
         Raises:
-            UsageError: they are gone or have changed.
+            UsageError: the statistics are gone or have changed.
         """
         from . import stats_file
 
         features = any(metric.needs_features for metric in registry.metrics(self.request.metrics))
-        return stats_file.read(stats_file.reference_of(self.request), features=features)
+        return stats_file.read(stats_file.checked_stats_file(self.request), features=features)
 
     @property
     def _nonfinite(self) -> int:
@@ -193,7 +193,7 @@ class Table:
         }
 
     def about_compared(self) -> dict[str, Any]:
-        """As `about_features`, and about the statistics that the features are compared with."""
+        """The entries of a section about samples, their features, and the statistics to compare."""
         outline = self.reference.outline
         stats = {
             "file": self.request.files["stats"],
@@ -215,7 +215,7 @@ class EvaluationComputation(Computation):
             # Statistics are read last. Missing ones are reported before anything is computed.
             from . import stats_file
 
-            stats_file.reference_of(request)
+            stats_file.checked_stats_file(request)
         # The command that started the work has checked that plug-ins may run.
         self.model = Model.from_run(
             self.work.run.path,
@@ -267,7 +267,7 @@ class EvaluationComputation(Computation):
         write_json(work.folder / "report.json", report)
 
     def _about_solution(self) -> dict[str, Any] | None:
-        """The tuned sampler that drew the samples, with a remark on its network; None without."""
+        """The tuned sampler of the samples, with a remark on its network; None if none was used."""
         request = self.work.request
         network = self.model.network
         spec = request.sampling
@@ -284,9 +284,9 @@ class EvaluationComputation(Computation):
         }
 
     def _draw(self) -> None:
-        """Draw samples.png: always of vectors, of images if the metrics draw samples, too.
+        """Draw samples.png, always for vectors, and for images only if a metric draws samples.
 
-        Images would take longer to draw than the bounds did to compute.
+        Otherwise, drawing images would take longer than the bounds took.
         """
         request = self.work.request
         model = self.model
@@ -331,11 +331,11 @@ def to_tensorboard(run: RunFolder, request: EvalRequest, report: Mapping[str, An
     from torch.utils.tensorboard import SummaryWriter
 
     step = request.checkpoint_step
-    found = numbers(report)
+    results = numbers(report)
     lines = ["| result | value | standard error | n | NFE |", "| -- | -- | -- | -- | -- |"]
     with SummaryWriter(str(run.tensorboard / f"eval-{request.settings}")) as writer:
         for metric, quantity in registry.quantities():
-            number = found.get(quantity.key)
+            number = results.get(quantity.key)
             if number is None:
                 continue
             how = _how(request, metric, number)

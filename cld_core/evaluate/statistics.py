@@ -28,11 +28,11 @@ class StatsRequest(ShardedRequest):
 
     Attributes:
         output: the file to write, an absolute path.
-        data_fingerprint: of the images.
-        images: their number.
-        features: keep the features themselves, too.
-        classes: of the images, whose labels are kept with the features; empty without features or
-            labels.
+        data_fingerprint: the fingerprint of the images.
+        images: the number of images.
+        features: whether the features themselves are kept, too.
+        classes: the classes of the images, whose labels are kept with the features; empty without
+            features or labels.
     """
 
     kind: ClassVar[str] = "statistics"
@@ -89,7 +89,7 @@ class StatsRequest(ShardedRequest):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the statistics: all files that hold them have the same one."""
+        """A digest that identifies the statistics; all files that hold them have the same one."""
         return self.extraction.fingerprint_of_stats(self.data_fingerprint)
 
     @property
@@ -130,8 +130,8 @@ class Statistics(ShardedWork):
         """Whether the file holds these statistics. A file of other statistics is replaced.
 
         Raises:
-            UsageError: it is damaged, or another kind of file, which is not replaced.
-            OSError: it cannot be read at this moment.
+            UsageError: the file is damaged or of another kind, so it is not replaced.
+            OSError: the file cannot be read at this moment.
         """
         from . import stats_file
 
@@ -176,7 +176,7 @@ class StatisticsComputation(Computation):
         if computer.n != request.images:
             raise DataError(
                 f"{request.data.path} has {computer.n} images, but {request.images} when the "
-                f"statistics were asked for. Re-run `{self.work.command}`."
+                f"statistics were requested. Re-run `{self.work.command}`."
             )
         return {"features": computer}
 

@@ -4,8 +4,8 @@
     pool_3 (n, D)              the features themselves (score_sde, CLD-SGM)
     label (n,)                 beside our own features: the classes of the images, if any
 
-`cldctl data stats` writes the first, with ``--features`` both, and ``about``, a JSON text that says
-what they were made from.
+`cldctl data stats` writes the first, with ``--features`` both, and ``about``, a JSON text about
+their origin.
 """
 
 import contextlib
@@ -82,7 +82,7 @@ class Outline:
     """The content of a statistics file without its numbers.
 
     Attributes:
-        images: their number; None if unknown.
+        images: the number of images; None if unknown.
         features: the number of images whose features are in the file; None without features.
         classes: the names of the labels of the features.
     """
@@ -136,8 +136,8 @@ def find(
         UsageError: the file is missing, of another size or extractor, or lacks features or labels.
     """
     assert isinstance(recipe.data, StoredDataSpec), "statistics are of images"
-    given = recipe.eval.fid.stats
-    path = default_file(recipe.data, extraction) if given is None else Path(given)
+    named_file = recipe.eval.fid.stats
+    path = default_file(recipe.data, extraction) if named_file is None else Path(named_file)
     command = f"`cldctl data stats RECIPE|RUN{' --features' if flags else ''}`"
 
     def refusal(problem: str) -> UsageError:
@@ -147,7 +147,7 @@ def find(
         )
 
     if not path.is_file():
-        if given is None:
+        if named_file is None:
             raise refusal("does not exist: there are no statistics of the training images")
         raise refusal("does not exist: eval.fid.stats names no file")
     content = outline(path)
@@ -175,7 +175,7 @@ def outline(path: Path) -> Outline:
     """The outline of a statistics file; reads only its headers and origin.
 
     Raises:
-        UsageError: it is not a statistics file.
+        UsageError: the file is not a statistics file.
     """
     with _content(path) as content:
         return _outline(path, content)
@@ -211,7 +211,7 @@ def _outline(path: Path, content: np.lib.npyio.NpzFile) -> Outline:
 
 
 def read(path: Path, *, features: bool = False) -> Reference:
-    """The statistics in a file of any layout, with their features if they are wanted and there.
+    """The statistics in a file of any layout, with the features that the file has if requested.
 
     Raises:
         UsageError: it is not a statistics file, or has numbers that are not finite.
@@ -219,11 +219,11 @@ def read(path: Path, *, features: bool = False) -> Reference:
     rows = None
     labels = None
     with _content(path) as content:
-        found = _outline(path, content)
-        has_moments = found.layout != FEATURES
-        if found.features and (features or not has_moments):
+        content_outline = _outline(path, content)
+        has_moments = content_outline.layout != FEATURES
+        if content_outline.features and (features or not has_moments):
             rows = _real(path, content[FEATURES])
-        if found.classes and features:
+        if content_outline.classes and features:
             labels = content[LABELS]
         if has_moments:
             mu = _real(path, content["mu"]).astype(np.float64)
@@ -237,7 +237,7 @@ def read(path: Path, *, features: bool = False) -> Reference:
         raise UsageError(
             f"{path} has statistics that are not finite. Compute them again, or name another file."
         )
-    return Reference(found, mu, sigma, rows if features else None, labels)
+    return Reference(content_outline, mu, sigma, rows if features else None, labels)
 
 
 def _real(path: Path, values: np.ndarray) -> np.ndarray:
@@ -249,12 +249,12 @@ def _real(path: Path, values: np.ndarray) -> np.ndarray:
 
 
 def write(path: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a file of statistics: its origin, and the arrays of one of the layouts above."""
+    """Write a file of statistics: ``about``, their origin, and ``arrays`` in one of the layouts."""
     write_arrays(path, {**arrays, "about": np.array(json.dumps(about))})
 
 
 def fingerprint_of(path: Path, content: Outline) -> str:
-    """Identifies the statistics in a file: by what ours were made from, others by their bytes."""
+    """A digest of the statistics in a file: of the origin of our own, or of the bytes of others."""
     return str(content.about.get("identity") or digest_of(path))
 
 
@@ -269,20 +269,18 @@ def _content(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         ) from error
 
 
-def reference_of(request: EvalRequest) -> Path:
-    """The file of statistics of the training set that an evaluation compares samples with.
+def checked_stats_file(request: EvalRequest) -> Path:
+    """The statistics file that an evaluation compares samples with, checked to be unchanged.
 
     Raises:
-        UsageError: it is missing or has changed.
+        UsageError: the file is missing or has changed.
     """
     assert request.inputs.stats is not None, "checked when the evaluation was requested"
     path = Path(str(request.files["stats"]))
     if not path.is_file():
-        raise UsageError(
-            f"{path}: the statistics are gone since the evaluation was asked for. Put them back."
-        )
+        raise UsageError(f"{path} is gone since the evaluation was requested. Put it back.")
     if fingerprint_of(path, outline(path)) != request.inputs.stats:
         raise UsageError(
-            f"{path}: other statistics than when the evaluation was asked for. Re-run the command."
+            f"{path} has changed since the evaluation was requested. Re-run the command."
         )
     return path

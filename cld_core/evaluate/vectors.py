@@ -47,8 +47,8 @@ class VectorRows(SampleRows):
     """Rows of samples: ``x`` (last - first, d), float32, ``nfe`` and ``nonfinite``."""
 
     def compute(self, first: int, last: int) -> Columns:
-        drawn = self.draw(first, last)
-        return {"x": drawn.x.flatten(1).float().cpu().numpy(), **self.about(drawn)}
+        samples = self.draw(first, last)
+        return {"x": samples.x.flatten(1).float().cpu().numpy(), **self.about(samples)}
 
 
 def w2(table: Table) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _mean_density(values: np.ndarray) -> float:
 
 
 def class_law(table: Table) -> dict[str, Any]:
-    """Samples of each class of labelled toy data against the known law of that class, and means.
+    """Compare samples of each class of labelled toy data with the known law of that class.
 
     If a label is a function of x, then p(x | label) is p(x) / P(label) where x has this label, and
     0 elsewhere. The mean density is over all samples that lie in their class.
@@ -161,15 +161,15 @@ def class_law(table: Table) -> dict[str, Any]:
     densities = [np.zeros(0)]
     for number in sizes:
         is_member = label == number
-        drawn = int(is_member.sum())
+        count = int(is_member.sum())
         mine = torch.from_numpy(x[is_finite & is_member])
         inside = mine[toy.label(mine) == number]
         value, between = from_sets(mine, [points[number] for points in sets], spec.directions)
         section: dict[str, Any] = {
             "w2": value,
             "floor": float(between.mean()),
-            "samples": drawn,
-            "accuracy": len(inside) / drawn,
+            "samples": count,
+            "accuracy": len(inside) / count,
         }
         if toy.log_density is not None and len(inside):
             values = toy.log_density(inside).numpy() - math.log(classes.shares[number])
@@ -195,7 +195,8 @@ def _true_points(
 
     Args:
         sizes: by class, the number of points.
-        samples: of all classes; as many test points have about as many of each class.
+        samples: the number of samples of all classes. As many test points have about as many of
+            each class.
 
     Raises:
         UsageError: the data have hardly any of a class.
@@ -209,9 +210,9 @@ def _true_points(
             return {number: x[labels == number][:n] for number, n in sizes.items()}
         times *= 2
         if times > _MOST:
-            found = int((labels == lacking[0]).sum())
+            count = int((labels == lacking[0]).sum())
             raise UsageError(
-                f"--class-law: of {len(labels):,} test points, {found} are of class {lacking[0]}. "
+                f"--class-law: of {len(labels):,} test points, {count} are of class {lacking[0]}. "
                 "Correct the `label` or the `classes` of the toy data."
             )
 
@@ -396,7 +397,7 @@ def _normalised(log_p: Tensor, weight: float) -> tuple[float, float]:
 
     Args:
         log_p: log p at all nodes.
-        weight: of each node in the integral.
+        weight: the weight of each node in the integral.
     """
     evidence = float(torch.logsumexp(log_p, 0)) + math.log(weight)
     p = (log_p - evidence).exp() * weight
@@ -404,7 +405,7 @@ def _normalised(log_p: Tensor, weight: float) -> tuple[float, float]:
 
 
 def agreement(x: Tensor, observation: Observation, density: ConditionalDensity | None) -> str:
-    """A line on how far samples are from an observation, and how probable given it, if known."""
+    """A line on how far samples are from an observation and, if known, how probable given it."""
     distance = float(observation.residual(x.double()).square().mean().sqrt())
     line = f"y - H x is {distance:.3g} (root mean square)"
     if density is not None:

@@ -61,7 +61,7 @@ def build(
         data_shape: shape of one example, (C, ...).
         halves_in: n, the halves of the input.
         halves_out: m, the halves of the result.
-        classes: their number; 0 for a network without labels.
+        classes: the number of classes; 0 for a network without labels.
 
     Raises:
         RecipeError: the network does not take data of this shape, or takes no labels.
@@ -93,8 +93,8 @@ register("network", ModuleSpec.name, _module, ModuleSpec)
 
 
 def outline(recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None = None) -> nn.Module:
-    """As `of_recipe`, for comparing names, shapes and types: its tensors have no numbers, except
-    those of a plug-in."""
+    """The network of a recipe without the numbers of its tensors, for comparing names, shapes and
+    types. The network of a plug-in has numbers."""
     where = "meta" if is_shipped("network", recipe.network.name) else "cpu"
     with torch.device(where), torch.random.fork_rng(devices=[]):
         return of_recipe(recipe, data_shape, classes)
@@ -106,11 +106,12 @@ def require_usable(
     """Call the network of a recipe once, as training does, on two examples of noise of this shape.
 
     Args:
-        net: the network that was passed, of which a copy is called; None: it is made.
-        classes: of the data; None: of any number, if the recipe has labels.
+        net: a module, a copy of which is called; None: the network of the recipe.
+        classes: the classes of the data; None: any number of classes, if the recipe has labels.
 
     Raises:
-        RecipeError: the network cannot be made, fails, or does not return what this module says.
+        RecipeError: the network cannot be made, fails, or returns another type or shape than this
+            module documents.
     """
     diffusion = sde.build(recipe.sde)
     channels, *rest = data_shape

@@ -28,22 +28,22 @@ BACKEND = "inductor"
 
 
 def usable(device: torch.device | str | None) -> torch.device:
-    """The device, tried with a number; None: a GPU if one is available, else the CPU.
+    """Choose a device, and try to compute there; None: a GPU if one is available, else the CPU.
 
     Raises:
-        RecipeError: torch cannot compute there.
+        RecipeError: torch cannot compute on this device.
     """
     try:
         if device is None:
             return usable("cuda" if torch.cuda.is_available() else "cpu")
-        found = torch.device(device)
-        torch.zeros(1, device=found).item()
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen).item()
     except (AssertionError, RuntimeError, TypeError) as error:
         raise RecipeError(
             f"device={str(device)!r}: torch cannot compute there ({one_line(error, 80)}). "
             "Pass device='cpu', or leave it out: a GPU is used if torch sees one."
         ) from error
-    return found
+    return chosen
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def using(*, tf32: bool, fixed_shapes: bool = False) -> Iterator[None]:
 
 
 class Autocast(nn.Module):
-    """A network that computes in a lower precision and returns that of its input.
+    """A network that computes in a lower precision and returns the type of its input.
 
     Args:
         precision: a name in `AUTOCAST`.
@@ -90,7 +90,7 @@ class Autocast(nn.Module):
         self._channels_last = channels_last
 
     def forward(self, u: Tensor, t: Tensor, *label: Tensor, **more: Tensor) -> Tensor:
-        """(B, nC, ...) and (B,) to (B, mC, ...), as ``net``."""
+        """Map u (B, nC, ...) and t (B,) to (B, mC, ...), as ``net`` does."""
         if self._channels_last and u.ndim == 4:
             u = u.contiguous(memory_format=torch.channels_last)
         if self._dtype is None:
@@ -199,7 +199,7 @@ class Compiled(nn.Module):
         return min(self._largest, -(-rows // unit) * unit)
 
     def forward(self, u: Tensor, t: Tensor, *label: Tensor) -> Tensor:
-        """(B, nC, ...) and (B,) to (B, mC, ...), as ``net``."""
+        """Map u (B, nC, ...) and t (B,) to (B, mC, ...), as ``net`` does."""
         rows = len(u)
         more = self.padded(rows) - rows
         inputs = (u, t, *label)
@@ -209,6 +209,6 @@ class Compiled(nn.Module):
             )
         if self._on_gpu:
             torch.compiler.cudagraph_mark_step_begin()
-        found = self._call(*inputs)[:rows]
+        result = self._call(*inputs)[:rows]
         # A CUDA graph writes its output into the same memory every time.
-        return found.clone() if self._on_gpu else found
+        return result.clone() if self._on_gpu else result

@@ -275,11 +275,11 @@ class ResNet(nn.Module):
 
     def forward(self, u: Tensor, t: Tensor, *label: Tensor) -> Tensor:
         """(B, nd), (B,), and labels (B,) if it has classes, to (B, md)."""
-        known = [t.log()[:, None]]
+        features = [t.log()[:, None]]
         if self.label_embedding is not None:
-            known.append(self.label_embedding.of(u, label))
+            features.append(self.label_embedding.of(u, label))
         first, *hidden, last = self.layers
-        h = functional.silu(first(torch.cat([u, *known], dim=1)))
+        h = functional.silu(first(torch.cat([u, *features], dim=1)))
         for layer in hidden:
-            h = functional.silu(h + layer(torch.cat([h, *known], dim=1)))
-        return last(torch.cat([h, *known], dim=1))
+            h = functional.silu(h + layer(torch.cat([h, *features], dim=1)))
+        return last(torch.cat([h, *features], dim=1))

@@ -233,7 +233,7 @@ class Resample(nn.Module):
     Args:
         direction: "down" or "up".
         fir: taps of the FIR filter; None: 2x2 average down, nearest neighbour up.
-        axes: of an example: 3 for images (C, H, W), 2 in one dimension.
+        axes: the axes of an example: 3 for images (C, H, W), 2 in one dimension.
     """
 
     kernel: Tensor | None
@@ -268,7 +268,7 @@ class ConvResample(Resample):
         fir: taps of the FIR filter, or None.
         channels_in: C.
         channels_out: C'.
-        axes: as of `Resample`.
+        axes: the axes of an example: 3 for images (C, H, W), 2 in one dimension.
     """
 
     def __init__(
@@ -446,8 +446,8 @@ class Ncsnpp(nn.Module):
         """The result has the type of u, even under autocast. t may have any floating type.
 
         Args:
-            augmented: how images were changed (B, 9), see `train.step.Changes`; None: they were
-                not. Only for networks with `spec.augment`.
+            augmented: how images were changed (B, 9), see `train.step.Transformations`; None: they
+                were not. Only for networks with `spec.augment`.
 
         Raises:
             ValueError: u does not have the shape that the network was built for.

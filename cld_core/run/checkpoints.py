@@ -30,7 +30,7 @@ from .folder import RunFolder
 
 FORMAT = 2
 # A reconstructed average with a larger relative error of its profile comes with a remark.
-TOLD_ABOVE = 0.02
+REMARK_ABOVE = 0.02
 _ASIDE = "set_aside"
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class StoredAverages:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "StoredAverages | None":
-        """Those of a state of training; None if it has none, or none that has taken a step."""
+        """The averages in a state of training; None if there are none, or none was updated yet."""
         power = state.get("power")
         if not power or power["updates"] < 1:
             return None
@@ -72,7 +72,7 @@ class Content:
     sha256: str
 
     def problem(self, path: Path) -> str | None:
-        """How a file differs from this; None if it does not.
+        """How a file differs from this content; None if it does not.
 
         Raises:
             OSError: it cannot be read.
@@ -136,7 +136,7 @@ def slowest_save_s(folder: RunFolder) -> float | None:
 
 
 def weights_file(folder: RunFolder, step: int, length: float | None = None) -> Path:
-    """The file of the averaged weights of a checkpoint; ``length``: of this relative length."""
+    """The file of a checkpoint's averaged weights: the usual average, or that of ``length``."""
     kind = "ema" if length is None else f"ema-{float(length)!r}"
     return folder.checkpoint_file(step).with_suffix(f".{kind}.safetensors")
 
@@ -144,7 +144,8 @@ def weights_file(folder: RunFolder, step: int, length: float | None = None) -> P
 def weights_digest(folder: RunFolder, step: int, length: float | None = None) -> str | None:
     """Digest of the averaged weights of a checkpoint; None without the checkpoint.
 
-    The digest of another length is that of its sources: it is known before the average is made.
+    The digest for a relative length is that of its sources, so it is known before the average is
+    made.
 
     Raises:
         OSError: a sidecar cannot be read, or the snapshots cannot be listed.
@@ -159,9 +160,10 @@ def weights_digest(folder: RunFolder, step: int, length: float | None = None) ->
 
 
 def is_replaced(folder: RunFolder, step: int, digest: str | None) -> bool:
-    """Whether the checkpoint of a step has other averaged weights than those of a digest.
+    """Whether a checkpoint has other averaged weights than at the time of ``digest``.
 
-    False if it was removed, which leaves what was computed of it valid, or cannot be read now.
+    False if the checkpoint was removed, because results that were computed from it remain valid,
+    and if it cannot be read now.
     """
     present = None
     with contextlib.suppress(OSError):
@@ -219,8 +221,7 @@ def verify(
     """Check the files of a checkpoint against its sidecar, and return the sidecar.
 
     Args:
-        model_digest: that of the recipe (`Recipe.model_digest`); a checkpoint of another model is
-            refused.
+        model_digest: the recipe's `Recipe.model_digest`; a checkpoint of another model is refused.
         weights_only: check only the averaged weights, which is enough unless training continues.
 
     Raises:
@@ -336,7 +337,10 @@ def pick_checkpoint(folder: RunFolder, model_digest: str | None, checkpoint: int
 
     Raises:
         NotFoundError: the run has no such checkpoint, or none at all.
-        CheckpointError, CldError, OSError: as `verify`.
+        CheckpointError: the checkpoint is damaged, belongs to another recipe, or is from another
+            version.
+        CldError: this user may not read it.
+        OSError: it cannot be read at this moment.
     """
     if is_count(str(checkpoint)):
         verify(folder, int(checkpoint), model_digest=model_digest, weights_only=True)
@@ -461,13 +465,15 @@ def prune(
     """Remove older checkpoints, except for those that an evaluation still needs.
 
     Args:
-        keep: the number of the newest that stay. The very newest also stays if it is not regular.
+        keep: the number of the newest regular checkpoints that stay. The newest checkpoint stays,
+            too, if it is not regular.
         milestone: whether the checkpoint of a step is kept forever.
-        regular: whether it is preferred. Without a preference, those saved by time or at a stop
-            would soon leave only the last minutes.
+        regular: whether the checkpoint of a step is preferred to those that were saved by time or
+            at a stop. Without a preference, only checkpoints of the last minutes would be left.
 
     Raises:
-        OSError: one cannot be removed; or the needed ones cannot be listed, and none is removed.
+        OSError: a checkpoint cannot be removed; or those that evaluations need cannot be listed, so
+            none is removed.
     """
     needed = folder.steps_to_evaluate()
     steps = folder.listed_steps()
@@ -479,7 +485,7 @@ def prune(
 
 
 def clear_unfinished(folder: RunFolder) -> None:
-    """Remove drafts of killed writers. Only for the holder of the lease."""
+    """Remove drafts of killed writers. Only the holder of the lease may call this."""
     for drafts in (folder.checkpoints, folder.averages):
         for path in drafts.glob(".step_*.tmp"):
             path.unlink(missing_ok=True)

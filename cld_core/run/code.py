@@ -72,7 +72,8 @@ class Manifest:
         kind: copy: the job runs the files here; installed: an installed package, which is not
             copied; live: the checkout itself, on request; process: the code of the command, on a
             cluster that blocks.
-        digest: of the files (copy) or of the package's own list (installed); else empty.
+        digest: digest of the files (copy), or of the package's own list of files (installed); else
+            empty.
         files: SHA-256 by name.
         left_out: by name of a file without a copy, the reason.
     """
@@ -168,6 +169,7 @@ def imported(plugins: Sequence[Plugin] = ()) -> str:
     record = installed()
     if record is not None:
         return _with_plugins(record, plugins)
+    # Without a digest, the code is still known to be a live checkout.
     try:
         return f"live {_with_plugins(_sources(), plugins)}"
     except OSError:

@@ -28,7 +28,7 @@ from cld_core.metrics import Number
 from cld_core.records import RecordError, Result, find_record, to_plain, whole
 from cld_core.sanitize import one_line
 
-from .checkpoints import TOLD_ABOVE, is_replaced, required_digest
+from .checkpoints import REMARK_ABOVE, is_replaced, required_digest
 from .folder import RunFolder, is_name
 from .shards import Rows, ShardedRequest, ShardedWork
 from .work import evaluations_of
@@ -48,8 +48,8 @@ class Extraction:
     Attributes:
         extractor: its name in torch-fidelity.
         layer: the layer that the features come out of.
-        weights: SHA-256 of the file of weights; None if it needs none.
-        plugin: fingerprint of the recipe's plug-ins, of an extractor that does not come with
+        weights: SHA-256 of the file of weights; None if the extractor needs none.
+        plugin: fingerprint of the recipe's plug-ins, if the extractor does not come with
             torch-fidelity.
     """
 
@@ -92,13 +92,13 @@ class EvalRequest(ShardedRequest, EvalSpec):
 
     Attributes:
         metrics: names, in the order of the table.
-        model_digest: of the parts of the recipe that the model's tensors depend on.
+        model_digest: digest of the parts of the recipe that the model's tensors depend on.
         points: number of test points; 0 if no metric reads them.
         objective: the objective of the test loss.
         fid: the source of features of samples; None if no metric reads them.
         elbo: its ``eps`` is at least `ObjectiveSpec.loss_eps`: the network has seen no smaller t.
         elbo_eps_asked: `eval.elbo.eps` if it is less than that.
-        ema: which average of the weights.
+        ema: the average of the weights that is evaluated.
         images: whether examples may be large: images, or arrays if the network is a U-Net or one of
             a plug-in; a file has fewer rows of these.
         test_set: the checksum of the test examples, if a metric reads them.
@@ -170,7 +170,7 @@ class EvalRequest(ShardedRequest, EvalSpec):
         return to_plain(value)
 
     def save(self, run: RunFolder) -> Path:
-        """`Request.store` in the evaluation's folder of a run, which is returned."""
+        """Write the request into the evaluation's folder (`Request.store`), which is returned."""
         return self.store(run.evals / self.id)
 
     def _digest(self, metrics: Sequence[str], *more: str) -> str:
@@ -248,6 +248,7 @@ def unnamed_rows(run: RunFolder) -> list[Path]:
     named = {name for work in evaluations_of(run) for name in _named(work)}
     unnamed = []
     for folder in sorted((run.evals / "rows").glob("*-*")):
+        # Another process may remove the folder meanwhile.
         with suppress(OSError):
             if folder.name not in named and time.time() - folder.lstat().st_mtime > UNNAMED_S:
                 unnamed.append(folder)
@@ -260,6 +261,7 @@ def _named(work: Evaluation) -> Iterator[str]:
         if "id" in rows:
             yield rows["id"]
     for kind in work.request.sizes:
+        # Without its checkpoint, an evaluation reads no rows.
         with suppress(NotFoundError, OSError):
             yield work.rows(kind).folder.name
 
@@ -329,14 +331,15 @@ def _number(section: Mapping[str, Any], value: float, stderr: float | None) -> N
 
 
 def remarks(report: Mapping[str, Any] | None) -> list[str]:
-    """The remarks on the numbers in a report, for its readers, each once."""
+    """Remarks about the numbers in a report, without duplicates."""
     report = report or {}
     average = report.get("ema", {})
-    messages: list[str | None] = [one_line(report.get("tuned", {}).get("remark") or "", 400)]
-    if (error := average.get("error", 0.0)) > TOLD_ABOVE and "length" in average:
+    tuned = report.get("tuned", {}).get("remark") or ""
+    messages: list[str | None] = [one_line(tuned, 400)]
+    if (error := average.get("error", 0.0)) > REMARK_ABOVE and "length" in average:
         messages.append(
-            f"the average of length {average['length']:g} is made of others, "
-            f"with a relative error of its profile of {error:.2g}"
+            f"the average of length {average['length']:g} is reconstructed from stored ones; the "
+            f"relative error of its profile is {error:.2g}"
         )
     for metric in registry.metrics():
         if metric.name in report:

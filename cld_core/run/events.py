@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from cld_core.records import keeping
 
-# Why an attempt ended. What a signal means is decided where the cluster is known.
+# Why an attempt ended. The code of the cluster decides what a signal means.
 Cause = Literal[
     "finished",
     "preempted",
@@ -100,10 +100,10 @@ class Requested(Event):
     """Training is to begin or to continue. Written before there is a job.
 
     Attributes:
-        overrides: those of a continuation.
+        overrides: the overrides of a continuation.
         given: overrides of the first submission; they are part of the frozen recipe.
         profile: the profile whose settings are part of the recipe, or of ``overrides``.
-        code: the digest of the code that is stored for the run (`cld_core.run.code`), "live" for
+        code: the digest of the code that is stored for the run (`cld_core.run.code`), or "live" for
             the checkout itself.
         live: whether the cluster runs the code of the submitting process instead.
         from_step: the step of `resume --from`.
@@ -128,10 +128,10 @@ class Submitted(Event):
     """A job exists.
 
     Attributes:
-        successor_of: the job whose failure this one waits for.
-        shards: of sharded work, the shards that this task computes; None for a training.
-        code: of sharded work, the digest of the code that the task is to run; None if unknown.
-        exclude: nodes that it avoids because of earlier failures there.
+        successor_of: the job whose failure this job waits for.
+        shards: the shards that this task of a sharded work computes; None for a training.
+        code: the digest of the code that this task of a sharded work is to run; None if unknown.
+        exclude: nodes that the job avoids because of earlier failures there.
     """
 
     job: JobRef
@@ -146,8 +146,8 @@ class Imported(Event):
     """The run begins with a checkpoint from elsewhere: attempt 0; the first start is attempt 1.
 
     Attributes:
-        step: of the checkpoint; 0 if the run starts from weights alone.
-        source: the name of the file or run that it is from.
+        step: the step of the checkpoint; 0 if the run starts from weights alone.
+        source: the name of the file or run that the checkpoint is from.
         finished: whether training had ended there.
         source_step: the step in ``source`` of the weights, if the run starts from weights alone.
         fresh: tensors of the network that are initialised, because those of ``source`` do not fit.
@@ -227,7 +227,8 @@ class Failed(Event):
         host: its machine; empty if unknown.
         check: the health check that failed.
         code: the exit code of the task.
-        began: as in `Started`, of a start that did not train.
+        began: when the launcher gave the job its machines, or its process began, for a start that
+            did not train; seconds since 1970.
     """
 
     kind: Kind
@@ -253,7 +254,8 @@ class Ended(Event):
 
     Attributes:
         bug: whether a fault in code or recipe ended it, which another start would meet again.
-        afterwards: whether the cause was found out later; the other fields of the end stay.
+        afterwards: whether this only corrects the cause of an end that was noted before; the other
+            fields of that end stay.
     """
 
     attempt: int
@@ -277,11 +279,12 @@ class RolledBack(Event):
 class Wished(Event):
     """The job requested a requeue, which its launcher carries out when its processes have ended.
 
-    Its next start, or its place in the queue, shows that this was done; `Refused`, that it was not.
+    The next start of the job, or its place in the queue, shows that it was requeued; `Refused`
+    shows that it was not.
 
     Attributes:
-        delay_s: the least seconds that it waits before it begins again.
-        exclude: all nodes that it avoids from now on.
+        delay_s: the least seconds that the job waits before it begins again.
+        exclude: all nodes that the job avoids from then on.
     """
 
     job_id: str
@@ -349,11 +352,11 @@ class Labelled(Event):
 
 @dataclass(frozen=True)
 class Remarked(Event):
-    """A remark for users, which decides nothing; it occurred ``count`` times."""
+    """A remark for users, without effect on the state; it occurred ``count`` times."""
 
     kind: Literal[
         "damaged",  # the checkpoint ``what`` was skipped
-        "dropped",  # ``what`` could not be written for a while, and training went on
+        "dropped",  # ``what`` could not be written for a while; training continued
         "code",  # a task of sharded work runs other code than it was submitted with
         "recipe",  # the changes that were made to the frozen recipe by hand; empty: none any more
     ]

@@ -49,7 +49,7 @@ class ReportedProgress(TypedDict, total=False):
     """The content of `progress.json`.
 
     Attributes:
-        time: of the report, seconds since 1970.
+        time: when the report was written, seconds since 1970.
         every_s: seconds since the previous report.
         warning: a problem, such as a missing GPU.
         phase: "starting", "training", "saving", "evaluating" or "drawing samples".
@@ -81,12 +81,12 @@ def check_name(name: str) -> None:
     """Refuse a string that cannot name a run.
 
     Raises:
-        UsageError: as `is_name`.
+        UsageError: the string does not satisfy `is_name`.
     """
     if not is_name(name):
         raise UsageError(
-            f"'{name}' cannot name a run: use letters, digits, '.', '_' and '-', at most 100, "
-            "a letter or digit first."
+            f"'{name}' cannot name a run: use at most 100 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit."
         )
 
 
@@ -140,7 +140,7 @@ class RunFolder:
                 return True
         except FileNotFoundError:
             pass
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # ValueError: a path with a NUL
             return False
         return any(
             os.path.lexists(path) for path in (self.ledger.path, self.recipe_file, self.checkpoints)
@@ -200,7 +200,7 @@ class RunFolder:
         """Refuse the name of a new run that is taken.
 
         Raises:
-            UsageError: a run or another file has it.
+            UsageError: a run or another file has this name.
         """
         if self.exists:
             raise UsageError(
@@ -233,9 +233,9 @@ class RunFolder:
         """The run at ``path``.
 
         Raises:
-            NotFoundError: there is none; names the nearest.
-            FormatError: it has another version of the format.
-            CldError: this user may not look into it.
+            NotFoundError: there is no run; names the nearest.
+            FormatError: the run has another version of the format.
+            CldError: this user may not read its folder.
         """
         folder = cls(path)
         if (reason := folder.unreadable) is not None:
@@ -308,8 +308,8 @@ class RunFolder:
                 it may run). If not, keys that they register are neither converted nor checked.
 
         Raises:
-            RecipeError: it has a mistake, or the file is missing or not a recipe.
-            OSError: it cannot be read at this moment.
+            RecipeError: the recipe has a mistake, or the file is missing or not a recipe.
+            OSError: the recipe cannot be read at this moment.
         """
         return retried(lambda: self._recipe(with_plugins), within_s)
 
@@ -338,8 +338,8 @@ class RunFolder:
         return find_record(ReportedProgress, self.progress_file) or {}
 
     def history_and_progress(self) -> tuple[History, ReportedProgress]:
-        """The history of the ledger, with the last report and the newest checkpoint; and that
-        report."""
+        """The history of the ledger, with the last report and the newest checkpoint; and the last
+        report itself."""
         progress = self.progress()
         saved = self.steps_to_continue_from()
         return self.ledger.history().with_progress(progress, saved), progress
@@ -399,7 +399,7 @@ def names_in(folder: Path, empty: tuple[type[OSError], ...] = _ABSENT) -> list[s
 
 
 def find_runs(root: str | Path) -> Sequence[RunFolder]:
-    """The runs directly under ``root``, oldest first, also those of another format."""
+    """The runs directly under ``root``, of any format, oldest first."""
     return sorted(
         runs_beginning(root), key=lambda run: (run.identity().get("created", 0.0), run.name)
     )
@@ -431,9 +431,9 @@ def named(run: str | Path) -> RunFolder:
     """The run at a path; if there is none, the one of that name in the default folder.
 
     Raises:
-        NotFoundError: there is none in either of these places; names them, and the nearest run.
-        FormatError: it has another version of the format.
-        CldError: this user may not look into it.
+        NotFoundError: there is no run in either of these places; names them, and the nearest run.
+        FormatError: the run has another version of the format.
+        CldError: this user may not read its folder.
     """
     paths = dict.fromkeys((root / run).absolute() for root in (Path(), default_root()))
     for folder in map(RunFolder, paths):

@@ -29,7 +29,7 @@ from .events import (
     state_after,
 )
 
-# What a request changes, and its refusal restores.
+# The fields that a request changes and its refusal restores.
 _OF_REQUEST = ("steps", "overrides", "from_step", "code", "stored")
 
 
@@ -88,7 +88,7 @@ class History:
         not_begun: by job id, why the job could not begin.
         requeued: the last requeue that a job requested, if no attempt has ended since.
         given_up: why the run is not started again, if that was decided since the last attempt
-            ended; of sharded work, why it was given up or not merged, since its last job was
+            ended; for a sharded work, why it was given up or not merged since its last job was
             submitted.
         not_requeued: why the job could not be requeued, if it has not begun again since.
         requeued_attempts: the numbers of the attempts during or after which their job requested a
@@ -105,11 +105,11 @@ class History:
         attempts_before: the number of attempts before the last request.
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
-        task_failed: of sharded work, the last error of a task of its newest submission.
-        other_code: of sharded work, a message about the last task that ran other code than it was
+        task_failed: the last error of a task in the newest submission of a sharded work.
+        other_code: a message about the last task of a sharded work that ran other code than it was
             submitted with.
         note: the user's note about the run; None without one.
-        tags: of the run, in the order in which they were given.
+        tags: the run's tags, in the order in which they were added.
         queued: by attempt, when its job entered the queue for it, if known, and the requested delay
             in seconds.
         followed: by attempt, the earliest time of a line after its end. Times before its begin are
@@ -236,12 +236,12 @@ class History:
 
     @property
     def cause(self) -> str | None:
-        """Why the newest attempt ended; None if it has not, or there is none."""
+        """Why the newest attempt ended; None if it has not ended, or there is no attempt."""
         return None if self.last is None else self.last.cause
 
     @property
     def data(self) -> Mapping[str, str]:
-        """What identifies the data of the newest attempt that notes it; empty if none does."""
+        """The identity of the data of the newest attempt that has one; empty if none has."""
         return next((attempt.data for attempt in reversed(self.attempts) if attempt.data), {})
 
     def rollbacks(self, to_step: int | None = None) -> int:
@@ -263,7 +263,7 @@ class History:
 
     @property
     def crashes(self) -> Mapping[str, int]:
-        """Of sharded work, by job id, the number of times that its task ended with an error."""
+        """How often each task of a sharded work ended with an error, by job id."""
         return Counter(failed.job_id for failed in self.failures if failed.kind == "crash")
 
     @property
@@ -306,7 +306,7 @@ class History:
         return [event.job for event in self.jobs if event.successor_of == job_id]
 
     def current(self, is_gone: Callable[[JobRef], bool]) -> Submitted | None:
-        """The job that counts: the newest, but a successor only once its turn has come."""
+        """The job that decides the state: the newest, except for successors that still wait."""
         jobs = self.jobs
         by_id = {event.job.job_id: event.job for event in jobs}
         for event in jobs[:0:-1]:
@@ -359,8 +359,8 @@ class History:
             case Labelled():
                 if event.note is not None:
                     self.note = event.note or None
-                kept = [tag for tag in self.tags if tag not in event.remove]
-                self.tags = tuple(dict.fromkeys([*kept, *event.add]))
+                others = [tag for tag in self.tags if tag not in event.remove]
+                self.tags = tuple(dict.fromkeys([*others, *event.add]))
 
     def _note_time(self, event: Event) -> None:
         """Keep the time of a line that follows the end of the newest attempt."""
@@ -372,7 +372,7 @@ class History:
             self.followed[newest.attempt] = min(event.time, earliest)
 
     def _note_job(self, event: Event) -> None:
-        """Keep the newest event of a job. Errors of its single processes do not count."""
+        """Keep the newest event of a job, apart from errors of single processes."""
         if isinstance(event, Failed) and event.kind in ("rank", "task"):
             return
         named = event.job if isinstance(event, Submitted) else event
@@ -440,12 +440,12 @@ class History:
         self.cancelled.add(event.job_id)
         newest = self.newest
         if newest is not None and newest.cause is None and newest.job_id == event.job_id:
-            return  # The attempt saves first, and then notes its end.
+            return  # The attempt notes its end itself, after it has saved.
         state = self.state
-        may_go_on = state in ("PENDING", "REQUEUED", "STOPPED", "LOST")
+        may_continue = state in ("PENDING", "REQUEUED", "STOPPED", "LOST")
         is_of_verdict = getattr(self.verdict, "job_id", None) == event.job_id
         never_began = is_of_verdict and self._waiting(event.job_id) is not None
-        if may_go_on or (never_began and state != "CANCELLED"):
+        if may_continue or (never_began and state != "CANCELLED"):
             self._before_cancelled[event.job_id] = self.verdict
             self.verdict = event
 
@@ -470,7 +470,7 @@ class History:
 
     @property
     def newest(self) -> Attempt | None:
-        """The attempt that started last: only that one can be without an end."""
+        """The attempt that started last, the only one that can be without an end."""
         return None if self._newest_start is None else self._by_number[self._newest_start]
 
     def _set(self, attempt: Attempt, **changes: Any) -> None:
@@ -493,7 +493,7 @@ class History:
     def _started(self, event: Started) -> None:
         rewound = self.from_step is not None
         self.unfit = []
-        # A job that was held for a moment, and starts after all, counts.
+        # A job that was turned away because another one held the run may start after all.
         self.turned_away.pop(event.job_id or "", None)
         self.request = None
         self.from_step = None
@@ -541,7 +541,7 @@ class History:
             if is_newest:
                 self.verdict = event
         if is_newest and not (event.afterwards and attempt.ended is not None):
-            # Earlier decisions were about earlier attempts.
+            # These decisions were about earlier attempts.
             self.requeued = None
             self.given_up = None
 

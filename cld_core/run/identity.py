@@ -1,4 +1,4 @@
-"""The identity of a run (`run.json`): its code, versions, user and machine; and of its data."""
+"""The identity of a run (`run.json`) by code, versions, user and machine; the identity of data."""
 
 import getpass
 import math
@@ -120,8 +120,8 @@ def commit_of(folder: Path) -> dict[str, Any] | None:
 def _git(folder: Path, *arguments: str) -> str:
     """The output of a git command."""
     command = ["git", "-C", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()
+    process = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    return process.stdout.strip()
 
 
 def are_other_data(data: Mapping[str, str], others: Mapping[str, str]) -> bool:
@@ -132,9 +132,9 @@ def are_other_data(data: Mapping[str, str], others: Mapping[str, str]) -> bool:
     common = data.keys() & others.keys()
     if IMAGES in common:
         return data[IMAGES] != others[IMAGES]
-    drawn = common & {POINTS, MEANS}
-    if drawn:
-        return not all(_are_close(data[name], others[name]) for name in drawn)
+    shared = common & {POINTS, MEANS}
+    if shared:
+        return not all(_are_close(data[name], others[name]) for name in shared)
     return PLUGIN in common and data[PLUGIN] != others[PLUGIN]
 
 

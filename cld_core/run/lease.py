@@ -6,9 +6,9 @@ token: an owner that sees a higher one has lost. The owner touches its file ever
 Clocks of different machines are never compared: a process decides whether another owner is alive by
 watching whether its file still changes.
 
-A file system may fail for a moment. Then nothing is known, which is neither a sign of life nor one
-of death: the owner goes on, a newcomer waits, and nothing of value is written before it is known
-who owns the folder (`Lease.check`).
+A file system may fail for a moment, which shows neither that the owner is alive nor that it is
+dead: the owner continues, a newcomer waits, and nothing of value is written before it is known who
+owns the folder (`Lease.check`).
 """
 
 import json
@@ -32,7 +32,7 @@ from .folder import names_in
 
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 45.0
-# Seconds between two looks at another owner.
+# Seconds between two readings of another owner's file.
 _LOOK_S = 1.0
 KEPT_NUMBERS = 4
 # Seconds for which an access is repeated while the file system fails.
@@ -111,11 +111,12 @@ class Lease:
         """Fail if another job owns the folder.
 
         Raises:
-            LeaseLostError: another job does.
+            LeaseLostError: another job owns it.
             OSError: the folder cannot be read for `PATIENCE_S` seconds.
         """
         if retried(self._is_ours, PATIENCE_S):
             return
+        # The new owner is only named in the message.
         holder = None
         with suppress(OSError):
             _, holder = newest(self.folder)
@@ -154,8 +155,8 @@ class Lease:
         return self.folder / f"{self.number:08d}.json"
 
     def _keep_alive(self) -> None:
-        # This goes on while the owner cannot be read: a file that is no longer the newest has no
-        # effect.
+        # The heartbeat continues while the owner cannot be read, because a file that is no longer
+        # the newest has no effect.
         while not self._ended.wait(HEARTBEAT_S) and self.owned():
             # Nothing is written: a full disk must not cost the lease.
             with suppress(OSError):
@@ -186,7 +187,7 @@ def _newest_number(folder: Path) -> int:
 
 
 def _holder(file: Path) -> dict[str, Any]:
-    """The owner in a file; values that are missing, damaged or of another type are unknown.
+    """The owner that a file names; values that are missing, damaged or of another type are unknown.
 
     Raises:
         OSError: the file cannot be read at this moment.
@@ -266,6 +267,7 @@ def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
         # done.
         return False
     finally:
+        # Files that cannot be removed only take space.
         with suppress(OSError):
             draft.unlink()
     with suppress(OSError):

@@ -21,8 +21,8 @@ from cld_core.records import from_plain, to_plain
 from .events import KINDS, Event, Submitted, name_of
 from .history import History
 
-# A valid name of a job or a cluster: it is passed to commands of the scheduler, and is part of a
-# file's name.
+# A valid name of a job or a cluster. Such names are passed to commands of the scheduler, and are
+# parts of the names of files.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 # Histories that are cached, since `status` and jobs read them often.
 _MOST_CACHED = 4096
@@ -108,7 +108,7 @@ class Ledger:
         return history
 
     def note(self, event: Event, *, within_s: float = 0.0) -> bool:
-        """Append an event after those that wait; returns False if this event has to wait, too.
+        """Append an event after the waiting events; returns False if this event has to wait, too.
 
         Args:
             within_s: seconds for which to try.
@@ -125,7 +125,7 @@ class Ledger:
         return error is None
 
     def settle(self, within_s: float) -> OSError | None:
-        """Try for so many seconds to write the events that wait; returns the error, if any."""
+        """Try for ``within_s`` seconds to write the waiting events; returns the error, if any."""
         try:
             with _lock:
                 retried(self._write_waiting, within_s)
@@ -137,7 +137,7 @@ class Ledger:
         """The history, including the events that wait to be written.
 
         Raises:
-            OSError: the ledger cannot be read for so many seconds.
+            OSError: the ledger cannot be read for ``within_s`` seconds.
         """
         waiting = list(_waiting[self.path])
         if not waiting:

@@ -25,8 +25,8 @@ def find(pid: int, started: float | None = None) -> Any:
     """The `psutil.Process` with this id; None if it has ended.
 
     Args:
-        started: its `start_time`; a process that began at another time is not the one. None accepts
-            any.
+        started: the `start_time` of the process; one that began at another time is not returned.
+            None accepts any time.
     """
     import psutil
 
@@ -53,7 +53,7 @@ def not_ours(process: Any) -> str | None:
     except psutil.NoSuchProcess:
         return None
     except psutil.AccessDenied:
-        return "cannot be looked at"
+        return "cannot be inspected"
     if owner != os.getuid():
         return "belongs to another user"
     program = program_of(words)

@@ -30,8 +30,9 @@ def trusted_recipe(folder: RunFolder, *, allow_plugin: bool = False) -> "Recipe"
         allow_plugin: whether code that others can write may run.
 
     Raises:
-        CheckpointError: as `require_own_plugin`.
-        RecipeError: it has a mistake, or a plug-in cannot be imported.
+        CheckpointError: other users can write the run's folder, recipe or ledger, and the recipe
+            names plug-ins.
+        RecipeError: the recipe has a mistake, or a plug-in cannot be imported.
     """
     recipe = folder.recipe()
     if recipe.plugins and not allow_plugin:
@@ -45,7 +46,7 @@ def require_own_plugin(
     """Refuse to run the plug-ins of a run whose folder, recipe or ledger other users can write.
 
     Args:
-        recipe: the one in force.
+        recipe: the recipe in force.
         of_hooks: whether `hooks.on_change` would also run.
         of_loggers: whether the address of a logger would get this user's key.
 
@@ -84,7 +85,7 @@ def _require_own(folder: RunFolder, danger: str) -> None:
 
 
 def seen(run: RunFolder) -> str | None:
-    """The changes that were made by hand, as a message; None if they cannot be read now."""
+    """The edits of the recipe, as a message; None if they cannot be read now."""
     try:
         return ", ".join(edited(run).values())
     except (OSError, RecipeError):
@@ -92,15 +93,16 @@ def seen(run: RunFolder) -> str | None:
 
 
 def edited(run: RunFolder) -> dict[str, str]:
-    """The keys of a run's recipe that were changed since it was made, each with both values.
+    """The keys of a run's recipe that were edited since the run was made, each with both values.
 
     Raises:
-        OSError, RecipeError: it cannot be read.
+        OSError, RecipeError: the recipe cannot be read.
     """
     recorded = run.identity().get("recipe_digest")
     if recorded is None or checksum(run.recipe_file) == recorded:
         return {}
     original = None
+    # Without the original recipe, it is known that the recipe was edited, but not how.
     with suppress(OSError, RecipeError):
         if checksum(run.submitted_recipe) == recorded:
             original = _values(run.submitted_recipe)
@@ -115,7 +117,7 @@ def edited(run: RunFolder) -> dict[str, str]:
 
 
 def note(run: RunFolder, within_s: float = 0.0) -> str | None:
-    """Write changes that were made by hand into the ledger; returns the message about them, if any.
+    """Note edits of the recipe in the ledger; returns a message about them, or None without edits.
 
     A file system that fails at this moment does not keep a job from starting.
     """

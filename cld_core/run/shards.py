@@ -80,7 +80,7 @@ class ShardedRequest(Request):
         return number * chunk, min((number + 1) * chunk, self.sizes[kind])
 
     def in_shards(self, shards: int) -> Self:
-        """The same request in so many shards, at most one for each chunk.
+        """The same request in ``shards`` shards, at most one for each chunk.
 
         Raises:
             UsageError: there are more than `MAX_SHARDS`.
@@ -95,10 +95,10 @@ class ShardedRequest(Request):
 
 
 def share(n: int, part: int, parts: int) -> tuple[int, int]:
-    """First and last-plus-one of the items of one part.
+    """The items ``first <= i < last`` of n that belong to one of ``parts`` parts.
 
-    Shares are contiguous and differ by at most one item. If there are more parts than items, some
-    shares are empty (first equals last).
+    Parts are contiguous, and their sizes differ by at most one item. If there are more parts than
+    items, some parts are empty: first equals last.
     """
     assert 0 <= part < parts, f"part {part} of {parts}"
     return n * part // parts, n * (part + 1) // parts
@@ -178,7 +178,7 @@ class Rows:
 
 
 class ShardedWork(RequestedWork):
-    """Sharded work on rows that do not depend on each other; those of a tuning do."""
+    """Sharded work on rows that do not depend on each other, unlike the rows of a tuning."""
 
     request: ShardedRequest
 
@@ -203,9 +203,10 @@ class ShardedWork(RequestedWork):
         return sum(done for done, _ in self._rows_of_shards(self._seen()))
 
     def moved_at(self) -> float | None:
-        """When one of its rows was last written, also by other work; None before the first."""
+        """When a row was last written, by this or other work; None before the first."""
         times = []
         for kind in self.request.sizes:
+            # Rows of a kind that have no folder yet, or whose source is gone, have no time.
             with contextlib.suppress(OSError, NotFoundError):
                 times.append(self.rows(kind).folder.stat().st_mtime)
         return max(times, default=None)
@@ -220,7 +221,7 @@ class ShardedWork(RequestedWork):
         return {kind: self.rows(kind).lengths() for kind in self.request.sizes}
 
     def _seen(self) -> Lengths:
-        """`lengths` for displays; empty if the rows cannot be listed."""
+        """The `lengths` for displays; empty if the rows cannot be listed."""
         try:
             return self.lengths()
         except (OSError, NotFoundError):

@@ -1,4 +1,4 @@
-"""What a work is doing: one table over its ledger, its files, and what launchers answer about jobs.
+"""The state of a work: one table over its ledger, its files, and the answers of launchers.
 
 `state_of` is the only place that decides it. Trainings have eight states. Sharded works, which are
 evaluations, tunings and statistics, have four of them; many jobs may compute one. Commands ask the
@@ -34,7 +34,8 @@ from .lease import local_holder
 from .shards import ShardedWork
 from .work import Work
 
-# Seconds after which a request without a job was interrupted, unless its process still works on it.
+# Seconds after which a request without a job counts as interrupted, unless its process is still
+# submitting it.
 SUBMITTING_S = 30.0
 # In the order in which they are sorted and counted: those that matter most to a user first.
 STATES = (
@@ -75,11 +76,11 @@ class Answer:
     """What a launcher says about a job.
 
     Attributes:
-        ended: a cause of the ledger, if the launcher says how the job ended.
-        node: where it runs, or ran.
-        reason: why it waits, or why nothing is known about it ("started on HOST", for a job of
+        ended: how the job ended, as a cause of the ledger, if the launcher says so.
+        node: where the job runs, or ran.
+        reason: why the job waits, or why nothing is known about it ("started on HOST", for a job of
             another machine).
-        word: the launcher's own word for the state; it is shown, and compared nowhere.
+        word: the launcher's own word for the state, which is only shown.
     """
 
     phase: Phase
@@ -120,9 +121,9 @@ class State:
     Attributes:
         name: one of `STATES`.
         reason: why, in a sentence, if there is something to say.
-        cause: of sharded work that stands still, the reason in one or two words.
-        job: the job of a training that counts; None without one.
-        answer: what its launcher says about it.
+        cause: why a sharded work stands still, in one or two words.
+        job: the current job of a training (`History.current`); None without one.
+        answer: the launcher's answer about that job.
     """
 
     name: str
@@ -172,7 +173,7 @@ class ShardedFacts:
 
     @functools.cached_property
     def progress(self) -> tuple[int, int, str]:
-        """How much is complete, how much there is, and what it is counted in."""
+        """How much is complete, the total, and the unit of both."""
         if isinstance(self.work, ShardedWork):
             shards = self.work.request.shards
             return shards - len(self.missing), shards, "shards"
@@ -183,6 +184,7 @@ def is_locked(folder: Path) -> bool:
     """Whether another process starts jobs in a folder at this moment."""
     if folder in locked_here:
         return False
+    # A lock file that is missing or unreadable holds no lock that this process could see.
     try:
         with opened(folder / LOCK) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -220,21 +222,21 @@ class Situation:
         now: seconds since 1970.
 
     Attributes:
-        current: the job of a training that counts.
+        current: the current job of a training (`History.current`).
         answer: what is known about that job.
         sharded: whether the work is sharded; then only ``done``, ``phase`` and ``moved`` have
             values, and otherwise neither ``done`` nor ``moved``.
         done: whether the product of a sharded work exists.
         moved: whether rows were written since the launchers answered.
-        request: of a request that no job or attempt followed: "refused", "open", or "stale" after
-            `SUBMITTING_S`. The same for an empty ledger, but "lost" if files show that the run has
-            trained.
+        request: "refused", "open", or "stale" after `SUBMITTING_S`, if no job or attempt followed
+            the last request, or the ledger is empty; "lost" if the ledger is empty although files
+            show that the run has trained.
         job: "none", or whether the current job is the "first" or a "successor" that waited for
             another to fail.
-        attempt: of the current job: "none", "open" or "ended"; "other" if the newest belongs to an
-            earlier job. Without a job, of the newest attempt.
+        attempt: "none", "open" or "ended", for the attempt of the current job, or without a job for
+            the newest attempt; "other" if the newest attempt belongs to an earlier job.
         after: the state that the cause of an ended attempt leads to.
-        phase: of the current job, `Answer.phase`; of several jobs, that of the most alive.
+        phase: `Answer.phase` of the current job; with several jobs, that of the most alive.
         end: how the current job ended: "cancelled", "failed", "late" (at its time limit) or
             "quiet".
         restarts: whether the launcher can start the current job again.
@@ -348,7 +350,7 @@ class Situation:
     def answer_of(self, job: JobRef) -> Answer:
         """The answer of a job's launcher, updated if the ledger has later news.
 
-        An answer of this moment counts, whatever the ledger's clock says.
+        An answer of this moment is not updated, even if the ledger has later times.
         """
         answer = self.answers.of(job)
         as_of = self.answers.as_of(job.cluster)
@@ -537,9 +539,9 @@ def _without_job(situation: Situation) -> str | None:
 
 
 def why_stopped(history: History, facts: ShardedFacts) -> tuple[str, str] | None:
-    """Why a sharded work stands still: in one or two words, and in a sentence.
+    """Why a sharded work stands still, in one or two words and in a sentence.
 
-    None if it was never started.
+    None if the work was never started.
     """
     if not history.submitted:
         return None
@@ -587,8 +589,8 @@ class Rule:
     """One row of the table: a situation, and the state that it is.
 
     Args:
-        name: of the rule.
-        state: of a situation that matches; "<after>" for `Situation.after`.
+        name: the name of the rule.
+        state: the state of a situation that matches; "<after>" for `Situation.after`.
         reason: a sentence, or a function that returns one if there is something to say.
         cells: by column, the value that matches, or several: "pending|running". A column that is
             not named matches any value.
@@ -700,9 +702,9 @@ def state_of(
     """What a work is doing.
 
     Args:
-        history: of its ledger.
-        facts: what its files say besides.
-        answers: of the launchers of its jobs, or `NoAnswers`.
+        history: the history of the work's ledger.
+        facts: what the other files of the work say.
+        answers: the answers of the launchers of its jobs, or `NoAnswers`.
         now: seconds since 1970; default: this moment.
     """
     situation = Situation(history, facts, answers, time.time() if now is None else now)

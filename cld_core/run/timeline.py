@@ -90,10 +90,10 @@ def stretches(history: History, *, alive: bool) -> list[Stretch]:
     steps = _steps(attempts, history.saved, alive)
     failures = [failed for failed in history.failures if failed.kind in ("rank", "unfit")]
     failures.sort(key=lambda failed: failed.time)
-    found: list[Stretch] = []
+    result: list[Stretch] = []
     for attempt, following, fate in zip(attempts, [*attempts, None][1:], steps, strict=True):
         until = _until(history, attempt, following)
-        queued, delay_s = _queued(history, attempt, found[-1] if found else None)
+        queued, delay_s = _queued(history, attempt, result[-1] if result else None)
         started = attempt.started
         began = started if attempt.began is None else attempt.began
         if queued is not None:
@@ -111,8 +111,8 @@ def stretches(history: History, *, alive: bool) -> list[Stretch]:
             failures=tuple(failed for failed in failures if failed.start == start),
             **fate,
         )
-        found.append(stretch)
-    return found
+        result.append(stretch)
+    return result
 
 
 def _until(history: History, attempt: Attempt, following: Attempt | None) -> float:
@@ -123,7 +123,7 @@ def _until(history: History, attempt: Attempt, following: Attempt | None) -> flo
     until = min(until, history.followed.get(attempt.attempt, until), time.time())
     if following is None or following.job_id != attempt.job_id or following.began is None:
         return until
-    # The starts of one job have the same machines, one after the other.
+    # Starts of one job use the same machines one after the other, so their times do not overlap.
     return min(until, max(following.began, attempt.started))
 
 
@@ -134,8 +134,8 @@ def _queued(
     queued, delay_s = history.queued[attempt.attempt]
     if before is None:
         return queued, delay_s
-    # A launcher requeues a job without a line in the ledger; a successor is in the queue before its
-    # turn comes.
+    # A launcher may requeue a job without a line in the ledger, and a successor enters the queue
+    # before its turn comes. Both wait from the end of the attempt before.
     if queued is None:
         waits_from_end = before.attempt.job_id == attempt.job_id
     else:
@@ -145,7 +145,7 @@ def _queued(
 
 def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[dict[str, int]]:
     """The fields of each attempt's `Stretch` that count its steps."""
-    found = []
+    fields = []
     # The lowest step that a later attempt began from, or would begin from.
     lowest = math.inf
     if attempts:
@@ -160,7 +160,7 @@ def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[
         reached = max(first, attempt.last_step or first)
         saved_until = int(min(max(natural, first), reached))
         kept_until = int(min(max(lowest, first), saved_until))
-        found.append(
+        fields.append(
             {
                 "kept": kept_until - first,
                 "lost": reached - saved_until,
@@ -169,4 +169,4 @@ def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[
         )
         lowest = min(lowest, first)
         natural = math.inf if attempt.rewound else min(natural, first)
-    return found[::-1]
+    return fields[::-1]

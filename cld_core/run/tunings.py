@@ -83,8 +83,8 @@ class Flow:
         eps: time at which it ends.
         denoise: whether its end is denoised.
         labels: whether it is conditional on labels.
-        guidance, guidance_from, guidance_to: as in `sampling`; the defaults if guidance has no
-            effect, so equal flows are equal.
+        guidance, guidance_from, guidance_to: the keys of `sampling`; their defaults if guidance has
+            no effect, so that equal flows have equal fields.
     """
 
     eps: float
@@ -110,8 +110,9 @@ class SamplerCoefficients:
 
     Attributes:
         times: (N,), decreasing from 1.
-        matrices: of each step, (n, n + k m): times the halves of u and of the k newest alphas, the
-            newest first. The last step includes denoising and results in the sample.
+        matrices: for each step, the matrix (n, n + k m) that acts on the halves of u and of the k
+            newest alphas, the newest first. The last step includes denoising and results in the
+            sample.
     """
 
     times: tuple[float, ...]
@@ -120,17 +121,17 @@ class SamplerCoefficients:
 
 @dataclass(frozen=True, kw_only=True)
 class TunedSampler:
-    """A sampler, and the fit that it is from.
+    """A sampler that was fitted to a network, and a description of the fit.
 
     Attributes:
         flow: the flow that it was fitted to.
         step: the optimiser step of the network.
         checkpoint: checksum of the checkpoint; empty if it was tuned to no checkpoint.
-        ema_length: which average of the weights, as `ema.length`.
+        ema_length: the `ema.length` of the averaged weights.
         kept: the stage that was closest on held-out noise, one of `STAGES`.
         cut_off: whether the budget ended the fit before its last iteration.
         rms: root-mean-square distance from the flow, per coordinate, on held-out noise, by stage.
-        about: how it was found: initial settings, points, seed, evaluations, seconds, and date.
+        about: the fit: initial settings, points, seed, evaluations, seconds, and date.
     """
 
     coefficients: SamplerCoefficients
@@ -191,7 +192,7 @@ class Network:
     Attributes:
         step: the optimiser step of its weights.
         checkpoint: checksum of the checkpoint that contains them; empty if it is not known.
-        ema_length: which average they are, as `ema.length`.
+        ema_length: the `ema.length` of the averaged weights.
         labels: whether it takes labels.
     """
 
@@ -207,7 +208,7 @@ class Solutions:
 
     Attributes:
         read: reads them when they are needed.
-        run: the name of the run, for messages; None: the model is of none.
+        run: the name of the model's run, for messages; None if it has none.
     """
 
     read: Callable[[], Sequence[TunedSampler]] = tuple
@@ -215,12 +216,12 @@ class Solutions:
 
     @classmethod
     def of_run(cls, run: RunFolder) -> Self:
-        """Those in a run's folder."""
+        """The solutions in a run's folder."""
         return cls(lambda: solutions_of(run), run.name)
 
     @classmethod
     def of_file(cls, about: Mapping[str, str]) -> Self:
-        """Those in the metadata of an exported file; damaged ones are left out."""
+        """The solutions in the metadata of an exported file; damaged ones are left out."""
         solutions: list[TunedSampler] = []
         with contextlib.suppress(ValueError):
             contents = parse_json(about.get(_CARRIED, "[]"))
@@ -304,9 +305,9 @@ class Solutions:
 def _differences(
     spec: TunedSpec, network: Network, solution: TunedSampler
 ) -> Iterator[tuple[str, Any, Any]]:
-    """The keys in which the requested flow differs from that of a solution.
+    """The keys in which the requested flow differs from a solution's flow.
 
-    Each with the requested value and the value of the solution.
+    Each key comes with the requested value and the solution's value.
     """
     requested = Flow.of(spec, labels=network.labels)
     # Labels first: without them, guidance has no effect.
@@ -318,7 +319,7 @@ def _differences(
 
 
 def _distance(solution: TunedSampler, network: Network) -> tuple[bool, bool, int, float]:
-    """A sort key: how far a network is from that of a solution; of equal ones, the newest first."""
+    """A sort key: the distance of a solution's network from ``network``; then the newest first."""
     created = real(solution.about.get("created")) or 0.0
     return (
         solution.ema_length != network.ema_length,
@@ -363,13 +364,13 @@ class TuneRequest(Request):
     """One tuning, which is a single shard.
 
     Attributes:
-        model_digest: of the parts of the recipe that the model's tensors depend on.
+        model_digest: digest of the parts of the recipe that the model's tensors depend on.
         nfe: evaluations of the network, denoising included.
         seed: key of the noise.
         points: draws of the prior to fit to, and as many held-out ones.
         budget_min: minutes after which the fit stops with its best result; None for no limit. The
             flow does not count.
-        ema_length: which average of the weights, as `ema.length`.
+        ema_length: the `ema.length` of the averaged weights.
         flow: the flow that the sampler is fitted to. With labels, each draw has one, with the
             frequencies of the data.
         rtol: relative and absolute tolerance of the flow.
@@ -476,11 +477,11 @@ class StageRow:
     Attributes:
         which: index of the candidate; in the stage "untuned", of the pair of candidate and spacing.
         sampler: its coefficients.
-        damping: for the next iteration.
+        damping: the damping of the next iteration.
         fit: rms distance per coordinate on the noise of the fit.
         held: the same on held-out noise; `FAR` if samples are not finite.
-        evaluations: of the network, for each point.
-        seconds: that the row took.
+        evaluations: network evaluations for each point.
+        seconds: the duration of the row.
     """
 
     which: int
@@ -499,7 +500,7 @@ class TuningState:
     Attributes:
         weights: digest of the network's weights: a state of other weights is not continued.
         flow: the number of batches of the flow that are computed.
-        rows: of each stage.
+        rows: the rows of each stage.
     """
 
     weights: str
@@ -508,7 +509,7 @@ class TuningState:
 
     @property
     def seconds(self) -> float:
-        """The duration of the rows, which counts for the budget; that of the flow does not."""
+        """The duration of the rows, which counts towards the budget, unlike that of the flow."""
         return sum(row.seconds for rows in self.rows.values() for row in rows)
 
     def lacks(self, stage: str, budget_min: float | None) -> bool:
@@ -564,6 +565,7 @@ class Tuning(RequestedWork):
         return 0 if state is None else state.flow + sum(map(len, state.rows.values()))
 
     def moved_at(self) -> float | None:
+        # The file is missing until the first row is computed.
         try:
             return (self.folder / STATE).stat().st_mtime
         except OSError:

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from .evaluations import Evaluation
     from .tunings import Tuning
 
-# By kind, as request.json names it: the class, and the function that computes it. That loads torch;
-# its arguments are the work, and those of `Work.compute`. A training has a recipe and no request.
+# For each kind, by its name in request.json: the class, and the function that computes it. The
+# function loads torch; its arguments are the work, and those of `Work.compute`. A training has a
+# recipe and no request.
 KINDS = {
     "training": ("cld_core.run.work:Training", "cld_core.train.session:compute"),
     "evaluation": (
@@ -51,7 +52,7 @@ KINDS = {
 MAX_SHARDS = 10_000
 # The most rows of a kind.
 MAX_ROWS = 10**9
-# Seconds for which reading a request is tried again while the file system fails.
+# Seconds for which reading a request is retried while the file system fails.
 READ_WITHIN_S = 1.0
 
 
@@ -77,7 +78,7 @@ def open_work(folder: Path) -> "Work":
 
 
 def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
-    """The works of a kind in folders, without those that are damaged or of another version.
+    """The works of a kind in folders; damaged ones and those of another version are left out.
 
     The module of their class is loaded only if there are folders.
     """
@@ -89,13 +90,14 @@ def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
 
 
 def evaluations_of(run: RunFolder) -> list["Evaluation"]:
-    """The evaluations of a run, oldest first, without those of `_readable`."""
+    """The evaluations of a run, oldest first; damaged ones and those of another version of cldctl
+    are left out."""
     requests = by_age(run.evals / name / "request.json" for name in run.evaluation_names())
     return _readable("evaluation", (file.parent for file in requests))
 
 
 def tunings_of(run: RunFolder) -> list["Tuning"]:
-    """The tunings of a run, without those that are damaged or of another version of cldctl."""
+    """The tunings of a run; damaged ones and those of another version of cldctl are left out."""
     return _readable("tuning", (run.tuned / name for name in run.tuning_names()))
 
 
@@ -224,9 +226,9 @@ class Outcome:
     """How computing ended.
 
     Attributes:
-        cause: "finished" if everything is done; else what stopped it, None if only the launcher
-            knows.
-        code: the signal that stopped it.
+        cause: "finished" if everything is done; else what stopped the process, None if only the
+            launcher knows.
+        code: the signal that stopped the process.
     """
 
     cause: Cause | None = None
@@ -247,7 +249,7 @@ class Start:
         log: the file that the launcher writes its notices to.
         began: when the job got its machines, seconds since 1970.
         node: what the launcher calls this machine.
-        cause_of: what a signal meant.
+        cause_of: returns what a signal meant.
     """
 
     job_id: str = ""
@@ -305,7 +307,7 @@ class Work(ABC):
 
     @property
     def unit(self) -> str:
-        """What its progress is counted in."""
+        """The unit of its progress, as a noun for messages."""
         return "rows"
 
     def history(self) -> History:
@@ -314,14 +316,14 @@ class Work(ABC):
     @property
     @abstractmethod
     def input_file(self) -> Path:
-        """The file that says what is to be computed."""
+        """The file that defines what is to be computed."""
 
     @abstractmethod
     def budget(self, within_s: float) -> Budget:
         """How often it is started again.
 
         Raises:
-            OSError: that cannot be read for ``within_s`` seconds.
+            OSError: the retries cannot be read for ``within_s`` seconds.
         """
 
     def nodes(self, within_s: float) -> int:
@@ -368,12 +370,12 @@ class Work(ABC):
         pieces: Collection[int] | None = None,
         start: Start | None = None,
     ) -> Outcome:
-        """Compute the missing ones of some pieces, and then the product.
+        """Compute those of ``pieces`` that are missing, and then the product.
 
         Args:
-            stop: looked at before every batch or step; default: nothing stops it.
-            pieces: those of this process; None for all.
-            start: of the task; default: one without a launcher.
+            stop: read before every batch or step; default: nothing requests a stop.
+            pieces: the pieces of this process; None for all.
+            start: the start of the task; default: a start without a launcher.
 
         Raises:
             CldError: an input is gone or has changed, or the result cannot be made.
@@ -385,6 +387,7 @@ class Work(ABC):
         try:
             outcome: Outcome = compute(self, ranks, stop, pieces, start or Start())
         except Stopped:
+            # Another process may have finished the work, which also ends this one.
             return Outcome("finished") if self.is_done else Outcome(code=stop.code)
         return outcome
 
@@ -428,8 +431,8 @@ class Training(Work):
             with_plugins: import its plug-ins.
 
         Raises:
-            RecipeError: it is damaged.
-            OSError: it cannot be read for ``within_s`` seconds.
+            RecipeError: the recipe is damaged.
+            OSError: the recipe cannot be read for ``within_s`` seconds.
         """
         if self._recipe is None or with_plugins:
             self._recipe = self._run.recipe(within_s=within_s, with_plugins=with_plugins)
@@ -462,7 +465,7 @@ class RequestedWork(Work):
     """A sharded work, which a request describes: an evaluation, a tuning, or statistics.
 
     Args:
-        request: default: the one in the folder.
+        request: the request of the work; default: the request in the folder.
 
     Attributes:
         request_type: the class of `request`.

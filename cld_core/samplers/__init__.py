@@ -1,8 +1,8 @@
 """Sampling: from noise at t = 1 to data, with any score (a network's, or an exact one of
 `analytic`).
 
-A method is a function ``method(score, sde, spec, u, draws)`` in a module of its own. It gives its
-grid and one step, as `FixedSteps`; `drive` does the rest for all of them. Its arguments are
+A method is a function ``method(score, sde, spec, u, draws)`` in a module of its own. It returns its
+grid and one step as `FixedSteps`; `drive` makes the steps, for all methods. The arguments are
 
     score   maps (u, t) to the score of the scored halves, (B, mC, ...)
     u       (B, nC, ...), a draw of the prior at t = 1; the steps may overwrite it
@@ -12,8 +12,8 @@ grid and one step, as `FixedSteps`; `drive` does the rest for all of them. Its a
 A method with ``needs_solution`` also has a keyword ``solution``, a
 `cld_core.run.tunings.TunedSampler`.
 
-What methods share is here, too: their grid, and the split of the score into a known part and a
-rest.
+Functions that methods share are here, too: their grid, and the split of the score into a known part
+and a rest.
 """
 
 import functools
@@ -44,7 +44,7 @@ Evaluations = int | Tensor
 # every sample. The number of samples must not matter, or a sample would depend on its batch.
 BLOCK = 4096
 
-# (count, halves) -> ``count`` tensors of standard normal noise, (B, halves * C, ...).
+# Maps (count, halves) to ``count`` tensors of standard normal noise, (B, halves * C, ...).
 Draws = Callable[[int, int], Iterator[Tensor]]
 
 
@@ -53,12 +53,13 @@ class FixedSteps:
     """A method that makes the same steps for every sample.
 
     Attributes:
-        times: of the states between the steps: from 1 to ``spec.eps``.
+        times: the times of the states between the steps, from 1 to ``spec.eps``.
         step: maps u (B, nC, ...) at ``times[i]``, and i, to u at ``times[i + 1]``.
-        denoise: maps u at the end to the sample, if ``spec.denoise``; None: as `ended` does,
-            with one more evaluation.
+        denoise: maps u at the end to the sample, if ``spec.denoise``; None: `ended` does so, with
+            one more evaluation.
         shares: for a watcher, the share of the steps that is done at each time but the last; None
-            for a state that is not shown. By default all are shown and all steps count the same.
+            for a state that it does not receive. By default it receives all states, and all steps
+            count the same.
     """
 
     times: Sequence[float]
@@ -72,8 +73,8 @@ class AdaptiveSteps:
     """A method whose solver chooses the steps of each sample.
 
     Attributes:
-        solve: u (B, nC, ...) at ``spec.eps``, and the evaluations of each sample, (B,). The
-            observer, if there is one, is shown the solver's steps.
+        solve: returns u (B, nC, ...) at ``spec.eps``, and the evaluations of each sample, (B,). Its
+            argument, an observer or None, receives the solver's steps.
     """
 
     solve: Callable[[Observer | None], tuple[Tensor, Tensor]]
@@ -98,7 +99,7 @@ class Watcher:
 
 
 class Noise(Protocol):
-    """What a sampler needs from `cld_core.seeds.SampleNoise`; other classes can provide it."""
+    """The part of `cld_core.seeds.SampleNoise` that samplers use; other classes can provide it."""
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal noise (B, *shape)."""
@@ -106,7 +107,7 @@ class Noise(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """What `sample` returns."""
+    """The samples that `sample` draws, and their network evaluations."""
 
     x: Tensor  # (B, C, ...), the samples
     v: Tensor | None  # (B, (n - 1)C, ...), their other halves (CLD: velocities); None if n is 1
@@ -128,7 +129,7 @@ def concatenated(parts: Sequence[T]) -> T:
 
 
 def counted(samples: Samples, score: ScoreFunction) -> Samples:
-    """The samples with evaluations of the network, not of ``score``, as their `nfe_each`."""
+    """The samples with an `nfe_each` that counts evaluations of the network, not of ``score``."""
     extra = getattr(score, "extra", None)
     if extra is None:
         return samples
@@ -159,7 +160,7 @@ def sample(
             the device that computes.
         data_shape: shape of one example, (C, ...).
         watcher: receives the states of the sampler, such as a `Recorder`.
-        solution: what a method that `needs_solution` follows.
+        solution: the tuned sampler, for a method with ``needs_solution``.
 
     Raises:
         RecipeError: the method's settings give useless samples, or the method of a plug-in returns

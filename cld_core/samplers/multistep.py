@@ -77,7 +77,7 @@ def segments(times: Sequence[float], matrix: Callable[[Tensor], Tensor]) -> list
     width = high - low
     nodes = low[:, None] + width[:, None] * _X
     inside, across = _transport(matrix(nodes.flatten()).unflatten(0, nodes.shape), width)
-    found = []
+    result = []
     first = 0
     for step in edges:
         last = first + len(step) - 1
@@ -87,9 +87,9 @@ def segments(times: Sequence[float], matrix: Callable[[Tensor], Tensor]) -> list
             back.append(whole @ inside[panel])
             whole = whole @ across[panel]
         weights = (width[first:last, None] * _W).flatten()
-        found.append(Segment(nodes[first:last].flatten(), weights, torch.cat(back), whole))
+        result.append(Segment(nodes[first:last].flatten(), weights, torch.cat(back), whole))
         first = last
-    return found
+    return result
 
 
 def with_middles(times: Sequence[float]) -> list[float]:
@@ -99,7 +99,7 @@ def with_middles(times: Sequence[float]) -> list[float]:
 
 
 def _panel_edges(low: float, high: float) -> list[float]:
-    """Geometric, from ``low`` > 0 to ``high``."""
+    """The edges of panels in geometric progression, from ``low`` > 0 to ``high``."""
     panels = max(1, math.ceil(math.log2(high / low)))
     return [low * (high / low) ** (i / panels) for i in range(panels)] + [high]
 
@@ -130,8 +130,8 @@ class StepCoefficients:
 
     Attributes:
         predictor: (n, n + jk): Phi, and c_j of the fields at t_i, t_(i-1), ...
-        corrector: (n, n + jk): 1, and what is added for the fields at t_(i+1), t_i, ... once the
-            first of them is known; None without corrector.
+        corrector: (n, n + jk): 1, and the weights of the fields at t_(i+1), t_i, ... in the
+            correction, which is added once the first of them is computed; None without corrector.
         noise: (n, n), lower Cholesky factor; None without noise.
     """
 
@@ -162,13 +162,14 @@ def predictor_corrector(
 ) -> FixedSteps:
     """The method with the coefficients ``steps``. One evaluation of ``field`` per step.
 
-    The corrector uses that of the next step, or of the denoising step, so it takes none itself.
+    The corrector uses the evaluation of the next step, or of the denoising step, so it takes none
+    itself.
 
     Args:
         field: maps u and t to the field, (B, kC, ...), by one evaluation of the score.
         score_of: the score (B, mC, ...) at the end, from the field there and the corrected u.
         starts: the steps that use no field of earlier steps.
-        shares: as `FixedSteps`.
+        shares: the `shares` of the `FixedSteps`.
     """
     history: list[Tensor] = []
 
@@ -208,17 +209,17 @@ def interpolating(
     corrector interpolates with degree max(order, 1), the end of the step being one of its points.
 
     Args:
-        fields: of each segment, (K, n, k): factors of the interpolated field in du/dt, at its
+        fields: for each segment, (K, n, k), the factors of the interpolated field in du/dt at the
             nodes.
         eta: the amount of noise.
     """
     steps = []
     for i, (part, field) in enumerate(zip(parts, fields, strict=True)):
-        known = times[i::-1]  # the start of the step and those before, back to 1
-        weights = _weights(sde, part, field, known[: order + 1])
+        past = times[i::-1]  # the start of the step and those before, back to 1
+        weights = _weights(sde, part, field, past[: order + 1])
         correct = None
         if corrector:
-            points = [times[i + 1], *known][: max(order, 1) + 1]
+            points = [times[i + 1], *past][: max(order, 1) + 1]
             corrected = _weights(sde, part, field, points)
             correct = _correction(weights, corrected, field.shape[2])
         noise = noise_factor(sde, part, eta) if eta else None
@@ -285,7 +286,7 @@ def lagrange(sde: Diffusion, points: Sequence[float], t: Tensor) -> Tensor:
     """Lagrange polynomials (len(points), K) of ``points`` at times t (K,), in the variable
     sqrt(B(t)).
 
-    Of the variables that were tried, alpha is interpolated best in this one near the data, and
+    Near the data, alpha is interpolated better in this variable than in others that were tried, and
     steps do not depend on how fast beta varies.
     """
     root = sde.schedule.integral(t).sqrt()

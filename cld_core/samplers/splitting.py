@@ -29,8 +29,10 @@ Part = Literal["first", "second", "whole"]
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """y <- matrix y + weight z + noise, after z, the score or its rest, is evaluated if ``time``
-    says when."""
+    """y <- matrix y + weight z + noise, where z is the score or its rest.
+
+    If ``time`` is set, z is evaluated at that time first.
+    """
 
     matrix: Tensor  # (n, n)
     weight: Tensor | None = None  # (n, m)
@@ -45,10 +47,10 @@ class Parts:
     """A step from times[0] over its middle to its end, and y in the frame of the end.
 
     Attributes:
-        times: of its start and its middle.
+        times: the times of its start and its middle.
         frames: T at these times, (n, n) each: y = T u.
-        pieces: what Euler's method adds to y over each part: the matrices of y (n, n) and of z (n,
-            m).
+        pieces: for each part, the matrices of y (n, n) and of z (n, m) in the change of y by
+            Euler's method.
     """
 
     times: tuple[float, float]
@@ -195,8 +197,8 @@ def _parts(
     """The parts of each step for du/dt = (exact + beta shift) u + fields z, as functions of times
     (K,)."""
     halved = with_middles(times)
-    found = segments(halved, exact)
-    for i, (first, second) in enumerate(zip(found[::2], found[1::2], strict=True)):
+    half_steps = segments(halved, exact)
+    for i, (first, second) in enumerate(zip(half_steps[::2], half_steps[1::2], strict=True)):
         t, middle, t_next = halved[2 * i : 2 * i + 3]
         frames = (second.whole @ first.whole, second.whole)
         rate, middle_rate = (frame @ shift @ torch.linalg.inv(frame) for frame in frames)

@@ -95,9 +95,9 @@ def _first_order(sde: Diffusion, times: Sequence[float]) -> Kicks:
 def _second_order(sde: Diffusion, times: tuple[float, ...]) -> Kicks:
     """Kicks whose error falls with the square of the number of steps.
 
-    They are exact in u_S for their linear part, and take alpha, that of `samplers.rest`, at the
-    middle of the step, in t and in u_S: the score part is G (K - P) u_S + G E alpha. The u_S there
-    is predicted with the last step's alpha, which is accurate enough for second order.
+    The score part is G (K - P) u_S + G E alpha, with alpha of `samplers.rest`. Its linear part is
+    solved exactly. alpha is taken at the middle of the step, in t and in u_S; the u_S there is
+    predicted with the last step's alpha, which is accurate enough for second order.
     """
 
     def rates(t: Tensor) -> Tensor:
@@ -106,11 +106,11 @@ def _second_order(sde: Diffusion, times: tuple[float, ...]) -> Kicks:
     def weight(part: Segment) -> Tensor:
         return part.integral(rates(part.times) * sde.target(part.times))
 
-    found = segments(
+    half_steps = segments(
         with_middles(times), lambda t: rates(t) * (sde.known_precision(t) - _prior(sde))
     )
     kicks = []
-    for first, second in zip(found[::2], found[1::2], strict=True):
+    for first, second in zip(half_steps[::2], half_steps[1::2], strict=True):
         half = torch.cat([first.whole, weight(first)], dim=1)
         whole = second.whole @ half
         whole[:, sde.m :] += weight(second)

@@ -16,7 +16,7 @@ from cld_core.samplers.multistep import stepped
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion, Schedule
 
-# How many of the newest alphas have weights in every fit.
+# The number of newest alphas that have weights in every fit.
 MEMORY = 4
 # Times are spread in B(t)^(1/6), in which the recommended grid is uniform.
 POWER = 6.0

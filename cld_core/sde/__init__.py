@@ -32,8 +32,8 @@ def require_stationary(sde: Diffusion) -> None:
     m = sde.m
     shapes = {"A": (n, n), "D": (m,), "prior_std": (n,), "initial_std": (n - 1,)}
     for name, shape in shapes.items():
-        if (found := np.array(getattr(sde, name), dtype=object).shape) != shape:
-            raise ValueError(f"{name} is of shape {found}, not {shape} (n is {n}, m is {m})")
+        if (actual := np.array(getattr(sde, name), dtype=object).shape) != shape:
+            raise ValueError(f"{name} is of shape {actual}, not {shape} (n is {n}, m is {m})")
     flux = np.array(sde.A) @ np.diag(np.square(sde.prior_std))
     diffusion = np.diag([*[0.0] * (n - m), *sde.D])
     if not np.allclose(flux + flux.T, -diffusion, rtol=1e-6, atol=1e-9):

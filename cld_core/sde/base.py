@@ -276,12 +276,12 @@ class Diffusion(ABC):
         time of torch for them.
         """
         if isinstance(t, Tensor) and (t.device.type != "cpu" or t.requires_grad):
-            found = formula(self.moments(self.schedule.integral(t.double()).flatten()))
-            return tuple(matrix.movedim(-1, 0).unflatten(0, t.shape) for matrix in found)
+            matrices = formula(self.moments(self.schedule.integral(t.double()).flatten()))
+            return tuple(matrix.movedim(-1, 0).unflatten(0, t.shape) for matrix in matrices)
         times = t.double().numpy() if isinstance(t, Tensor) else np.asarray(t, dtype=np.float64)
         with np.errstate(all="ignore"):  # as torch does
-            found = formula(self.moments(self.schedule.integral(times.reshape(-1))))
-        tensors = tuple(torch.from_numpy(matrix.transpose(2, 0, 1)) for matrix in found)
+            matrices = formula(self.moments(self.schedule.integral(times.reshape(-1))))
+        tensors = tuple(torch.from_numpy(matrix.transpose(2, 0, 1)) for matrix in matrices)
         if times.ndim == 1:
             return tensors
         return tuple(matrix.reshape(*times.shape, *matrix.shape[1:]) for matrix in tensors)
@@ -336,8 +336,8 @@ class Diffusion(ABC):
         first = self.n - self.m
         # E^-1 is the transpose of the scored block of L.
         inverse = self._in_place(lower[first:, first:]).swapaxes(0, 1)
-        known = precision(moments[0], hsm)
-        return [self._target(lower), known, inverse, product(inverse, known)]
+        scored_precision = precision(moments[0], hsm)
+        return [self._target(lower), scored_precision, inverse, product(inverse, scored_precision)]
 
     def _known(self, psi: Any, lower: Any) -> Any:
         """K: the precision of the scored halves under HSM's kernel.
@@ -468,6 +468,6 @@ def _picked(matrix: Any, rows: Sequence[int], columns: Sequence[int]) -> Any:
 
 
 def _permuted(lower: Any, order: Sequence[int]) -> Any:
-    """The matrix whose rows and columns ``order`` are those of ``lower``."""
+    """The matrix with the rows and columns of ``lower`` at the places ``order``."""
     place = sorted(range(len(order)), key=lambda i: order[i])
     return _picked(lower, place, place)

@@ -27,7 +27,7 @@ class Estimate:
         of_score: (..., m), factors of the parts of the score.
         pull: (..., m), (Sigma^-1 Psi_0)_S. The derivative of x_hat by u_S is this times the
             covariance of x_0 given u.
-        variance: (...,), of each number of x_0 given u, for data N(0, data_std^2 I).
+        variance: (...,), the variance of each number of x_0 given u, for data N(0, data_std^2 I).
     """
 
     of_u: Tensor

@@ -215,7 +215,7 @@ def series(
     Args:
         a: (n, n), the drift.
         noise: (n,), variances of the white noise.
-        prior_std: (n,), of the stationary law, whose halves are independent.
+        prior_std: (n,), standard deviations of the stationary law, whose halves are independent.
         reach: the largest B.
     """
     n = len(a)

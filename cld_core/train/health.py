@@ -40,7 +40,8 @@ MEMORY_WITHIN_S = 10.0
 GPU_WITHIN_S = 60.0
 FOLDER_WITHIN_S = 30.0
 SUM_WITHIN_S = 60.0
-# Warn if clocks differ by more seconds: expiry dates, and times in logs, are wrong.
+# The difference of clocks, in seconds, that causes a warning: expiry dates and times in logs would
+# be wrong.
 CLOCKS_S = 60.0
 # Reports of the log (`train.log_every`) from one comparison of the ranks to the next.
 EVERY = 5
@@ -105,7 +106,7 @@ def together(ranks: Ranks, *, node: str) -> list[str]:
     dist.all_gather_object(answers, (node, problem, time.time()), group=ranks.control)
     wrong = {rank: host for rank, (host, problem, _) in enumerate(answers) if problem is not None}
     if wrong:
-        # If the sum is wrong on most ranks, the machine at fault is unknown.
+        # If the sum is wrong on most ranks, the faulty machine is unknown.
         blamed = wrong if 2 * len(wrong) < ranks.world_size else {}
         where = ", ".join(sorted(set(blamed.values()))) or "one of the machines"
         _, problem, _ = answers[min(wrong)]
@@ -161,9 +162,9 @@ def product(device: torch.device) -> str | None:
     rows = torch.arange(_SIZE, dtype=torch.int64)
     left = (rows[:, None] * 3 + rows[None, :] * 5) % 7 - 3
     right = (rows[:, None] * 2 + rows[None, :]) % 5 - 2
-    found = (left.float().to(device) @ right.float().to(device)).cpu().to(torch.int64)
-    wrong = int((found != left @ right).sum())
-    return f"a matrix product has {wrong} wrong numbers of {found.numel()}" if wrong else None
+    result = (left.float().to(device) @ right.float().to(device)).cpu().to(torch.int64)
+    wrong = int((result != left @ right).sum())
+    return f"a matrix product has {wrong} wrong numbers of {result.numel()}" if wrong else None
 
 
 def _folder(folder: Path, rank: int) -> str | None:
@@ -203,8 +204,8 @@ def join(
     """Check this machine, join the other ranks, and check them together.
 
     Args:
-        timeout_s: see `cld_core.ranks.join`.
-        check: `train.health_check`; False skips the checks.
+        timeout_s: the seconds after which a silent rank is considered dead (`cld_core.ranks.join`).
+        check: whether to check, `train.health_check`.
 
     Raises:
         UnfitError: a check failed.
@@ -240,7 +241,7 @@ class Stragglers:
     in_a_row: dict[int, int] = field(default_factory=dict)
 
     def compare(self, own_s: float) -> tuple[str, str | None] | None:
-        """Compare the ranks; to be called on all of them.
+        """Compare the ranks. All of them must call this.
 
         Args:
             own_s: this rank's own time of a step (`Interval.take_own_time`); 0 without peers.
@@ -252,8 +253,8 @@ class Stragglers:
         return None if seconds is None else self.judge(seconds)
 
     def judge(self, seconds: Sequence[float]) -> tuple[str, str | None] | None:
-        """The line and the warning for these times of the ranks."""
-        # The lower of two middle times: of two ranks, the slow one must not be the measure.
+        """The line for the log, and the warning if any, for these times of the ranks."""
+        # The lower of two middle times, so that with two ranks, the slow one is not the median.
         median = statistics.median_low(seconds)
         if median <= 0:
             return None
@@ -289,7 +290,7 @@ class Interval:
 
     Each is counted since it was last taken. Losses of skipped steps do not count: a step that
     overflows in the forward pass has a loss that is not finite on some rank. No step depends on
-    what is kept here.
+    these values.
 
     A rank's own time of a step ends where the ranks exchange gradients, and so wait for each other.
     It covers reading the batch and the forward pass, and with accumulation all but the last
@@ -330,7 +331,7 @@ class Interval:
         """Count a step.
 
         Args:
-            loss: of this rank, a scalar.
+            loss: this rank's loss, a scalar.
             skip: whether the losses do not count; a bool scalar on the device, the same on all
                 ranks.
             t: this rank's times (B,); B is the same in every step.

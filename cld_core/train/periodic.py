@@ -1,4 +1,4 @@
-"""What training computes at the steps that the recipe's `periodic` section names.
+"""Computations at the steps of training that the recipe's `periodic` section names.
 
 All ranks together compute samples, likelihood bounds and FIDs of the averaged weights. Loaded only
 by trainings that reach such a step.
@@ -58,7 +58,7 @@ class Periodic:
         self._stop = stop
         self._heartbeat = heartbeat
         self._spec = trainer.recipe.periodic
-        # What FID needs is looked for before the first step, not at the step where FID is due.
+        # Missing inputs of FID are reported before the first step, not at the step where it is due.
         self._fid_request = periodic_request(trainer.recipe, "fid")
 
     def __call__(self, step: int) -> None:
@@ -91,26 +91,26 @@ class Periodic:
 
         def draw(first: int, last: int) -> Samples:
             rows = None if labels is None else labels[first:last]
-            drawn = model.draw(last - first, seed=model.recipe.eval.seed, first=first, label=rows)
-            return Samples(drawn.x.cpu(), None, drawn.nfe_each.cpu())
+            samples = model.draw(last - first, seed=model.recipe.eval.seed, first=first, label=rows)
+            return Samples(samples.x.cpu(), None, samples.nfe_each.cpu())
 
-        parts = self._shared("samples", count, draw)
+        parts = self._computed_on_all("samples", count, draw)
         if parts is None:
             return
-        drawn = concatenated(parts)
-        if (remark := remark_on(drawn.x)) is not None:
+        samples = concatenated(parts)
+        if (remark := remark_on(samples.x)) is not None:
             monitor.say(f"step {model.step}: {remark}")
-        how = pictures.how(model, drawn)
+        how = pictures.how(model, samples)
         file = self._folder.samples / pictures.periodic_name(model.step)
 
         def show() -> None:
             # Drawing opens fonts, which fails on a broken disk as writing does.
-            pixels = pictures.pixels(drawn.x, model, labels)
+            pixels = pictures.pixels(samples.x, model, labels)
             monitor.tell(lambda logger: logger.picture("periodic/samples", pixels, model.step))
-            pictures.write(file, pixels, pictures.title(drawn.x, model, how))
+            pictures.write(file, pixels, pictures.title(samples.x, model, how))
 
         monitor.pictures.attempt(show)
-        monitor.plot("periodic", {"nfe": drawn.nfe}, model.step)
+        monitor.plot("periodic", {"nfe": samples.nfe}, model.step)
 
     def _bound(self, model: Model) -> None:
         try:
@@ -144,9 +144,10 @@ class Periodic:
     def _section(
         self, name: str, model: Model, request: EvalRequest | None, what: str
     ) -> dict[str, Any] | None:
-        """A metric's section of a report, on rank 0, made of rows that all ranks compute.
+        """Compute a metric's rows on all ranks, and its section of a report on rank 0.
 
-        None on the other ranks, and everywhere if a rank stops or fails.
+        Returns:
+            The section on rank 0; None on the other ranks, and on all ranks if one stops or fails.
         """
         assert request is not None, f"a recipe that wants the {what} has a request for it"
         request = dataclasses.replace(request, checkpoint_step=model.step)
@@ -158,7 +159,7 @@ class Periodic:
             rows: Columns = computer_of(model, request).compute(first, last)
             return rows
 
-        parts = self._shared(what, request.sizes[metric.rows], compute)
+        parts = self._computed_on_all(what, request.sizes[metric.rows], compute)
         if parts is None:
             return None
         try:
@@ -170,10 +171,18 @@ class Periodic:
             self._monitor.say(f"step {model.step}: {remark}")
         return section
 
-    def _shared(self, what: str, n: int, compute: Callable[[int, int], T]) -> list[T] | None:
-        """All parts of 0..n, in order, on rank 0; each rank computes a contiguous share in batches.
+    def _computed_on_all(
+        self, what: str, n: int, compute: Callable[[int, int], T]
+    ) -> list[T] | None:
+        """Compute parts of [0, n) on all ranks, a contiguous share on each, in batches.
 
-        None on the other ranks, and everywhere if a rank stops or fails.
+        Args:
+            what: the noun of messages: "no WHAT this time".
+            compute: returns the part ``first <= i < last``.
+
+        Returns:
+            All parts, in order, on rank 0; None on the other ranks, and on all ranks if one stops
+            or fails.
         """
         ranks = self._trainer.ranks
         size = self._spec.batch_size

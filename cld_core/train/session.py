@@ -79,7 +79,7 @@ _NOTE_WITHIN_S = 10.0
 _AT_THE_END_S = 480.0
 # After SIGTERM, which leaves KillWait (30 s on most clusters).
 _TERM_S = 20.0
-# After SIGUSR2: this share of the notice, which is 90 s unless the recipe says otherwise.
+# After SIGUSR2: this share of the notice, which is 90 s by default.
 _NOTICE_S = 90
 _SHARE = 2 / 3
 # Keys in the identity of a run that began with a checkpoint from elsewhere.
@@ -96,7 +96,7 @@ class Session:
     Attributes:
         attempt: its number, from 0.
         checkpoint: the step of the checkpoint to continue from; None begins with new weights.
-        lease: of the run folder; None on ranks other than the first.
+        lease: the lease of the run folder; None on ranks other than the first.
         hosts: the launcher's names of the machines of all ranks; empty on ranks other than the
             first.
     """
@@ -109,7 +109,7 @@ class Session:
     checkpoint: int | None
     lease: Lease | None
     hosts: Sequence[str]
-    # By the kind of file, on rank 0 alone. Each has at most one write in flight.
+    # The writers by the kind of file, on rank 0 alone. Each has at most one write in flight.
     _writers: dict[str, Writer] = field(default_factory=dict, init=False)
 
     def run(self) -> tuple[int, StopCode]:
@@ -128,7 +128,8 @@ class Session:
         spec = self.recipe.train
         if self.lease is not None:
             self._open_writers(self.lease)
-        # Kernels that are chosen by timing differ from start to start; an exact run must repeat.
+        # With fixed shapes, kernels are chosen by timing and may differ from start to start, which
+        # an exact run must not.
         with (
             execution.using(tf32=spec.tf32, fixed_shapes=spec.on_resume != "exact"),
             closing(Watchdog(spec.hang_timeout_s)) as watchdog,
@@ -196,8 +197,8 @@ class Session:
             monitor.write(first_step)
             periodic: Callable[[int], None] | None = None
             if any(is_ever_due(self.recipe, what) for what in PERIODIC):
-                made = resolve("cld_core.train.periodic:Periodic")
-                periodic = made(trainer, self.folder, monitor, stop, watchdog.reset)
+                periodic_class = resolve("cld_core.train.periodic:Periodic")
+                periodic = periodic_class(trainer, self.folder, monitor, stop, watchdog.reset)
             stack.callback(watchdog.close)
             watchdog.reset()
             done = first_step
@@ -252,7 +253,7 @@ class Session:
         # No other segment has the same key.
         trainer = Trainer(self.recipe, self.ranks, attempt + _ROLLBACK_KEY * rollbacks)
         if checkpoint is not None:
-            # Memory-mapped, and copied from there to the device: there is no second copy in memory.
+            # The state is memory-mapped and copied to the device, without another copy in memory.
             state = load(self.folder, checkpoint, model_digest=self.recipe.model_digest())
             trainer.load_state_dict(state)
             if self.ranks.is_first and trainer.power.begins:
@@ -280,7 +281,8 @@ class Session:
         state: Callable[[], dict[str, Any]],
         monitor: Monitor,
     ) -> None:
-        # Rollbacks return to checkpoints and keep all snapshots: every step before must be good.
+        # Rollbacks return to checkpoints and keep all snapshots, so all steps before them must be
+        # good.
         trainer.check(step - 1)
         if kind not in self._writers:
             return
@@ -290,7 +292,7 @@ class Session:
         monitor.enter("training", step)
 
     def _end_writes(self, wait: Callable[[Writer], None]) -> None:
-        """Wait for all writers, also if one fails: its error is raised once all threads ended."""
+        """Wait for all writers. If one fails, its error is raised once all threads have ended."""
         with ExitStack() as stack:
             for writer in reversed(self._writers.values()):
                 stack.callback(wait, writer)
@@ -332,8 +334,8 @@ class Session:
     def _give_up_irregular(self) -> None:
         """Set aside checkpoints after the last regular one, which were saved by time or at a stop.
 
-        Their steps depend on the machine, and so would the noise after a rollback to them. Without
-        a regular checkpoint they are all that the run has, and stay.
+        Their steps depend on the speed of the machine, and so would the noise after a rollback to
+        them. If there is no regular checkpoint, they stay.
         """
         spec = self.recipe.train
         imported = self.folder.ledger.full_history().imported_step
@@ -343,7 +345,7 @@ class Session:
             set_aside(self.folder, after=max(regular))
 
     def _settle(self, code: StopCode) -> None:
-        """Wait until everything is saved, but leave time for what follows a signal."""
+        """Wait until everything is saved, but after a signal leave time to end the attempt."""
         patience_s = {
             StopCode.NONE: _AT_THE_END_S,
             StopCode.TERM: _TERM_S,
@@ -351,13 +353,13 @@ class Session:
         }
         deadline = time.monotonic() + patience_s.get(code, 0.0)
         self._end_writes(lambda writer: writer.wait(max(0.0, deadline - time.monotonic())))
-        # Each write has checked the lease. If it cannot be read now, the attempt still ends well.
+        # Each write has checked the lease, so a lease that cannot be read now is ignored.
         with suppress(OSError):
             if self.lease is not None:
                 self.lease.check()
 
     def _now(self) -> float:
-        """Seconds, once the device has finished its queue."""
+        """The time in seconds, after the device has finished its queue."""
         if self.ranks.device.type == "cuda":
             torch.cuda.synchronize(self.ranks.device)
         return time.perf_counter()
@@ -366,7 +368,7 @@ class Session:
 def compute(
     work: Training, ranks: Ranks, stop: StopFlag, pieces: Collection[int] | None, start: Start
 ) -> Outcome:
-    """Train a run from its newest good checkpoint, on all ranks, as `Work.compute`.
+    """Train a run from its newest good checkpoint, on all ranks; implements `Work.compute`.
 
     Raises:
         LeaseHeldError, LeaseLostError: another job writes into this run.
@@ -379,8 +381,8 @@ def compute(
     folder = work.run
     recipe = work.recipe(_START_WITHIN_S, with_plugins=True)
     with _started(folder, recipe, ranks, start) as (number, checkpoint, lease):
-        # One name everywhere: the launcher's, by which jobs exclude nodes. The names are gathered
-        # before anything that may fail on one rank alone.
+        # Machines have the launcher's names everywhere, because jobs exclude nodes by them. The
+        # names are gathered before anything that may fail on a single rank.
         hosts = tuple(ranks.gather(start.node or socket.gethostname()) or ())
         step = checkpoint or 0
         outcome = Outcome("finished")
@@ -396,7 +398,7 @@ def compute(
 
 
 def _trained(session: Session, start: Start) -> tuple[int, Outcome]:
-    """The last step of a session, and how it ended; rank 0 records its start and its end."""
+    """Run a session, and return its last step and how it ended; rank 0 records start and end."""
     cause: Cause = "finished"
     if session.lease is None:
         step, code = session.run()
@@ -429,11 +431,11 @@ def _note_started(session: Session, start: Start) -> None:
     ranks = session.ranks
     first_step = session.checkpoint or 0
     progress = folder.progress()
-    # If the attempt before left its progress, and no end: how far it got, and until when. Its last
-    # save may be later than its last report.
+    # The progress shows how far the attempt before got, and until when, if it could not write its
+    # end. Its last save may be later than its last report.
     is_of_last = progress.get("attempt") == session.attempt - 1
     on_gpu = ranks.device.type == "cuda"
-    started = events.Started(
+    event = events.Started(
         attempt=session.attempt,
         job_id=start.job_id,
         step=first_step,
@@ -455,13 +457,13 @@ def _note_started(session: Session, start: Start) -> None:
         gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
         cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
     )
-    if are_other_data(started.data, folder.ledger.full_history().data):
+    if are_other_data(event.data, folder.ledger.full_history().data):
         print(
             f"warning: {folder.name} trains on other data than before "
             f"(data.name={recipe.data.name})",
             flush=True,
         )
-    folder.ledger.note(started, within_s=_NOTE_WITHIN_S)
+    folder.ledger.note(event, within_s=_NOTE_WITHIN_S)
 
 
 def _note_finished(folder: RunFolder, attempt: int, step: int, start: Start) -> None:
@@ -477,7 +479,7 @@ def _note_finished(folder: RunFolder, attempt: int, step: int, start: Start) -> 
 
 
 def _warn_of_edits(folder: RunFolder) -> None:
-    """Record and print edits of the recipe; print those of the code."""
+    """Print edits of the recipe and of the code, and record those of the recipe."""
     if (edited := frozen.note(folder, _NOTE_WITHIN_S)) is not None:
         print(f"warning: {edited}", flush=True)
     if (problem := code.edited()) is not None:
@@ -497,7 +499,7 @@ def _bytes_of(log: Path | None) -> int | None:
 def _started(
     folder: RunFolder, recipe: Recipe, ranks: Ranks, start: Start
 ) -> Iterator[tuple[int, int | None, Lease | None]]:
-    """Number and checkpoint of the attempt, see `choose`, and on rank 0 the lease.
+    """Yield number and checkpoint of the attempt, see `choose`, and on rank 0 the lease.
 
     The lease is held during the block.
     """
@@ -534,14 +536,14 @@ def _started(
 
 
 def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int | None]:
-    """Number of an attempt, and the step of its checkpoint.
+    """The number of a new attempt, and the step of the checkpoint that it begins with.
 
-    That is the newest good checkpoint, or the one that `resume --from` names. A run without any
-    checkpoint begins with new weights. Damaged checkpoints are recorded in the ledger, and those
-    after the chosen one are set aside.
+    It is the newest good checkpoint, or the one that `resume --from` names; None for a run without
+    checkpoints, which begins with new weights. Damaged checkpoints are recorded in the ledger, and
+    later ones than the chosen one are set aside.
 
     Raises:
-        OSError: the checkpoints cannot be read at this moment, which says nothing about them.
+        OSError: the checkpoints cannot be read at this moment; they may be intact.
         NotFoundError, CheckpointError: the checkpoint of `resume --from` is missing or damaged,
             none of the checkpoints is usable, or they belong to another recipe.
     """
@@ -575,7 +577,7 @@ def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int | None]:
 
 
 def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
-    """Print and return what makes this machine slow for the recipe; None if nothing does."""
+    """Print and return a warning that this machine is slow for the recipe; None if it is not."""
     problems = [ranks.lacks_gpu(recipe.cluster.uses_gpu)]
     precision = recipe.train.precision
     if ranks.device.type == "cpu" and cpu.emulates(precision):
@@ -588,7 +590,7 @@ def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
 
 
 def _failure(session: Session, error: BaseException) -> events.Ended:
-    """How an attempt failed, and the latest step that it began with, saved or reported."""
+    """The end of a failed attempt, with the last step that it began with, saved or reported."""
     steps = [session.checkpoint or 0, *session.folder.checkpoint_steps()]
     progress = session.folder.progress()
     if progress.get("attempt") == session.attempt:
@@ -627,6 +629,6 @@ def driver(device: torch.device, file: Path = _DRIVER) -> str | None:
     if device.type != "cuda":
         return None
     with suppress(OSError):
-        if (found := _VERSION.search(file.read_text(errors="replace"))) is not None:
-            return found[1]
+        if (match := _VERSION.search(file.read_text(errors="replace"))) is not None:
+            return match[1]
     return None

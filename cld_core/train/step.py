@@ -59,8 +59,8 @@ class Trainer:
         recipe: the experiment.
         ranks: this process among its peers.
         noise_key: a segment of training with another number has fresh noise.
-        data: the examples; None for those of the recipe.
-        net: the network, which is trained in place; None for that of the recipe, with new weights.
+        data: the examples; None: the recipe's data.
+        net: the network, which is trained in place; None: the recipe's network with new weights.
 
     Attributes:
         deferred: the host does not wait to learn whether a step was skipped: the device skips it,
@@ -190,7 +190,7 @@ class Trainer:
             )
 
     def take_scalars(self) -> dict[str, float]:
-        """What the monitor plots, over the steps since the last call. Waits for the device.
+        """The values to plot, over the steps since the last call. Waits for the device.
 
         These are the values of `Interval.take`, the gradient norm of the last step before clipping,
         the learning rate, the loss scale, and the peak memory in GiB of the GPU, or of the process
@@ -273,10 +273,10 @@ class Trainer:
         if self._augment > 0:
             generator = seeds.generator(*self._key, step, "augment")
             side = self.source.shape[-1]
-            changes = drawn_changes(generator, train.batch_size, side, self._augment)
-            changes = changes.rows(rows).on(device)
-            x = changes.apply(x)
-            draws = dataclasses.replace(draws, augmented=changes.conditions)
+            transformations = draw_transformations(generator, train.batch_size, side, self._augment)
+            transformations = transformations.rows(rows).on(device)
+            x = transformations.apply(x)
+            draws = dataclasses.replace(draws, augmented=transformations.conditions)
         if self._dropout:
             torch.manual_seed(seeds.key_of(*self._key, step, "dropout", self.ranks.rank))
         shares = []
@@ -308,8 +308,8 @@ class Trainer:
         if self.classes is None:
             return seeds.delivered(self.source.batch(*self._key, step, size, rows), device), None
         x, label = self.source.labelled_batch(*self._key, step, size, rows)
-        drawn = torch.rand(size, generator=seeds.generator(*self._key, step, "labels"))[rows]
-        dropped = drawn < self.recipe.objective.label_dropout
+        uniform = torch.rand(size, generator=seeds.generator(*self._key, step, "labels"))[rows]
+        dropped = uniform < self.recipe.objective.label_dropout
         label = label.masked_fill(dropped.to(label.device), self.classes.none)
         return seeds.delivered(x, device), seeds.delivered(label, device)
 
@@ -336,7 +336,7 @@ class Trainer:
 
 
 class GradientFilter:
-    """Tells good gradients from non-finite and exploding ones by their norm before clipping.
+    """Separates good gradients from non-finite and exploding ones, by their norm before clipping.
 
     A gradient scaler finds its scale by provoking norms that are not finite: such a step is
     skipped, but harmless. `bad` counts the harmful steps.
@@ -407,14 +407,14 @@ def replicated(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
 
 
 @dataclass(frozen=True)
-class Changes:
+class Transformations:
     """The transformations of a batch of B images: mirror, then shift, then warp about the centre.
 
-    This is non-leaking augmentation (docs/math.md 4.2): the network is conditioned on what was
-    done. The transformations are those of Karras et al. 2022 (arXiv 2206.00364, appendix F.2),
-    after Karras et al. 2020 (arXiv 2006.06676). Each is applied independently with the same
-    probability, and its conditions are 0 if it is not applied. Samples are drawn with zeros, so
-    they look like untransformed images.
+    This is non-leaking augmentation (docs/math.md 4.2): the network is conditioned on the
+    transformations. They are those of Karras et al. 2022 (arXiv 2206.00364, appendix F.2), after
+    Karras et al. 2020 (arXiv 2006.06676). Each is applied independently with the same probability,
+    and its conditions are 0 if it is not applied. Samples are drawn with zeros, so they look like
+    untransformed images.
     """
 
     flipped: Tensor  # (B, 2), bool: left to right, and upside down
@@ -423,13 +423,13 @@ class Changes:
     sources: Tensor  # (B, 2, 2): maps a position relative to the centre to that of its source pixel
     conditions: Tensor  # (B, CONDITIONS): what the network is conditioned on
 
-    def rows(self, rows: slice) -> "Changes":
+    def rows(self, rows: slice) -> "Transformations":
         """The transformations of the images ``rows`` of the batch."""
-        return Changes(*(part[rows] for part in vars(self).values()))
+        return Transformations(*(part[rows] for part in vars(self).values()))
 
-    def on(self, device: torch.device) -> "Changes":
+    def on(self, device: torch.device) -> "Transformations":
         """The same transformations on a device, without waiting for it."""
-        return Changes(*(seeds.delivered(part, device) for part in vars(self).values()))
+        return Transformations(*(seeds.delivered(part, device) for part in vars(self).values()))
 
     def apply(self, x: Tensor) -> Tensor:
         """The transformed images x (B, C, S, S), padded by reflection.
@@ -448,14 +448,16 @@ class Changes:
         return torch.where(self.warped[:, None, None, None], warped.clamp(-1.0, 1.0), x)
 
     def _places(self, size: int, side: int) -> Tensor:
-        """The indices (B, size) of the pixels that move to 0, 1, ... in a row or column."""
+        """The indices (B, size) of the pixels that move to place 0, 1, ... in a row or column."""
         places = torch.arange(size, device=self.shift.device) - self.shift[:, side, None]
         places = torch.remainder(places, 2 * size)
         places = torch.minimum(places, 2 * size - 1 - places)
         return torch.where(self.flipped[:, side, None], size - 1 - places, places)
 
 
-def drawn_changes(generator: torch.Generator, batch: int, size: int, probability: float) -> Changes:
+def draw_transformations(
+    generator: torch.Generator, batch: int, size: int, probability: float
+) -> Transformations:
     """Transformations of a batch of square images of side ``size``.
 
     Each of these six has the same ``probability``: mirror left to right; mirror upside down; shift
@@ -478,7 +480,7 @@ def drawn_changes(generator: torch.Generator, batch: int, size: int, probability
     conditions = torch.cat([flips, shift / unit, similarity, stretch[:, None] * axis], dim=1)
     assert conditions.shape[1] == CONDITIONS, f"{conditions.shape[1]} are not {CONDITIONS}"
     sources = _inverse_map(scale, turn, stretch, axis)
-    return Changes(
+    return Transformations(
         flipped=is_made[:, :2],
         shift=shift.long(),
         warped=is_made[:, 3:].any(1),
@@ -488,7 +490,7 @@ def drawn_changes(generator: torch.Generator, batch: int, size: int, probability
 
 
 def _inverse_map(scale: Tensor, turn: Tensor, stretch: Tensor, axis: Tensor) -> Tensor:
-    """(B, 2, 2), the inverse of: scale and stretch, both in units of `_OCTAVES`, then turn."""
+    """The inverse (B, 2, 2) of a map: scale and stretch, in units of `_OCTAVES`, then turn."""
     octave = _OCTAVES * math.log(2.0)
     cosine = turn.cos()
     sine = turn.sin()
@@ -506,5 +508,5 @@ def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
 
 
 def _spread(places: Tensor, dim: int) -> Tensor:
-    """(B, size) as an index along a dimension of (B, C, H, W)."""
+    """Reshape indices (B, size) to index along dimension ``dim`` of (B, C, H, W)."""
     return places[:, None, None, :] if dim == 3 else places[:, None, :, None]

@@ -8,18 +8,18 @@ from torch.testing import assert_close
 
 from cld_core import nets, seeds
 from cld_core.config.network import NcsnppSpec
-from cld_core.train.step import Changes, drawn_changes
+from cld_core.train.step import Transformations, draw_transformations
 
 SIZE = 8
 
 
 def changes(probability=1.0, batch=64, seed=0):
-    return drawn_changes(seeds.generator(seed), batch, SIZE, probability)
+    return draw_transformations(seeds.generator(seed), batch, SIZE, probability)
 
 
 def one(*, flipped=(False, False), shift=(0, 0), sources=((1.0, 0.0), (0.0, 1.0)), warped=False):
     parts = (torch.tensor([part]) for part in (flipped, shift, warped, sources))
-    return Changes(*parts, torch.zeros(1, 9))
+    return Transformations(*parts, torch.zeros(1, 9))
 
 
 def images(count=1):

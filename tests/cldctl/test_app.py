@@ -55,7 +55,7 @@ def test_what_nobody_expected_is_one_line_and_a_traceback_for_who_asks(failing, 
 
 
 def test_the_error_of_a_plugin_is_not_one_of_cldctl_s(failing, monkeypatch):
-    monkeypatch.setattr(plugins, "raised_in", lambda error: "mine.py")
+    monkeypatch.setattr(plugins, "plugin_line_of", lambda error: "mine.py")
     said, code = failing(TypeError("unsupported"))
     assert (said.partition(". ")[0], code) == ("error: plug-in mine.py: TypeError: unsupported", 1)
 

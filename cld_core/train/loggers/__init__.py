@@ -46,9 +46,11 @@ CLOSE_S = 10.0
 # Seconds between two writes of `progress.json`: often enough for status, rarely enough for a shared
 # disk.
 PROGRESS_EVERY_S = 1.0
+# The weight of the newest interval between two reports in the shown rate, an exponential mean.
+_NEWEST_RATE = 0.3
 # The weight of the newest loss in the smoothed loss, an exponential mean over reports. The first
 # ten have equal weights.
-_NEWEST = 0.1
+_NEWEST_LOSS = 0.1
 # The sections that a model and its training depend on.
 _SECTIONS = ("data", "sde", "network", "objective", "optim", "train", "sampling")
 # Most characters of a text from a ledger.
@@ -62,7 +64,7 @@ Over = Callable[[int, str], object]
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedAttempt:
-    """The attempt of a run that a logger is for.
+    """The attempt of a run that a logger reports.
 
     Attributes:
         attempt: its number, from 0.
@@ -76,7 +78,7 @@ class LoggedAttempt:
 
 
 class Logger(Protocol):
-    """Takes what a training reports.
+    """Receives the reports of a training.
 
     Its methods are called in one thread. Within an attempt steps never fall, but an attempt that
     resumes from an earlier checkpoint repeats steps.
@@ -101,8 +103,8 @@ Work = Callable[[Logger], object]
 class Monitor:
     """Reports the rate and loss of training to `progress.json`, the loggers and the log.
 
-    What cannot be written is dropped, and noted in the log and in the ledger: training goes on
-    without it.
+    A report that cannot be written is dropped, and noted in the log and in the ledger; training
+    continues.
 
     Args:
         may_write: whether this process still owns the run folder; checked before `progress.json` is
@@ -121,10 +123,10 @@ class Monitor:
             self._open_loggers(about)
         self._writing = Dropping("progress.json", partial(self._dropped, "progress.json"))
         self.pictures = Dropping("a picture of samples", partial(self._dropped, "pictures"))
-        self._since = time.perf_counter()
-        self._since_step = about.first_step
-        self._written = 0.0
-        self._losses = 0
+        self._reported_at = time.perf_counter()
+        self._reported_step = about.first_step
+        self._written_at = 0.0
+        self._loss_count = 0
         self._progress = ReportedProgress(
             attempt=about.attempt,
             step=about.first_step,
@@ -159,19 +161,21 @@ class Monitor:
         progress = self._progress
         loss = scalars.get("loss")
         rate = progress["steps_per_s"]
-        if step > self._since_step:
-            latest = (step - self._since_step) / max(now - self._since, 1e-9)
-            rate = latest if rate is None else 0.7 * rate + 0.3 * latest
+        if step > self._reported_step:
+            latest = (step - self._reported_step) / max(now - self._reported_at, 1e-9)
+            rate = latest if rate is None else (1 - _NEWEST_RATE) * rate + _NEWEST_RATE * latest
             progress["steps_per_s"] = rate
-        self._since = now
-        self._since_step = step
+        self._reported_at = now
+        self._reported_step = step
         progress["loss"] = loss
         if loss is not None and math.isfinite(loss):
-            self._losses += 1
+            self._loss_count += 1
             before = progress.get("smoothed_loss", loss)
-            progress["smoothed_loss"] = before + max(_NEWEST, 1 / self._losses) * (loss - before)
+            progress["smoothed_loss"] = before + max(_NEWEST_LOSS, 1 / self._loss_count) * (
+                loss - before
+            )
         self.plot("train", scalars if rate is None else {**scalars, "steps_per_s": rate}, step)
-        if now - self._written > PROGRESS_EVERY_S:
+        if now - self._written_at > PROGRESS_EVERY_S:
             self.write(step)
 
     def say(self, line: str) -> None:
@@ -195,7 +199,7 @@ class Monitor:
             self._progress["warning"] = warning
 
     def plot(self, group: str, scalars: Mapping[str, float], step: int) -> None:
-        """Plot values of a group: "train", or "periodic" for what `Periodic` computes."""
+        """Plot values of a group: "train", or "periodic" for the results of `Periodic`."""
         values = {f"{group}/{name}": value for name, value in scalars.items()}
         self.tell(lambda logger: logger.scalars(values, step))
 
@@ -216,17 +220,17 @@ class Monitor:
 
     def resume_clock(self, step: int) -> None:
         """Do not count the time since the last report, at the same step, as training time."""
-        self._since = time.perf_counter()
-        self._since_step = step
+        self._reported_at = time.perf_counter()
+        self._reported_step = step
 
     def write(self, step: int, phase: str | None = None) -> None:
-        """Replace `progress.json`, and print the same to the log; ``phase`` as for `enter`."""
+        """Replace `progress.json`, with a new ``phase`` if one is passed; print it to the log."""
         progress = self._progress
         progress["phase"] = phase or progress["phase"]
         now = time.perf_counter()
-        if self._written > 0:
-            progress["every_s"] = round(now - self._written, 3)
-        self._written = now
+        if self._written_at > 0:
+            progress["every_s"] = round(now - self._written_at, 3)
+        self._written_at = now
         self._replace(step)
         loss = "-" if progress["loss"] is None else f"{progress['loss']:.5g}"
         if "smoothed_loss" in progress:
@@ -249,7 +253,7 @@ class Monitor:
         end: End = "stopped"
         if kind is not None:
             end = "failed"
-        elif self._since_step >= self._steps:
+        elif self._reported_step >= self._steps:
             end = "finished"
         close(self._loggers, end, CLOSE_S)
 
@@ -275,13 +279,13 @@ def _made(name: str, about: LoggedAttempt) -> Logger:
 class Background:
     """Runs a logger in another thread.
 
-    Reports that the logger does not take, for whatever reason, are dropped, with one warning; their
-    number is noted in the ledger.
+    Reports that the logger cannot take are dropped, with one warning; their number is noted in the
+    ledger.
 
     Args:
         title: the logger's name in messages.
         make: opens the logger, in the thread; called again after it or the logger fails.
-        over: see `Dropping`.
+        over: called once reports are taken again, with the number of dropped ones and the reason.
     """
 
     def __init__(self, title: str, make: Callable[[], Logger], over: Over) -> None:
@@ -304,12 +308,12 @@ class Background:
             self._dropping.failed(OSError("it is too slow"))
 
     def begin_close(self, end: End) -> None:
-        """Let the logger close after the reports that wait; does not wait for it."""
+        """Ask the logger to close after the reports that wait; returns at once."""
         self._end = end
         self._works.put(None)
 
     def leave(self, deadline: float) -> None:
-        """Wait until a time of `time.monotonic`, and drop what is left then."""
+        """Wait until a time of `time.monotonic`, and drop the reports that are left then."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         self._deserted.set()
         self._review()
@@ -340,7 +344,7 @@ class Background:
                 logger = logger or self._make()
                 work(logger)
             except Exception as error:
-                # A new logger continues its curves.
+                # The failed logger is closed if that is possible; a new one continues its curves.
                 if logger is not None:
                     with contextlib.suppress(Exception):
                         logger.close("stopped")
@@ -365,11 +369,11 @@ def _as_os_error(error: Exception) -> OSError:
 def hyperparameters(recipe: Recipe) -> dict[str, bool | int | float | str]:
     """The keys of a recipe that its training depends on, without those that are null."""
     sections = {name: section for name, section in recipe.to_share().items() if name in _SECTIONS}
-    found = {}
+    by_key = {}
     for key, value in leaves(sections).items():
         if value is not None:
-            found[key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return found
+            by_key[key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return by_key
 
 
 def texts_about(about: LoggedAttempt) -> dict[str, str]:
@@ -382,7 +386,7 @@ def texts_about(about: LoggedAttempt) -> dict[str, str]:
     try:
         attempts = about.folder.ledger.full_history().attempts
     except OSError:
-        return texts  # Training goes on while the ledger cannot be read.
+        return texts  # Training continues while the ledger cannot be read.
     for attempt in attempts:
         if attempt.attempt == about.attempt:
             versions = [f"{name} {version}" for name, version in attempt.versions.items()]
@@ -401,7 +405,7 @@ def texts_about(about: LoggedAttempt) -> dict[str, str]:
 
 
 def _cell(value: object) -> str:
-    """A text as it is, for a table in Markdown."""
+    """A value as literal text, for a table in Markdown."""
     return re.sub(r"[\\`*_{}\[\]<>()#|!~&$]", r"\\\g<0>", one_line(value, _TEXT))
 
 

@@ -51,22 +51,22 @@ class MlflowLogger:
             return str(self._client.create_experiment(name, artifact_location=_artifacts(uri)))
         except MlflowException:
             # It exists, perhaps since a moment ago, made by another run of a sweep.
-            found = self._client.get_experiment_by_name(name)
-            if found is None:
+            experiment = self._client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-            return str(found.experiment_id)
+            return str(experiment.experiment_id)
 
     def _continued(self, experiment: str) -> str:
         """The id of the run, which is created if there is none, with its new parameters logged."""
         name = self._about.folder.name
         # Names of runs hold no quotes.
-        found = self._client.search_runs(
+        runs = self._client.search_runs(
             [experiment], f"tags.`{TAG}` = '{name}'", order_by=["start_time ASC"]
         )
         logged: Mapping[str, str] = {}
-        if found:
-            run_id = str(found[0].info.run_id)
-            logged = found[0].data.params
+        if runs:
+            run_id = str(runs[0].info.run_id)
+            logged = runs[0].data.params
             self._client.update_run(run_id, status="RUNNING")
         else:
             run = self._client.create_run(experiment, run_name=name, tags={TAG: name})

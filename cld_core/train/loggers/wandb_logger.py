@@ -98,7 +98,7 @@ class WandbLogger:
 def _can_connect() -> bool:
     """Whether W&B can connect without asking for an API key at the terminal.
 
-    A training on the cluster `debug` may run in a terminal, and would wait for the answer.
+    A training on the cluster `debug` may run in a terminal, and would wait for the key.
     """
     if sys.stdin is None or not sys.stdin.isatty():
         return True

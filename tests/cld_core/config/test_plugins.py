@@ -97,7 +97,7 @@ def test_an_error_names_the_line_of_the_plugin_in_its_traceback(tmp_path):
     for fail, place in ((sys.modules[name].read, f"{file}:4"), (json.loads, None)):
         with pytest.raises(ValueError, match="Expecting value") as error:
             fail("")
-        assert plugins.raised_in(error.value) == place
+        assert plugins.plugin_line_of(error.value) == place
 
 
 def test_reading_without_plugins_imports_none(heavy, tmp_path):

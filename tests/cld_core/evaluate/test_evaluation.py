@@ -216,7 +216,10 @@ def test_lost_snapshots_make_another_average(averaged, chunks):
 def test_a_remark_on_a_bad_fit():
     assert remarks({"ema": {"length": 0.07, "error": 0.01}}) == []
     (remark,) = remarks({"ema": {"length": 0.07, "error": 0.05}})
-    assert "length 0.07 is made of others, with a relative error of its profile of 0.05" in remark
+    assert (
+        "length 0.07 is reconstructed from stored ones; the relative error of its profile is 0.05"
+        in remark
+    )
     assert remarks({"ema": {"error": 0.05}}) == []
 
 

@@ -105,7 +105,7 @@ def test_a_wrong_one_is_refused_with_what_it_gives_and_should(tmp_path, old, new
         f"'network.name': gated of {tmp_path}/mine.py cannot be used: "
     )
     assert str(error.value).endswith(
-        "Correct it: docs/howto/own-network.md says what it has to be."
+        "Correct it: docs/howto/own-network.md describes what is needed."
     )
 
 
