@@ -35,10 +35,10 @@ def follow(works: Sequence[Work]) -> Iterator[WorkStates]:
     while True:
         look = states_of(works, ends.max_age_s)
         yield look
-        found = set(look.states)
-        is_sure = found <= {"FINISHED", "CANCELLED"}
-        is_believed = ends.look(found <= OVER, look.answers, is_sure=is_sure)
-        if is_believed or found <= {"FINISHED"}:
+        states = set(look.states)
+        is_sure = states <= {"FINISHED", "CANCELLED"}
+        is_believed = ends.look(states <= OVER, look.answers, is_sure=is_sure)
+        if is_believed or states <= {"FINISHED"}:
             return
         time.sleep(look.answers.pause_s)
 

@@ -315,19 +315,19 @@ def existing(options: SubmitOptions) -> dict[str, RunFolder]:
     if options.group is None:
         return {}
     by_values = {meaning(values_of(run)): run for run in options.group.runs()}
-    found = {}
+    by_cell = {}
     for cell in options.cells:
         run = by_values.get(meaning(cell.values))
         if run is not None:
             _check_same(run, cell)
             _check_origin(run, options.origin)
-            found[cell.name] = run
+            by_cell[cell.name] = run
         elif (other := options.run(cell)).exists:
             raise UsageError(
                 f"{other.path}: a run of this name exists, and is not part of the group "
                 f"{options.group.name}. Choose another --name."
             )
-    return found
+    return by_cell
 
 
 def _check_same(run: RunFolder, cell: RunCell) -> None:

@@ -201,7 +201,7 @@ def start(
             were started, the error is that of the others (`PlannedWork.error`).
     """
     group = place if isinstance(place, Group) else None
-    started = Submission(group=group, blocks=cluster.blocks)
+    submission = Submission(group=group, blocks=cluster.blocks)
     new_tables: list[Path] = []
     with contextlib.ExitStack() as stack:
         if place is not None:
@@ -210,33 +210,33 @@ def start(
         def undo(kind: object, error: BaseException | None, trace: object) -> None:
             # The locks of new runs are released before: a network file system keeps open files.
             if isinstance(error, CldError):
-                _remove_unsubmitted(started.works)
+                _remove_unsubmitted(submission.works)
                 if group is not None and not group.runs():
                     shutil.rmtree(group.path, ignore_errors=True)
-                if not started.jobs:
+                if not submission.jobs:
                     for folder in new_tables:
                         shutil.rmtree(folder, ignore_errors=True)
 
         stack.push(undo)
-        started.works += works
-        wanted = [planned for planned in started.works if not (planned.outcome or planned.error)]
+        submission.works += works
+        wanted = [planned for planned in submission.works if not (planned.outcome or planned.error)]
         trainings = [planned for planned in wanted if isinstance(planned, PlannedTraining)]
         if trainings:
-            _prepare_trainings(trainings, started, stack, cluster)
+            _prepare_trainings(trainings, submission, stack, cluster)
         elif after is None:
             _prepare(wanted, stack, cluster)
-        new_tables += _save_tables(started.works)
+        new_tables += _save_tables(submission.works)
         wanted = [planned for planned in wanted if planned.pieces and not planned.error]
         for batch in _batches(wanted, cluster):
             unfinished = list(batch)
             try:
                 with uninterrupted(unless=cluster.blocks):
-                    _submit(batch, started, cluster, after, parallel, notify)
+                    _submit(batch, submission, cluster, after, parallel, notify)
                     while unfinished:
-                        _start_following(unfinished[0], started, cluster)
+                        _start_following(unfinished[0], submission, cluster)
                         unfinished.pop(0)
             except CldError as error:
-                if group is None or not started.jobs:
+                if group is None or not submission.jobs:
                     raise
                 for planned in unfinished:
                     planned.error = error
@@ -248,7 +248,7 @@ def start(
                 planned.work.history().cause in _STOPPED for planned in batch
             ):
                 break
-    return started
+    return submission
 
 
 def start_on_each(
@@ -267,7 +267,7 @@ def start_on_each(
     everything = Submission(group=group)
     for name, planned in works.items():
         try:
-            started = start(planned, clusters.find(name), group, parallel=parallel)
+            submission = start(planned, clusters.find(name), group, parallel=parallel)
         except CldError as error:
             if not everything.jobs:
                 raise
@@ -275,9 +275,9 @@ def start_on_each(
                 work.error = error
             everything.works += planned
             continue
-        everything.works += started.works
-        everything.messages += started.messages
-        everything.blocks |= started.blocks
+        everything.works += submission.works
+        everything.messages += submission.messages
+        everything.blocks |= submission.blocks
     return everything
 
 
@@ -331,19 +331,19 @@ def _prepare(works: Sequence[PlannedWork], stack: contextlib.ExitStack, cluster:
 
 def _prepare_trainings(
     trainings: Sequence[PlannedTraining],
-    started: Submission,
+    submission: Submission,
     stack: contextlib.ExitStack,
     cluster: Cluster,
 ) -> None:
     """Lock the runs of trainings, make those that are new, and store code."""
-    group = started.group
+    group = submission.group
     new = {planned.run.name: planned.values for planned in trainings if planned.options}
     checkout = functools.cache(snapshot.of_checkout)
     like = None
     if group is not None and new:
         group.add(new)
         # Files that are equal to those of an older run of the group are stored once.
-        for planned in started.works:
+        for planned in submission.works:
             with contextlib.suppress(OSError):
                 like = like or code.importable(code.folder_of(planned.run.path))
     for training in trainings:
@@ -532,7 +532,7 @@ def _batches(works: Sequence[PlannedWork], cluster: Cluster) -> list[list[Planne
 
 def _submit(
     batch: Sequence[PlannedWork],
-    started: Submission,
+    submission: Submission,
     cluster: Cluster,
     after: After | None,
     parallel: int | None,
@@ -541,12 +541,12 @@ def _submit(
     """Start one job whose tasks compute the pieces of works."""
     first = batch[0]
     is_world = first.work.is_world
-    spec = _job_of(batch, started, cluster, after, parallel)
+    spec = _job_of(batch, submission, cluster, after, parallel)
     by_folder = {str(planned.work.folder): planned for planned in batch}
     pieces = [(folder, planned.pieces) for folder, planned in by_folder.items()]
     limit = Limit(len(batch))
     digest = None
-    if is_world and started.group is not None:
+    if is_world and submission.group is not None:
         specs.list_runs(spec, [planned.run for planned in batch])
     elif first.work.together:
         limit = Limit(1)
@@ -598,22 +598,22 @@ def _submit(
     assert all(planned.job for planned in batch), f"cluster {cluster.name} did not report its jobs"
     count = sum(len(planned.pieces) for planned in batch)
     if why and len(shares) < count:
-        started.messages.append(f"{count} shards in {len(shares)} tasks: {why}")
+        submission.messages.append(f"{count} shards in {len(shares)} tasks: {why}")
 
 
 def _job_of(
     batch: Sequence[PlannedWork],
-    started: Submission,
+    submission: Submission,
     cluster: Cluster,
     after: After | None,
     parallel: int | None,
 ) -> JobSpec:
     """The job whose tasks compute works, after the jobs that were started before it."""
     first = batch[0]
-    group = started.group
+    group = submission.group
     logs = None
-    if started.sweep is not None:
-        logs = first.run.evals / started.sweep.id / "logs"
+    if submission.sweep is not None:
+        logs = first.run.evals / submission.sweep.id / "logs"
     imported = code.importable(first.code)
     if group is not None and first.work.is_world and imported is not None and not cluster.blocks:
         # Each of the runs may be removed while the others train.
@@ -629,7 +629,7 @@ def _job_of(
         parallel=parallel,
         code=imported,
     )
-    return replace(spec, earlier=tuple(started.jobs))
+    return replace(spec, earlier=tuple(submission.jobs))
 
 
 def _digest(imported: Path | None, cluster: Cluster) -> str | None:
@@ -676,7 +676,7 @@ def or_warned(what: str) -> Iterator[None]:
         print(f"warning: {what} ({error.strerror or error})", file=sys.stderr)
 
 
-def _start_following(planned: PlannedWork, started: Submission, cluster: Cluster) -> None:
+def _start_following(planned: PlannedWork, submission: Submission, cluster: Cluster) -> None:
     """Start the evaluations that follow a training.
 
     On a cluster that blocks, the training has ended; elsewhere they wait for its end.
@@ -693,7 +693,7 @@ def _start_following(planned: PlannedWork, started: Submission, cluster: Cluster
         for work in planned.following
     ]
     try:
-        started.messages += start(works, cluster, after=After((planned.job,))).messages
+        submission.messages += start(works, cluster, after=After((planned.job,))).messages
     except (SchedulerRefused, SchedulerAway) as error:
         raise type(error)(
             f"{planned.run.name} trains as job {planned.job.job_id}, but "

@@ -127,26 +127,26 @@ def started_works(run: RunFolder, name: str) -> list[RequestedWork]:
     """
     from cld_core.run.evaluations import sweeps_of
 
-    started = {work.name: work for work in works_of(run) if work.ledger.history().jobs}
+    by_name = {work.name: work for work in works_of(run) if work.ledger.history().jobs}
     for _, sweep in sweeps_of(run):
         if sweep.id == name:
-            members = [work for key, work in started.items() if key in sweep.evaluations]
+            members = [work for key, work in by_name.items() if key in sweep.evaluations]
             if members:
                 return members
-    if name in started:
-        return [started[name]]
-    close = [key for key in started if name and key.startswith(name)]
+    if name in by_name:
+        return [by_name[name]]
+    close = [key for key in by_name if name and key.startswith(name)]
     if len(close) > 1:
         raise UsageError(
             f"'{name}' is the beginning of {len(close)} evaluations of {run.name}: "
             f"{', '.join(close)}. Write more of the id."
         )
     if not close:
-        existing = ", ".join(started) or "none"
+        existing = ", ".join(by_name) or "none"
         raise NotFoundError(
             f"{run.name} has no evaluation {name} that was started. It has: {existing}."
         )
-    return [started[close[0]]]
+    return [by_name[close[0]]]
 
 
 def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:

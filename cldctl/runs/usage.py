@@ -206,24 +206,24 @@ class Folder:
 
     @classmethod
     def of(cls, runs: Iterable[RunFolder], *, since: float = 0.0) -> "Folder":
-        found: list[tuple[str, str | None, Usage]] = []
+        usages: list[tuple[str, str | None, Usage]] = []
         problems = []
         for run in runs:
             try:
                 problem = run.format_problem()
                 if problem is None:
-                    found.append(
+                    usages.append(
                         (run.name, run.identity().get("group"), usage_of(run, since=since))
                     )
             except Exception as error:  # What is wrong with one run does not hide the others.
                 problem = f"{run.name} is left out: {one_line(error) or type(error).__name__}"
             if problem is not None:
                 problems.append(problem)
-        names = dict.fromkeys(group for _, group, _ in found if group is not None)
+        names = dict.fromkeys(group for _, group, _ in usages if group is not None)
         groups = {
-            name: summed(usage for _, group, usage in found if group == name) for name in names
+            name: summed(usage for _, group, usage in usages if group == name) for name in names
         }
-        return cls(found, groups, summed(usage for *_, usage in found), problems)
+        return cls(usages, groups, summed(usage for *_, usage in usages), problems)
 
     def to_dict(self) -> dict[str, Any]:
         runs = [

@@ -148,11 +148,11 @@ def settings_in(text: str) -> Facts:
 
 def facts(pairs: Iterable[Sequence[str]]) -> Facts:
     """The values of names, without blanks around them; those that say "none" are empty."""
-    found = defaultdict[str, str](str)
+    values = defaultdict[str, str](str)
     for name, value in pairs:
         text = value.strip()
-        found[name.strip()] = "" if text in ("(null)", "N/A") else text
-    return found
+        values[name.strip()] = "" if text in ("(null)", "N/A") else text
+    return values
 
 
 def restarts_of(job: Facts) -> int:
