@@ -73,7 +73,7 @@ def finish_trainings(submission: Submission, follow: bool) -> int:
     look = watch([planned.work for planned in submission.works], submission)
     pairs = zip(submission.works, look.states, strict=True)
     finished = {planned.run.path for planned, state in pairs if state == "FINISHED"}
-    works = [work for work in submission.following if work.run.path in finished]
+    works = [work for work in submission.chained if work.run.path in finished]
     if works:
         watch(works, submission)
     code = exit_code(look.states)

@@ -226,7 +226,9 @@ def run_and_overrides(words: list[str] | None, root: Path) -> "tuple[RunFolder, 
     """The run that is named, or the newest, and the overrides.
 
     Raises:
-        NotFoundError, FormatError, UsageError: as `find_run`, or several runs are named.
+        NotFoundError: there is no such run.
+        FormatError: the run has a format that this version of cldctl does not read.
+        UsageError: several runs are named, or several names begin like that.
     """
     name, overrides = one_run(words)
     return find_run(name, root), overrides

@@ -180,7 +180,7 @@ def resume(
         # One poll of the cluster is about all runs.
         survey.of_runs(runs)
     else:
-        runs, code = _all_resumable(root, yes)
+        runs, code = _choose_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
     continuation = replace(continuation, max_age_s=survey.TO_LOOK_S)
@@ -220,14 +220,23 @@ def _continue(
     return finish_trainings(submission, follow)
 
 
-def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
-    """The runs to resume, and the exit code for runs that were skipped."""
+def _choose_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
+    """Ask whether to resume all runs that can be resumed.
+
+    Returns:
+        These runs, and the largest exit code of skipped runs; unreadable runs do not count.
+
+    Raises:
+        NotFoundError: no run can be resumed.
+        typer.Exit: no run can be resumed, and some were skipped.
+    """
     from cldctl.runs.resume import resumable
 
     runs, skipped = resumable(root)
     code = 0
     for error in skipped:
         err.print(f"skipped: {error}", style="yellow")
+        # A run that cannot be read is a `UsageError` here (see `resumable`).
         if not isinstance(error, UsageError):
             code = max(code, error.exit_code)
     if not runs and code:

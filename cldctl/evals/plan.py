@@ -186,8 +186,8 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
     """The steps that ``last``, ``all`` or a STEP means, and the damaged ones that were skipped.
 
     Raises:
-        NotFoundError: there is none, or not the named one.
-        CheckpointError: the named one is damaged.
+        NotFoundError: there is no checkpoint, or not the named one.
+        CheckpointError: the named checkpoint is damaged.
     """
     steps = run.checkpoint_steps()
     if not steps:

@@ -366,10 +366,11 @@ def column(run: RunFolder, checkpoint: str = "last", first: Column | None = None
     """The newest results of a run: of the checkpoint of a step, or of that of its newest report.
 
     Args:
-        first: of several results of a quantity, those that can be compared with it are taken.
+        first: the column that the new one is compared with. If the run has several results of a
+            quantity, one that can be compared is taken.
 
     Raises:
-        NotFoundError: there are none.
+        NotFoundError: the run has no results, or none of this step.
     """
     every_result = results_of(run)
     if not every_result:
@@ -613,7 +614,7 @@ class ComparedRuns:
     """Runs that differ only in their seed, evaluated at the same step with the same settings.
 
     Attributes:
-        name: of their group, or of a run that belongs to none.
+        name: the name of their group, or of a run that belongs to no group.
         cell: their values on the other axes, by key.
     """
 
@@ -801,7 +802,7 @@ def side_by_side(
         spare: called with a run that cannot be read, which is left out.
 
     Raises:
-        NotFoundError: a run, or all of the groups, have no results, or none can be read.
+        NotFoundError: a run, or all runs of the groups, have no results, or no results can be read.
     """
     has_groups = any(isinstance(entry, Group) for entry in chosen)
     if has_groups:

@@ -273,8 +273,8 @@ class _Done:
 
     Attributes:
         events: the number of events in the ledger for which the hook was called.
-        time: of the last of them.
-        evaluations: by name, the end for which the hook was called.
+        time: the time of the last of these events.
+        evaluations: the end for which the hook was called, by name of the evaluation.
     """
 
     events: int = 0

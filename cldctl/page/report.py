@@ -83,7 +83,7 @@ _WORDS = {
     "train/steps_per_s": "steps per second",
     "periodic/nfe": "network evaluations of a sample",
 }
-# Curves are drawn of so many runs: more cannot be told apart.
+# The most runs whose curves are drawn: more cannot be distinguished.
 _DRAWN = 24
 # Losses can be compared if these sections agree, except for keys that do not change the loss.
 _LOSS_OF = ("data", "sde", "objective")
@@ -570,7 +570,7 @@ def _losses(
 
 
 def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
-    """A line for each choice of the keys besides the seed, as `cldctl compare` has it."""
+    """The lines of `cldctl compare`: one for each choice of the keys besides the seed."""
     lines: list[ComparedRuns] = []
     warnings: list[Markup] = []
 

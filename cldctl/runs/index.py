@@ -57,7 +57,7 @@ Files = Mapping[str, Sequence[int] | None]
 
 @dataclass(frozen=True)
 class IndexedRun:
-    """A run as it was seen: the inode of its folder, its files, and the fields of its `RunStatus`
+    """A run in the index: the inode of its folder, its files, and the fields of its `RunStatus`
     without the path."""
 
     inode: int
@@ -67,12 +67,12 @@ class IndexedRun:
 
 @dataclass(frozen=True)
 class RunListing:
-    """What is in a folder of runs.
+    """The runs in a folder.
 
     Attributes:
-        rows: of every run, oldest first.
+        rows: the row of each run, oldest first.
         answers: what the clusters said about the runs that had to be read.
-        closed: by name, why this user cannot see whether a folder is a run.
+        closed: why this user cannot see whether a folder is a run, by name of the folder.
     """
 
     rows: list[RunStatus] = field(default_factory=list)
@@ -81,7 +81,7 @@ class RunListing:
 
     @property
     def remarks(self) -> list[str]:
-        """What is worth knowing about the answers of clusters, and about folders."""
+        """Messages about old or missing answers of clusters, and about folders that are closed."""
         closed = [f"{name}: {reason}" for name, reason in self.closed.items()]
         return [*filter(None, [self.answers.remark]), *closed]
 

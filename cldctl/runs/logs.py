@@ -193,7 +193,9 @@ def find_log(
     """The log of a rank, 0 by default, of an evaluation, an attempt or the newest job.
 
     Raises:
-        NotFoundError, UsageError: as `of_evaluation` and `of_training`.
+        NotFoundError: there is no such evaluation, shard or attempt, no job of it, or another launcher
+            started the attempt.
+        UsageError: several ids of evaluations begin with ``evaluation``.
     """
     if evaluation is None:
         return of_training(run, attempt, rank or 0)
@@ -503,10 +505,10 @@ def failed_log(run: RunFolder, number: int | None) -> tuple[Log, str]:
     """The log of the rank that failed first in an attempt, and a line about it.
 
     Args:
-        number: of the attempt; None for the last one that failed.
+        number: the number of the attempt; None for the last attempt that failed.
 
     Raises:
-        NotFoundError: no attempt failed, or there is no such one, or it did not fail.
+        NotFoundError: no attempt failed, there is no such attempt, or it did not fail.
     """
     history = run.ledger.history()
     attempt = last_failed(history)

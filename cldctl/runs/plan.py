@@ -131,7 +131,8 @@ def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpe
     """The job that `check` returns, with the very folder that its code will be in.
 
     Raises:
-        CldError: as `snapshot.of_checkout`.
+        UsageError: the checkout has too many files or bytes, or git does not answer in time.
+        CldError: a plug-in cannot be read.
     """
     plugins = ((path, path) for path in options.cells[0].recipe.plugins)
     checkout = snapshot.of_checkout(options.root.absolute(), cluster, live=options.live_code)
@@ -166,7 +167,9 @@ def trainings(
         about: called before a run of a sweep continues.
 
     Raises:
-        CldError: the name has been taken since, or as `resume.of_group`.
+        CldError: the name has been taken since.
+        UsageError, SchedulerAway: the cluster of a run of the sweep cannot be asked whether that is
+            alive.
     """
     existing_runs = existing(options)
     continued: dict[str, PlannedWork] = {}
@@ -237,7 +240,7 @@ class TimeEstimate:
 
     Attributes:
         rate: steps per second, the median of ``runs``.
-        hours: of all GPUs, or without any, of all CPU cores; ``unit`` says which.
+        hours: the sum over all GPUs, or without GPUs, over all CPU cores; ``unit`` says which.
         runs: names of the runs that the rate was measured in, the newest first.
     """
 
@@ -374,7 +377,9 @@ def comparison(
             ``sweep`` are not read.
 
     Raises:
-        CldError: as `evaluations`, or nothing can be compared.
+        CldError: the run belongs to another user, or has no such checkpoint.
+        UsageError: an option is wrong, the plug-in of the run may not be run, or nothing can be
+            compared.
     """
     from cldctl.evals import samplers
 
@@ -418,7 +423,7 @@ def tunings(
     """The requested tunings, to an intact checkpoint of a run.
 
     Args:
-        options: of which overrides, checkpoint and allow_plugin are read.
+        options: only overrides, checkpoint and allow_plugin are read.
         nfe: numbers of network evaluations, each for one tuning, which starts from the solution
             for the next smaller number.
         points: draws of the noise to fit to; None for the default of such data.
@@ -480,7 +485,8 @@ def _steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluatin
     """The steps that ``--checkpoint`` means; reports the damaged checkpoints that it skips.
 
     Raises:
-        NotFoundError, CheckpointError: as `evals.plan.checkpoints`.
+        NotFoundError: there is no checkpoint, or not the named one.
+        CheckpointError: the named checkpoint is damaged.
     """
     steps, damaged = checkpoints(run, checkpoint)
     for entry in damaged:

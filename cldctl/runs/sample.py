@@ -152,9 +152,9 @@ class SampleOptions:
     """The requested samples.
 
     Attributes:
-        overrides: of the run's recipe.
-        given: values of keys of `sampling` by the options of the same names; None for the value
-            of the recipe.
+        overrides: changes of the run's recipe, KEY=VALUE.
+        given: the values of the options that set keys of `sampling`, by key; None for the value of
+            the recipe.
         count: None for as many as a picture shows.
         output: a .png or .npz; None for a picture in the run's folder, named after its settings.
         label: the class of all samples; None for the frequencies of the data.

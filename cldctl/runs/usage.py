@@ -73,13 +73,12 @@ def used_by(
     alive: bool,
     since: float = 0.0,
 ) -> Usage:
-    """What a run has used after ``since``, seconds since 1970.
-
-    That is of its attempts, and of starts that ended before they trained.
+    """What a run has used: its attempts, and starts that ended before they trained.
 
     Args:
-        attempts: of the run, oldest first.
+        attempts: the attempts of the run, oldest first.
         alive: whether the newest attempt is training.
+        since: only usage after this time counts, seconds since 1970.
     """
     untrained = history.untrained
     needs_recipe = any(stretch.attempt.ranks is None for stretch in attempts)

@@ -274,7 +274,7 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
     A run that cannot be read is left out, and named on stderr.
 
     Raises:
-        NotFoundError: as `results.side_by_side`.
+        NotFoundError: a run, or all runs of the groups, have no results, or no results can be read.
     """
 
     def spare(run: RunFolder, error: Exception) -> None:

@@ -157,14 +157,15 @@ class View(Bars):
 
 
 def _of_run(row: "RunStatus", name: str, remark: str = "") -> ProgressLine:
+    """The progress of a run, from its row in `cldctl status`."""
     from cldctl.runs.status import WAITING
 
-    last = row.attempts[-1] if row.attempts else {"started": row.created, "ended": row.created}
+    # Elapsed since the attempt began, or since the run waits for the queue.
     since = None
     if row.state == "RUNNING":
-        since = last["started"]
+        since = row.attempts[-1]["started"] if row.attempts else row.created
     elif row.phase == WAITING:
-        since = last["ended"]
+        since = row.attempts[-1]["ended"] if row.attempts else row.created
     facts = []
     if row.shown_loss is not None:
         facts.append(f"loss {number(row.shown_loss)}")
@@ -236,11 +237,11 @@ def _of_divided(name: str, works: Sequence[Work], look: "WorkStates") -> Progres
 
 
 def say_unwatched(place: RunFolder | Group | None) -> None:
-    """Print that the jobs go on, and how to watch them again."""
+    """Print that the jobs continue, and how to watch them again."""
     if place is None:
-        err.print("\nno longer watching; the job goes on. Run the same command again to watch")
+        err.print("\nno longer watching; the job continues. Run the same command again to watch")
         return
-    err.print("\nno longer watching; the jobs go on. Again:")
+    err.print("\nno longer watching; the jobs continue. To watch them again:")
     err.print(f"  {command(f'status {place.name} --watch', place)}")
 
 
@@ -248,7 +249,7 @@ def say_unwatched(place: RunFolder | Group | None) -> None:
 
 
 def say_trainings(submission: Submission) -> None:
-    """Print which runs were started, by which jobs, and the evaluations that follow."""
+    """Print which runs were started, by which jobs, and their chained evaluations."""
     place = submission.place
     # On a terminal, the name of a run has just been printed.
     if submission.group is not None or not (out.is_terminal and err.is_terminal and not err.quiet):
@@ -264,7 +265,7 @@ def say_trainings(submission: Submission) -> None:
         # Each task of an array has a job id of its own: ARRAY_TASK.
         ids = [job.job_id.partition("_")[0] if submission.group else job.job_id for job in jobs]
         err.print(f"job {', '.join(dict.fromkeys(ids))} ({jobs[0].cluster})")
-        evaluations = submission.following
+        evaluations = submission.chained
         if submission.group is None:
             for work in evaluations:
                 err.print(f"then evaluation {work.name}")

@@ -170,7 +170,7 @@ def seconds_of(moment: str) -> float | None:
 
 
 def start_of(moment: str) -> float | None:
-    """The start that Slurm expects, as `seconds_of`; None if it is too far ahead."""
+    """The start that Slurm expects, seconds since 1970; None if it is unknown or too far ahead."""
     start = seconds_of(moment)
     if start is None or start >= time.time() + _FORESEEN_S:
         return None
