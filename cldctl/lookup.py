@@ -97,7 +97,7 @@ def place(file: Path) -> str:
 
 
 def called(file: Path) -> str:
-    """The name of a recipe that comes with cldctl, or else its path, as `submit` takes it."""
+    """The argument of `submit` for a recipe: its name if it comes with cldctl, or else its path."""
     return file.stem if place(file) == "cldctl" else place(file)
 
 

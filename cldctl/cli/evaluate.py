@@ -125,7 +125,7 @@ def eval_(
             f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}."
         )
     name, overrides = options.one_run(words)
-    wanted = EvalOptions(
+    eval_options = EvalOptions(
         metrics=metrics,
         named=tuple(metric or ()),
         overrides=with_profile(profile, overrides),
@@ -137,17 +137,17 @@ def eval_(
     )
     if (group := options.group_named(name, root)) is not None:
         with Working(f"looking at what is missing of the evaluations of {group.name}"):
-            by_cluster, failed = plan.evaluations_of_group(group, wanted, cluster, remark)
+            by_cluster, failed = plan.evaluations_of_group(group, eval_options, cluster, remark)
         say_errors(failed)
         code = max((work.error.exit_code for work in failed if work.error), default=0)
-        started = start_on_each(by_cluster, group, max_parallel)
-        raise typer.Exit(finish_evaluations(started, follow) or code)
+        submission = start_on_each(by_cluster, group, max_parallel)
+        raise typer.Exit(finish_evaluations(submission, follow) or code)
     run = options.find_run(name, root)
     where = clusters.chosen(cluster, run)
     with Working(f"looking at what is missing of the evaluation of {run.name}"):
-        works = plan.evaluations(run, wanted, remark)
-    started = start(works, where, run, parallel=max_parallel)
-    raise typer.Exit(finish_evaluations(started, follow))
+        works = plan.evaluations(run, eval_options, remark)
+    submission = start(works, where, run, parallel=max_parallel)
+    raise typer.Exit(finish_evaluations(submission, follow))
 
 
 def compare(
@@ -276,7 +276,7 @@ def sample(
     if output is None:
         require_may_change(run.path, "No samples were drawn; use -o FILE.png")
     options.check_output(output, (".png", ".npz"), "samples are")
-    wanted = SampleOptions(
+    sample_options = SampleOptions(
         run=run,
         overrides=overrides,
         given={"guidance": guidance, "nfe": nfe, "method": method},
@@ -289,12 +289,12 @@ def sample(
         allow_plugin=allow_plugin,
     )
     with Working(f"loading {run.name}") as working:
-        drawn = draw(wanted, working, remark)
-    if drawn.warning is not None:
-        err.print(drawn.warning, style="yellow")
-    for text in filter(None, (drawn.about, drawn.agreement)):
+        result = draw(sample_options, working, remark)
+    if result.warning is not None:
+        err.print(result.warning, style="yellow")
+    for text in filter(None, (result.about, result.agreement)):
         err.print(text)
-    out.print(str(drawn.file), no_wrap=True)
+    out.print(str(result.file), no_wrap=True)
 
 
 def tune(
@@ -341,20 +341,20 @@ def tune(
     numbers = network_evaluations(nfe)
     budget_min = minutes(budget)
     run, overrides = options.run_and_overrides(words, root)
-    wanted = EvalOptions(
+    eval_options = EvalOptions(
         overrides=tuple(overrides),
         checkpoint=checkpoint,
         allow_plugin=allow_plugin,
     )
     where = clusters.chosen(cluster, run)
     works = plan.tunings(
-        run, wanted, remark, nfe=numbers, points=points, budget_min=budget_min, seed=seed
+        run, eval_options, remark, nfe=numbers, points=points, budget_min=budget_min, seed=seed
     )
-    started = start(works, where, run)
-    say_divided(started)
-    waited = wait(started, follow)
-    found = [Tuning(planned.work.folder) for planned in started.works]
-    raise typer.Exit(show_tunings(run, found, as_json, waited))
+    submission = start(works, where, run)
+    say_divided(submission)
+    waited = wait(submission, follow)
+    tuned = [Tuning(planned.work.folder) for planned in submission.works]
+    raise typer.Exit(show_tunings(run, tuned, as_json, waited))
 
 
 def export(
@@ -446,13 +446,15 @@ def import_(
     from cld_core.run.identity import identity
     from cldctl.runs.options import SubmitOptions
 
-    wanted = SubmitOptions(recipe=recipe, root=root, name=name, given=tuple(overrides or ()))
-    resolved = wanted.cells[0].recipe
+    submit_options = SubmitOptions(
+        recipe=recipe, root=root, name=name, given=tuple(overrides or ())
+    )
+    resolved = submit_options.cells[0].recipe
     with Working(f"importing {file.name}"):
         from cld_core.importing import import_published
 
-        about = identity(resolved.name, wanted.file)
-        run, step, parameters = import_published(file, resolved, wanted.run().path, about)
+        about = identity(resolved.name, submit_options.file)
+        run, step, parameters = import_published(file, resolved, submit_options.run().path, about)
     done = f" in {run.path}: step {step}, {parameters:,} parameters"
     err.print(strong("run ", run.name, done))
     if resolved.optim.name != "adam":
@@ -532,7 +534,7 @@ def bench_samplers(
     options.check_output(plot, (".png",), "pictures are", "--plot")
     numbers = network_evaluations(nfe)
     run, overrides = options.run_and_overrides(words, root)
-    wanted = EvalOptions(
+    eval_options = EvalOptions(
         named=tuple(metrics or ()),
         overrides=tuple(overrides),
         samples=samples,
@@ -542,15 +544,17 @@ def bench_samplers(
     )
     where = clusters.chosen(cluster, run)
     with Working(f"looking at what is missing of the comparison of {run.name}"):
-        works, made = policy.comparison(run, sampler or (), numbers, seeds, wanted, remark)
+        works, comparison = policy.comparison(
+            run, sampler or (), numbers, seeds, eval_options, remark
+        )
     if dry_run:
-        show_plan(run, made)
+        show_plan(run, comparison)
         return
-    started = start(works, where, run, parallel=max_parallel)
-    say_divided(started)
-    waited = wait(started, follow)
-    if not (waited or started.is_over or as_json):
-        say_next_of_evaluations(started)
+    submission = start(works, where, run, parallel=max_parallel)
+    say_divided(submission)
+    waited = wait(submission, follow)
+    if not (waited or submission.is_over or as_json):
+        say_next_of_evaluations(submission)
         return
-    found = [Evaluation(planned.work.folder) for planned in started.works]
-    raise typer.Exit(show_samplers(found, made, as_json, csv, plot, waited=waited))
+    evaluations = [Evaluation(planned.work.folder) for planned in submission.works]
+    raise typer.Exit(show_samplers(evaluations, comparison, as_json, csv, plot, waited=waited))

@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from cldctl.runs.follow import WorkStates
 
 
-def wait(started: Submission, follow: bool) -> bool:
+def wait(submission: Submission, follow: bool) -> bool:
     """Watch works until all are over, if this is requested or the cluster blocks.
 
     Returns:
         Whether it is: works that are not complete afterwards are a failure.
     """
-    waits = bool(started.works) and (follow or started.blocks)
-    if waits and not started.is_over:
-        watch([planned.work for planned in started.works], started)
+    waits = bool(submission.works) and (follow or submission.blocks)
+    if waits and not submission.is_over:
+        watch([planned.work for planned in submission.works], submission)
     return waits
 
 
-def watch(works: Sequence[Work], started: Submission) -> "WorkStates":
+def watch(works: Sequence[Work], submission: Submission) -> "WorkStates":
     """Show works until all are over. Ctrl-C ends the watching, not the jobs.
 
     Args:
@@ -52,42 +52,42 @@ def watch(works: Sequence[Work], started: Submission) -> "WorkStates":
     try:
         with View() as view:
             for look in follow(works):
-                view.draw(works, look, started)
+                view.draw(works, look, submission)
     except KeyboardInterrupt:
-        say_unwatched(None if works[0].run is None else started.place)
+        say_unwatched(None if works[0].run is None else submission.place)
         raise typer.Exit(130) from None
     return look
 
 
-def finish_trainings(started: Submission, follow: bool) -> int:
+def finish_trainings(submission: Submission, follow: bool) -> int:
     """Print what was started, and follow it if this is requested; return the exit code.
 
     The evaluations that follow the trainings are watched, too.
     """
-    say_trainings(started)
-    if not (follow or started.blocks):
-        say_next_of_trainings(started)
-        return started.exit_code
+    say_trainings(submission)
+    if not (follow or submission.blocks):
+        say_next_of_trainings(submission)
+        return submission.exit_code
     from cldctl.runs.follow import exit_code
 
-    look = watch([planned.work for planned in started.works], started)
-    pairs = zip(started.works, look.states, strict=True)
+    look = watch([planned.work for planned in submission.works], submission)
+    pairs = zip(submission.works, look.states, strict=True)
     finished = {planned.run.path for planned, state in pairs if state == "FINISHED"}
-    works = [work for work in started.following if work.run.path in finished]
+    works = [work for work in submission.chained if work.run.path in finished]
     if works:
-        watch(works, started)
+        watch(works, submission)
     code = exit_code(look.states)
-    if started.group is None:
-        code = say_end_of_run(started.works[0].run, look.rows[0], works) or code
+    if submission.group is None:
+        code = say_end_of_run(submission.works[0].run, look.rows[0], works) or code
     else:
-        incomplete = say_end_of_group(started.group, works)
+        incomplete = say_end_of_group(submission.group, works)
         code = code or incomplete
-        say_next_of_group(started.group, look.rows, code, evaluated=bool(works))
-    return code or started.exit_code
+        say_next_of_group(submission.group, look.rows, code, evaluated=bool(works))
+    return code or submission.exit_code
 
 
-def finish_evaluations(started: Submission, follow: bool) -> int:
+def finish_evaluations(submission: Submission, follow: bool) -> int:
     """`finish_trainings`, for evaluations of a run or a group."""
-    say_divided(started)
-    waited = wait(started, follow)
-    return say_end_of_evaluations(started, waited=waited)
+    say_divided(submission)
+    waited = wait(submission, follow)
+    return say_end_of_evaluations(submission, waited=waited)

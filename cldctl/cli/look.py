@@ -82,16 +82,16 @@ def status(
         )
     which = selection.selection(state, since, tags or (), user, group)
     selection.in_order([], sort)
-    found = options.find_all(names or (), root)
-    groups = [entry.name for entry in found if isinstance(entry, Group)]
-    runs = options.runs_of(found)
+    named = options.find_all(names or (), root)
+    groups = [entry.name for entry in named if isinstance(entry, Group)]
+    runs = options.runs_of(named)
     query = shown.Query(Index(root, fresh=fresh), which, everything, runs, groups, sort, reverse)
     if watch:
         shown.watch(query)
     elif as_json:
         look = query.look()
-        if look.seen.answers.remark is not None:
-            err.print(look.seen.answers.remark, style="yellow")
+        if look.listing.answers.remark is not None:
+            err.print(look.listing.answers.remark, style="yellow")
         rows = [row.to_dict() for row in look.rows]
         if len(rows) > _MANY:
             typer.echo("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]")
@@ -218,12 +218,12 @@ def why(
     except FormatError:
         # A damaged run is explained as far as possible; without a name, the newest run is meant.
         run = find_runs(root)[-1] if name is None else meant(name, root)
-    found = policy.why(run)
+    why = policy.why(run)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=1))
+        typer.echo(json.dumps(why.to_dict(), indent=1))
     else:
         # Uncut: a command that is wider than the screen stays whole.
-        out.print(explanation(found), crop=False)
+        out.print(explanation(why), crop=False)
 
 
 def usage(
@@ -335,11 +335,11 @@ def report(
             )
         target = _index_page(root, output)
     else:
-        found = options.find_all(names or (), root) or [options.find_run(None, root)]
-        if len(found) == 1 and isinstance(found[0], RunFolder):
-            target = _page(found[0], output, follow)
+        named = options.find_all(names or (), root) or [options.find_run(None, root)]
+        if len(named) == 1 and isinstance(named[0], RunFolder):
+            target = _page(named[0], output, follow)
         else:
-            target = _comparison_page(found, root, output, follow)
+            target = _comparison_page(named, root, output, follow)
     out.print(str(output or target.absolute()), no_wrap=True)
 
 
@@ -364,9 +364,9 @@ def _index_page(root: Path, output: Path | None) -> Path:
 
     target = (output or root / "index.html").absolute()
     with Working(f"making the page of the runs in {root.absolute().name}", announced=True):
-        found = Index(root).look(max_age_s=survey.TO_LOOK_S)
-        notes = [str(root.absolute()), *found.remarks]
-        write_text(target, index_page(found.rows[::-1], root, target.parent, notes))
+        listing = Index(root).look(max_age_s=survey.TO_LOOK_S)
+        notes = [str(root.absolute()), *listing.remarks]
+        write_text(target, index_page(listing.rows[::-1], root, target.parent, notes))
     return target
 
 
@@ -377,13 +377,13 @@ def _comparison_page(
     from cld_core.run.groups import Group
     from cldctl.page.report import comparison_page
     from cldctl.runs import survey
-    from cldctl.runs.index import Found
+    from cldctl.runs.index import RunListing
     from cldctl.runs.status import status_or_reason
 
     runs = options.runs_of(chosen)
     groups = [entry for entry in chosen if isinstance(entry, Group)]
     answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
-    found = Found([status_or_reason(run, answers) for run in runs], answers)
+    listing = RunListing([status_or_reason(run, answers) for run in runs], answers)
     if len(chosen) == 1:
         title = f"Runs of the group {groups[0].name}"
         file = f"comparison-{groups[0].name}.html"
@@ -391,8 +391,8 @@ def _comparison_page(
         title = f"{len(runs)} runs compared"
         file = "comparison.html"
     target = (output or root / file).absolute()
-    notes = [str(root.absolute()), *found.remarks]
+    notes = [str(root.absolute()), *listing.remarks]
     with Working(f"making the page: {title}", announced=True):
-        page = comparison_page(title, found.rows, target.parent, groups, notes, follow=follow)
+        page = comparison_page(title, listing.rows, target.parent, groups, notes, follow=follow)
         write_text(target, page)
     return target

@@ -169,10 +169,10 @@ def find_all(
     """
     from cld_core.run.folder import meant
 
-    found: dict[Path, RunFolder | Group] = {}
+    entries: dict[Path, RunFolder | Group] = {}
     for name in names:
         if (group := group_named(name, root)) is not None:
-            found[group.path] = group
+            entries[group.path] = group
             continue
         run = meant(name, root)
         if not (damaged and name and run.unreadable is None and run.exists and run.is_damaged):
@@ -181,16 +181,16 @@ def find_all(
             raise UsageError(
                 f"'{name}' is not the whole name of {run.name}. Write it out, or leave out --yes."
             )
-        found[run.path] = run
-    return list(found.values())
+        entries[run.path] = run
+    return list(entries.values())
 
 
-def runs_of(found: "Iterable[RunFolder | Group]") -> "list[RunFolder]":
+def runs_of(entries: "Iterable[RunFolder | Group]") -> "list[RunFolder]":
     """The runs, and those of the groups, each once."""
     from cld_core.run.groups import Group
 
     runs: dict[Path, RunFolder] = {}
-    for entry in found:
+    for entry in entries:
         members = entry.runs() if isinstance(entry, Group) else [entry]
         runs.update({run.path: run for run in members})
     return list(runs.values())
@@ -226,7 +226,9 @@ def run_and_overrides(words: list[str] | None, root: Path) -> "tuple[RunFolder, 
     """The run that is named, or the newest, and the overrides.
 
     Raises:
-        NotFoundError, FormatError, UsageError: as `find_run`, or several runs are named.
+        NotFoundError: there is no such run.
+        FormatError: the run has a format that this version of cldctl does not read.
+        UsageError: several runs are named, or several names begin like that.
     """
     name, overrides = one_run(words)
     return find_run(name, root), overrides

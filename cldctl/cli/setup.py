@@ -57,24 +57,30 @@ def init(
     if target.exists():
         raise UsageError(f"{target} exists already. Pass -o with another name, or remove it.")
     with Working(f"looking at {data.name}"):
-        found = _look(data, size)
+        description = _look(data, size)
     keys = {
-        "data": found.keys,
-        **suggested(found.shape, found.examples, size, tests=found.tests, data_std=found.std),
+        "data": description.keys,
+        **suggested(
+            description.shape,
+            description.examples,
+            size,
+            tests=description.tests,
+            data_std=description.std,
+        ),
     }
     recipe = from_dict({"name": target.stem, **keys}, str(target))
     origin = (
         f"`cldctl init {data} --size {size}` wrote this; `cldctl explain KEY` says more about "
         f"a key."
     )
-    head = "".join(f"# {one_line(line)}\n" for line in (*found.about, origin))
+    head = "".join(f"# {one_line(line)}\n" for line in (*description.about, origin))
     write_text(target, head + dump_with_comments(recipe, leaves(keys)))
-    for line in found.about:
+    for line in description.about:
         err.print(line)
-    for line in (*found.warnings, *why_slow(found.shape, keys)):
+    for line in (*description.warnings, *why_slow(description.shape, keys)):
         err.print(f"warning: {line}", style="yellow")
     out.print(str(target), no_wrap=True)
-    commands = (*found.before, f"cldctl submit {target} --follow")
+    commands = (*description.before, f"cldctl submit {target} --follow")
     err.print("next:\n" + "\n".join(f"  {command}" for command in commands))
 
 
@@ -169,38 +175,38 @@ def _arrays(keys: dict[str, Any]) -> _Data:
 
     warnings: list[str] = []
     try:
-        found = arrays.find(ArraysSpec(path=keys["path"], labels=True))
+        source = arrays.find(ArraysSpec(path=keys["path"], labels=True))
     except LabelCountError:
         raise
     except DataError as error:
-        found = arrays.find(ArraysSpec(path=keys["path"]))
+        source = arrays.find(ArraysSpec(path=keys["path"]))
         if not isinstance(error, WrongSourceError):
             warnings.append(f"labels are left out: {error}")
-    warnings += found.look()
-    train = found.split("train").count
-    tests = found.split("validation").count
+    warnings += source.look()
+    train = source.split("train").count
+    tests = source.split("validation").count
     own = dict(keys)
     labels = "without labels"
-    if found.classes is not None and found.classes.names:
-        names = found.classes.names
+    if source.classes is not None and source.classes.names:
+        names = source.classes.names
         own["labels"] = True
         labels = f"in {len(names)} classes ({listed(names)})"
-    if found.grey_levels is not None:
+    if source.grey_levels is not None:
         std = _std(keys)
         scaling = "images of 256 grey levels"
     else:
         own["scaling"] = "standard"
         std = 1.0
-        axis = "column" if len(found.shape) == 1 else "channel"
+        axis = "column" if len(source.shape) == 1 else "channel"
         scaling = (
             f"scaled to mean 0, standard deviation 1 in each {axis}; samples and bounds are in "
             f"the units of the data"
         )
-    kind = f"shape {found.shape}, {found.splits['train'].x.dtype}, {labels}"
+    kind = f"shape {source.shape}, {source.splits['train'].x.dtype}, {labels}"
     counts = f"{train + tests:,} examples of {kind}: {train:,} for training, {tests:,} for tests"
     return _Data(
         keys=own,
-        shape=found.shape,
+        shape=source.shape,
         examples=train,
         tests=tests,
         std=std,
@@ -425,21 +431,21 @@ def data_stats(
     if shards is not None and request.shards < shards:
         err.print(f"--shards {shards}: {request.shards} shards instead, one for each file of rows")
     work = Statistics(request.folder, request)
-    started = start([PlannedWork(work=work, size=recipe.cluster)], where)
+    submission = start([PlannedWork(work=work, size=recipe.cluster)], where)
 
-    for text in started.messages:
+    for text in submission.messages:
         err.print(text)
-    for job in started.jobs:
+    for job in submission.jobs:
         err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
-    if started.is_over:
+    if submission.is_over:
         err.print("these statistics exist already")
-    elif not started.jobs:
+    elif not submission.jobs:
         err.print("these statistics are already being computed")
-    waited = wait(started, follow)
+    waited = wait(submission, follow)
     if waited and not work.is_done:
         raise typer.Exit(say_incomplete([work]))
     out.print(request.output, no_wrap=True)
-    if waited or started.is_over:
+    if waited or submission.is_over:
         clear(work)
     else:
         err.print(f"logs: {work.folder / 'logs'}; run it again with --follow to watch")

@@ -68,12 +68,12 @@ def submit(
     from cldctl.runs import plan
     from cldctl.runs.options import SubmitOptions
     from cldctl.runs.start import start
-    from cldctl.show import submission
+    from cldctl.show import submission as messages
 
     from .finish import finish_trainings
 
     where = clusters.chosen(cluster, is_preview=dry_run)
-    wanted = SubmitOptions(
+    submit_options = SubmitOptions(
         recipe=recipe,
         root=root,
         name=name,
@@ -89,44 +89,44 @@ def submit(
         weights=weights,
         partial=partial,
     )
-    members = [] if wanted.group is None else wanted.group.runs()
+    members = [] if submit_options.group is None else submit_options.group.runs()
     if members:
         where = clusters.chosen(cluster, members[0], is_preview=dry_run)
     elif dry_run and cluster is None:
-        where = clusters.described(wanted.cells[0].recipe.cluster)
+        where = clusters.described(submit_options.cells[0].recipe.cluster)
     with err.status("checking the recipe"):
-        spec = plan.check(wanted, where, submission.remark, is_preview=dry_run)
+        spec = plan.check(submit_options, where, messages.remark, is_preview=dry_run)
     # The scheduler estimates the start of a run while the job is being written.
     ask_for_start = None
-    if wanted.group is None and spec.after is None:
+    if submit_options.group is None and spec.after is None:
         ask_for_start = where.ask_for_start(spec)
     if dry_run:
         if (reason := where.unavailable()) is not None:
-            submission.remark(
+            messages.remark(
                 f"{reason}: this is what --cluster {where.name} submits where there is one. "
                 f"The default on this machine is --cluster {clusters.default().name}."
             )
-        submission.preview(wanted, where, spec, ask_for_start)
+        messages.preview(submit_options, where, spec, ask_for_start)
         return
-    works = plan.trainings(wanted, where, submission.say_continues)
+    works = plan.trainings(submit_options, where, messages.say_continues)
     try:
-        started = start(
+        submission = start(
             works,
             where,
-            wanted.group,
+            submit_options.group,
             after=spec.after,
-            parallel=wanted.parallel,
-            notify=submission.say_submitted,
+            parallel=submit_options.parallel,
+            notify=messages.say_submitted,
         )
     except KeyboardInterrupt:
-        run = wanted.run()
-        if wanted.group is not None or where.blocks or not run.ledger.history().submitted:
+        run = submit_options.run()
+        if submit_options.group is not None or where.blocks or not run.ledger.history().submitted:
             raise
-        submission.say_interrupted(run)
+        messages.say_interrupted(run)
         raise typer.Exit(130) from None
-    if wanted.group is None and not where.blocks:
-        submission.say_estimate(wanted, ask_for_start)
-    raise typer.Exit(finish_trainings(started, follow))
+    if submit_options.group is None and not where.blocks:
+        messages.say_estimate(submit_options, ask_for_start)
+    raise typer.Exit(finish_trainings(submission, follow))
 
 
 def resume(
@@ -164,7 +164,7 @@ def resume(
 
     names, overrides = options.split_runs(words)
     chosen = options.find_all(names, root)
-    wanted = Continuation(
+    continuation = Continuation(
         overrides=with_profile(profile, overrides),
         from_step=from_step,
         profile=profile,
@@ -175,7 +175,7 @@ def resume(
     if len(chosen) == 1:
         if from_step is not None and isinstance(chosen[0], Group):
             raise UsageError("--from goes with one run, not with a group. Name a run.")
-        raise typer.Exit(_continue(chosen[0], wanted, cluster, follow))
+        raise typer.Exit(_continue(chosen[0], continuation, cluster, follow))
     code = 0
     if chosen:
         runs = options.runs_of(chosen)
@@ -183,12 +183,12 @@ def resume(
         # One poll of the cluster is about all runs.
         survey.of_runs(runs)
     else:
-        runs, code = _all_resumable(root, yes)
+        runs, code = _choose_resumable(root, yes)
         _require_one(runs, follow, from_step)
-    wanted = replace(wanted, max_age_s=survey.TO_LOOK_S)
+    continuation = replace(continuation, max_age_s=survey.TO_LOOK_S)
     for run in runs:
         try:
-            code = _continue(run, wanted, cluster, follow) or code
+            code = _continue(run, continuation, cluster, follow) or code
         except Exception as error:  # An error of one run must not keep the others from resuming.
             err.failure(f"{run.name}: {message_of(error)}", style="red")
             code = getattr(error, "exit_code", 1)
@@ -202,40 +202,49 @@ def _require_one(runs: "Sequence[RunFolder]", follow: bool, from_step: int | Non
 
 
 def _continue(
-    place: "RunFolder | Group", wanted: "Continuation", cluster: str | None, follow: bool
+    place: "RunFolder | Group", continuation: "Continuation", cluster: str | None, follow: bool
 ) -> int:
     """Continue a run, or those of a group; return the exit code."""
     from cld_core.run.groups import Group
     from cldctl import clusters
     from cldctl.runs import resume as policy
     from cldctl.runs.start import start
-    from cldctl.show import submission
+    from cldctl.show import submission as messages
 
     from .finish import finish_trainings
 
-    about = submission.say_continues
+    about = messages.say_continues
     if isinstance(place, Group):
         runs = place.runs()
         where = clusters.chosen(cluster, runs[-1])
-        works = policy.of_group(place, runs, wanted, where, about)
-        started = start(works, where, place, notify=submission.say_submitted)
-        return finish_trainings(started, follow)
+        works = policy.of_group(place, runs, continuation, where, about)
+        submission = start(works, where, place, notify=messages.say_submitted)
+        return finish_trainings(submission, follow)
     where = clusters.chosen(cluster, place)
-    continued = policy.of_run(place, wanted, where, about)
+    continued = policy.of_run(place, continuation, where, about)
     # A submission that blocks contains the training, which prints its own output.
     with nullcontext() if where.blocks else Working(f"checking the checkpoints of {place.name}"):
-        started = start(continued, where, place)
-    return finish_trainings(started, follow)
+        submission = start(continued, where, place)
+    return finish_trainings(submission, follow)
 
 
-def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
-    """The runs to resume, and the exit code for runs that were skipped."""
+def _choose_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
+    """Ask whether to resume all runs that can be resumed.
+
+    Returns:
+        These runs, and the largest exit code of skipped runs; unreadable runs do not count.
+
+    Raises:
+        NotFoundError: no run can be resumed.
+        typer.Exit: no run can be resumed, and some were skipped.
+    """
     from cldctl.runs.resume import resumable
 
     runs, skipped = resumable(root)
     code = 0
     for error in skipped:
         err.print(f"skipped: {error}", style="yellow")
+        # A run that cannot be read is a `UsageError` here (see `resumable`).
         if not isinstance(error, UsageError):
             code = max(code, error.exit_code)
     if not runs and code:

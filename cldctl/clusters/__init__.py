@@ -74,7 +74,7 @@ def described(size: "ClusterSpec") -> Cluster:
     It is the first that this machine cannot use and whose keys ``size`` sets, or else the default.
 
     Raises:
-        UsageError: as `default`.
+        UsageError: the user's defaults cannot be read, or name a cluster that does not exist.
     """
     if config.setting("cluster") is None:
         for cluster in map(find, CLUSTERS):
@@ -87,7 +87,7 @@ def default() -> Cluster:
     """The cluster of new runs: that of the user's defaults, or else the first configured one.
 
     Raises:
-        UsageError: the user's defaults name no such cluster.
+        UsageError: the user's defaults cannot be read, or name a cluster that does not exist.
     """
     name = config.setting("cluster")
     if name is None:

@@ -62,7 +62,7 @@ def prepare(logs: Path) -> None:
     """Create the folder, or remove the permission of others to write into it.
 
     Raises:
-        CldError: as `check`.
+        CldError: another user owns the folder, or it is a link.
         OSError: it cannot be created or opened.
     """
     ownership.make_private(logs, _WHY)
@@ -99,7 +99,8 @@ def submission(logs: Path) -> Iterator[int]:
         The user's umask, which jobs are to have.
 
     Raises:
-        CldError, OSError: as `prepare`.
+        CldError: another user owns the folder, or it is a link.
+        OSError: the folder cannot be created or opened.
     """
     prepare(logs)
     umask = os.umask(0o022)

@@ -101,9 +101,9 @@ class LocalCluster(local_processes.ProcessCluster):
 
     def living(self, jobs: Collection[JobRef]) -> dict[str, list[Any]]:
         # A controller passes a signal on to processes that this user cannot see.
-        found = super().living(jobs)
+        by_job = super().living(jobs)
         ranks = _ranks()
-        return found | {job.job_id: ranks[_key(job)] for job in jobs if _key(job) in ranks}
+        return by_job | {job.job_id: ranks[_key(job)] for job in jobs if _key(job) in ranks}
 
     def wait_for_start(self, jobs: Collection[JobRef]) -> None:
         deadline = time.monotonic() + _STARTING_S + len(jobs)
@@ -266,14 +266,14 @@ def _ranks() -> Mapping[tuple[str, str], list[Any]]:
     """
     import psutil
 
-    found: dict[tuple[str, str], list[Any]] = {}
+    living: dict[tuple[str, str], list[Any]] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             command = process.cmdline()
             if _MODULE in command:
                 controller = process.environ().get("SUBMITIT_LOCAL_JOB_ID", "")
-                found.setdefault((command[-1], controller), []).append(process)
-    return found
+                living.setdefault((command[-1], controller), []).append(process)
+    return living
 
 
 def _key(job: JobRef) -> tuple[str, str]:

@@ -198,7 +198,7 @@ def require_ours(process: Any) -> None:
     """Refuse to signal a process that does not run this software (`processes.not_ours`).
 
     Raises:
-        SchedulerRefused: names the process and the fix.
+        SchedulerRefused: the process does not run this software; the message has the fix.
     """
     if process is not None and (reason := processes.not_ours(process)) is not None:
         raise SchedulerRefused(
@@ -211,7 +211,7 @@ def end(process: Any, grace_s: float = 60.0) -> None:
     """Send SIGTERM to a process, whose peers stop with it, and SIGKILL after ``grace_s`` seconds.
 
     Raises:
-        SchedulerRefused: as `require_ours`.
+        SchedulerRefused: the process does not run this software; the message has the fix.
     """
     require_ours(process)
     send(process, signal.SIGTERM)

@@ -186,8 +186,8 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
     """The steps that ``last``, ``all`` or a STEP means, and the damaged ones that were skipped.
 
     Raises:
-        NotFoundError: there is none, or not the named one.
-        CheckpointError: the named one is damaged.
+        NotFoundError: there is no checkpoint, or not the named one.
+        CheckpointError: the named checkpoint is damaged.
     """
     steps = run.checkpoint_steps()
     if not steps:
@@ -259,20 +259,20 @@ def parse(
     axes: list[Axis] = []
     for text in texts:
         keys = describe.keys()
-        known = [name for name in keys if name.partition(".")[0] in sections]
+        choices = [name for name in keys if name.partition(".")[0] in sections]
         key, equals, listed = text.partition("=")
         values = tuple(value.strip() for value in listed.split(","))
         if not equals or not key or not all(values):
             raise UsageError(f"--sweep '{text}': write KEY=a,b,c, for example --sweep {example}.")
         if key.split(".")[0] not in sections:
-            candidates = [f"{name}.{key}" for name in sections if f"{name}.{key}" in known]
+            candidates = [f"{name}.{key}" for name in sections if f"{name}.{key}" in choices]
             guess = did_you_mean(key, candidates)
             raise UsageError(
                 f"--sweep '{key}': only keys of {', '.join(sections[:-1])} and {sections[-1]} "
                 f"can be swept.{guess or otherwise}"
             )
-        if key not in known:
-            raise UsageError(f"--sweep '{key}': there is no such key.{did_you_mean(key, known)}")
+        if key not in choices:
+            raise UsageError(f"--sweep '{key}': there is no such key.{did_you_mean(key, choices)}")
         if key in [axis.key for axis in axes]:
             raise UsageError(f"--sweep '{key}' is given twice. Put all its values into one.")
         if len(set(values)) < len(values):

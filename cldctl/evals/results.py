@@ -79,16 +79,16 @@ def averaged(numbers: Sequence[Number | None]) -> Number | None:
 
     A single result is itself. Of several, the network evaluations are those of the first one.
     """
-    known = [number for number in numbers if number is not None]
-    if len(known) < len(numbers):
+    present = [number for number in numbers if number is not None]
+    if len(present) < len(numbers):
         return None
-    if len(known) == 1:
-        return known[0]
-    mean, spread = mean_of([number.value for number in known])
-    error = None if spread is None else spread / math.sqrt(len(known))
-    lost = statistics.fmean(number.lost for number in known)
-    t95 = _STUDENT.get(len(known), Number.t95)
-    return Number(mean, error, known[0].n, known[0].nfe, lost, t95)
+    if len(present) == 1:
+        return present[0]
+    mean, spread = mean_of([number.value for number in present])
+    error = None if spread is None else spread / math.sqrt(len(present))
+    lost = statistics.fmean(number.lost for number in present)
+    t95 = _STUDENT.get(len(present), Number.t95)
+    return Number(mean, error, present[0].n, present[0].nfe, lost, t95)
 
 
 def mean_of(values: Sequence[float]) -> tuple[float, float | None]:
@@ -366,24 +366,25 @@ def column(run: RunFolder, checkpoint: str = "last", first: Column | None = None
     """The newest results of a run: of the checkpoint of a step, or of that of its newest report.
 
     Args:
-        first: of several results of a quantity, those that can be compared with it are taken.
+        first: the column that the new one is compared with. If the run has several results of a
+            quantity, one that can be compared is taken.
 
     Raises:
-        NotFoundError: there are none.
+        NotFoundError: the run has no results, or none of this step.
     """
-    found = results_of(run)
-    if not found:
+    every_result = results_of(run)
+    if not every_result:
         raise NotFoundError(
             f"{run.name} has no finished evaluation. Make one: `cldctl eval {run.name} --elbo`."
         )
-    steps = sorted({result.step for result in found})
+    steps = sorted({result.step for result in every_result})
     if checkpoint != "last" and (not is_count(checkpoint) or int(checkpoint) not in steps):
         raise NotFoundError(
             f"{run.name} has no finished evaluation of step '{one_line(checkpoint)}'. "
             f"There are: {', '.join(map(str, steps))}."
         )
-    step = found[-1].step if checkpoint == "last" else int(checkpoint)
-    own = [result for result in found if result.step == step]
+    step = every_result[-1].step if checkpoint == "last" else int(checkpoint)
+    own = [result for result in every_result if result.step == step]
     results = {result.quantity.key: result for result in own}
     if first is not None:
         for result in own:
@@ -613,7 +614,7 @@ class ComparedRuns:
     """Runs that differ only in their seed, evaluated at the same step with the same settings.
 
     Attributes:
-        name: of their group, or of a run that belongs to none.
+        name: the name of their group, or of a run that belongs to no group.
         cell: their values on the other axes, by key.
     """
 
@@ -633,12 +634,12 @@ class ComparedRuns:
     @property
     def results(self) -> dict[str, Result]:
         """By `Quantity.key`; of several runs, means with their standard errors."""
-        found = {}
+        results = {}
         for quantity in self.quantities:
             own = [*self.by_run(quantity.key).values()]
             number = averaged([result.number for result in own])
-            found[quantity.key] = replace(own[0], number=number or own[0].number)
-        return found
+            results[quantity.key] = replace(own[0], number=number or own[0].number)
+        return results
 
     def by_run(self, key: str) -> dict[str, Result]:
         """The results of a quantity, by the names of the runs that have it."""
@@ -721,16 +722,16 @@ def lines_of_group(
     return lines(group.name, members), missing
 
 
-def group_warnings(found: Sequence[ComparedRuns]) -> list[str]:
+def group_warnings(compared: Sequence[ComparedRuns]) -> list[str]:
     """Messages about seeds of a cell that are shown separately, and about unusual results."""
     texts = []
-    for first, other in itertools.pairwise(found):
+    for first, other in itertools.pairwise(compared):
         if (first.name, first.cell) == (other.name, other.cell):
             pairs = itertools.product(first.columns, other.columns)
             one, two, why = next((*pair, why) for pair in pairs if (why := _difference(*pair)))
             texts.append(f"{one.run} and {two.run} are not averaged: {why}")
-    texts += incomparable([line.columns[0] for line in found])
-    return texts + _remarks([column for line in found for column in line.columns])
+    texts += incomparable([line.columns[0] for line in compared])
+    return texts + _remarks([column for line in compared for column in line.columns])
 
 
 @dataclass(frozen=True)
@@ -801,31 +802,31 @@ def side_by_side(
         spare: called with a run that cannot be read, which is left out.
 
     Raises:
-        NotFoundError: a run, or all of the groups, have no results, or none can be read.
+        NotFoundError: a run, or all runs of the groups, have no results, or no results can be read.
     """
     has_groups = any(isinstance(entry, Group) for entry in chosen)
     if has_groups:
         chosen = list({entry.name: entry for entry in chosen}.values())
-    found: list[ComparedRuns] = []
+    compared: list[ComparedRuns] = []
     missing: list[str] = []
     for entry in chosen:
         if isinstance(entry, Group):
             of_group, without = lines_of_group(entry, checkpoint, spare)
-            found += of_group
+            compared += of_group
             missing += without
             continue
-        first = found[0].columns[0] if found else None
+        first = compared[0].columns[0] if compared else None
         try:
-            found.append(ComparedRuns(entry.name, {}, (column(entry, checkpoint, first),)))
+            compared.append(ComparedRuns(entry.name, {}, (column(entry, checkpoint, first),)))
         except (RecipeError, OSError) as error:
             spare(entry, error)
-    if not found:
+    if not compared:
         raise NotFoundError(
             f"no run of {', '.join(entry.name for entry in chosen)} has a finished evaluation "
             f"(--checkpoint {checkpoint}) that can be read. Make some: "
             f"`cldctl eval {chosen[0].name} --elbo`."
         )
-    return SideBySide(found, missing, has_groups)
+    return SideBySide(compared, missing, has_groups)
 
 
 def _difference(one: Column, other: Column) -> str | None:

@@ -269,7 +269,7 @@ def best(run: RunFolder, sweep: Sweep, table: Sequence[SweptResults]) -> set[tup
     samples have a larger one.
     """
     targets = {"density": references(run, sweep).get("true_density")}
-    found = set()
+    best_results = set()
     for quantity in results_in(table):
         columns: dict[str, list[tuple[float, int]]] = {}
         target = targets.get(quantity.key)
@@ -283,8 +283,10 @@ def best(run: RunFolder, sweep: Sweep, table: Sequence[SweptResults]) -> set[tup
             if math.isfinite(value) and abs(number.nfe - float(requested)) < 0.5:
                 badness = sign * value if target is None else abs(value - target)
                 columns.setdefault(requested, []).append((badness, index))
-        found |= {(quantity.key, min(column)[1]) for column in columns.values() if len(column) > 1}
-    return found
+        best_results |= {
+            (quantity.key, min(column)[1]) for column in columns.values() if len(column) > 1
+        }
+    return best_results
 
 
 def references(run: RunFolder, sweep: Sweep) -> dict[str, float]:
@@ -294,15 +296,15 @@ def references(run: RunFolder, sweep: Sweep) -> dict[str, float]:
     nats) and ``flow_nfe``. The floor is that of an evaluation without lost samples: it is larger
     for fewer.
     """
-    found: dict[str, float] = {}
+    by_name: dict[str, float] = {}
     for report in (current_report(run.evals / name) or {} for name in sweep.evaluations):
         w2 = numbers(report).get("w2")
         for name, (metric, field) in _REFERENCES.items():
             value = report.get(metric, {}).get(field)
             is_whole = metric != "w2" or w2 is None or not w2.lost
-            if name not in found and is_whole and isinstance(value, int | float):
-                found[name] = float(value)
-    return found
+            if name not in by_name and is_whole and isinstance(value, int | float):
+                by_name[name] = float(value)
+    return by_name
 
 
 def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What runs inside a job, and what follows its end."""
+"""What runs inside a job, and its aftermath."""

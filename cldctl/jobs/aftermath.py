@@ -40,7 +40,7 @@ from cldctl.clusters.base import Cluster, InJob, Requeue
 
 from . import failures, hooks, specs
 from .process import BLIND, HOPELESS, NOT_REQUEUED, log, readable
-from .task import explain_previous, go_on, log_offset, opened, withdraw_successors
+from .task import explain_previous, log_offset, opened, wish_requeue, withdraw_successors
 
 # Seconds before a crashed job begins again; doubled with every crash in a row.
 BACK_OFF_S = 10.0
@@ -84,10 +84,10 @@ def decide(history: History, job: InJob, budget: Budget, code: int = 1) -> Given
     """What to do about a job that ended badly in this start.
 
     None if it never began, or noted itself why it cannot continue. A job that was cancelled does
-    not begin again, whatever is decided (`go_on`).
+    not begin again, whatever is decided (`wish_requeue`).
 
     Args:
-        history: of its work, with what `note_end` has noted.
+        history: the history of the job's work, with what `note_end` has noted.
         code: the exit code of the task.
     """
     unfit = [event for event in history.unfit if event.start == job.start]
@@ -259,7 +259,7 @@ def after(work: Work, job: InJob, end: End) -> None:
             withdraw_successors(work, job)
     if isinstance(decision, Retry):
         log(f"{name}: {decision.why}{failures.AGAIN}{decision.delay_s:.0f} s")
-        go_on(work, job, decision.cause, delay_s=decision.delay_s, within_s=_NOTE_WITHIN_S)
+        wish_requeue(work, job, decision.cause, delay_s=decision.delay_s, within_s=_NOTE_WITHIN_S)
 
 
 def note_word(work: Work, job: InJob, end: End) -> None:

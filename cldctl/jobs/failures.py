@@ -52,8 +52,8 @@ _PEER = re.compile(
 )
 # Seconds for which failures count.
 DAY_S = 86400.0
-# Crashes within a day from which `status` reports them.
-WORTH_TELLING = 3
+# From so many crashes within a day on, `status` reports them.
+REPORT_FROM = 3
 # Failures after which a node is avoided.
 FAILURES = 2
 # The most nodes that are avoided at once.
@@ -63,12 +63,14 @@ _NAMES_A_NODE = ("rank", "unfit", "crash")
 
 @contextlib.contextmanager
 def noted(run: RunFolder, job: InJob) -> Iterator[None]:
-    """Note in the ledger that this rank fails, unless it fails because of another one."""
+    """Note an error of the block in the ledger, unless this rank fails because of another one."""
     try:
         yield
     except Exception as error:
         if not job.in_process:
-            with contextlib.suppress(Exception):  # What is raised below matters more.
+            with contextlib.suppress(
+                Exception
+            ):  # The error of the rank, raised below, matters more.
                 failure = _failure_of(job, error)
                 if failure is not None:
                     run.ledger.note(failure, within_s=_NOTE_WITHIN_S)
@@ -76,13 +78,15 @@ def noted(run: RunFolder, job: InJob) -> Iterator[None]:
 
 
 def _failure_of(job: InJob, error: Exception) -> Failed | None:
-    """The failure of this rank; None if another rank notes it."""
+    """The event for an error of this rank; None if another rank notes it, or if the error says
+    nothing about the machine."""
     rank = job.place().rank
     host = job.node or socket.gethostname()
     if isinstance(error, UnfitError):
         if rank in error.hosts:
             node = error.hosts[rank] or host
             return failed("unfit", job, str(error), rank=rank, host=node, check=error.check)
+        # Which machine failed is unknown: rank 0 notes it for all.
         if not error.hosts and rank == 0:
             return failed("unfit", job, str(error), check=error.check)
         return None
@@ -93,7 +97,7 @@ def _failure_of(job: InJob, error: Exception) -> Failed | None:
 
 
 def unfit_by_log(job: InJob, offset: int, code: int) -> Failed | None:
-    """A failed health check that the ranks could not note, by their exit codes."""
+    """The event for a failed health check that the ranks could not note, from their exit codes."""
     reason = "its ranks could not write down which health check failed; see cldctl logs"
     for task in job.cluster.ended_tasks(_of_this_start(job, offset)):
         if task.code == UNFIT:
@@ -105,7 +109,7 @@ def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed
     """The failure of the rank that failed first, by the launcher's log; None if it names none.
 
     Args:
-        offset: where in the log this attempt, or an earlier one, begins, bytes.
+        offset: byte of the log at which this attempt, or an earlier one, begins.
         hung: whether no step was finished in time: the rank that had to be killed is to blame.
         trained: whether the start trained; if not, the first rank that ended is to blame.
     """
@@ -136,7 +140,7 @@ def _of_this_start(job: InJob, offset: int) -> str:
 
 
 def task_name(work: Work, job: InJob) -> str:
-    """What messages call a task of a work."""
+    """The name of a task of a work in messages."""
     return work.name if work.is_world else f"{work.name}, task {job.ref.job_id}"
 
 
@@ -146,9 +150,9 @@ def is_secondary(text: str) -> bool:
 
 
 def noted_first(history: History, attempt: Attempt) -> Failed | None:
-    """What the rank that failed first in an attempt has noted; None if it has noted nothing.
+    """The failure of the rank that failed first in an attempt; None if no rank noted one.
 
-    Failures that follow from that of another rank do not count.
+    Failures that follow from the failure of another rank do not count.
     """
     start = attempt.job_id, attempt.restart
     noted = (
@@ -160,7 +164,7 @@ def noted_first(history: History, attempt: Attempt) -> Failed | None:
 
 
 def with_culprits(history: History) -> History:
-    """The history, with the reason of the rank that failed first in attempts that blame another."""
+    """The history, where attempts that blame another rank have that rank's own reason instead."""
     attempts = []
     for attempt in history.attempts:
         first = noted_first(history, attempt) if is_secondary(attempt.detail or "") else None
@@ -172,7 +176,8 @@ def with_culprits(history: History) -> History:
 
 
 def recent_crashes(history: History, now: float) -> tuple[int, str]:
-    """The number of crashes within a day and since the last request, and a message about them."""
+    """The number of crashes since the last request that are at most a day old, and a message, which
+    is empty if there are none."""
     attempts = [
         attempt
         for attempt in history.attempts[history.attempts_before :]
@@ -186,9 +191,9 @@ def recent_crashes(history: History, now: float) -> tuple[int, str]:
         max(0, (attempt.last_step or attempt.first_step) - attempt.first_step)
         for attempt in attempts
     )
-    took = _duration((last.ended or last.started) - attempts[0].started)
+    span = _duration((last.ended or last.started) - attempts[0].started)
     times = "once" if count == 1 else f"{count} times"
-    return count, f"crashed {times} in {took}, {steps / count:.0f} steps each"
+    return count, f"crashed {times} in {span}, {steps / count:.0f} steps on average"
 
 
 def in_vain(history: History, job_id: str | None) -> str | None:
@@ -204,7 +209,7 @@ def _duration(seconds: float) -> str:
 
 
 def bad(failures: Iterable[Failed], now: float) -> dict[str, str]:
-    """The nodes to avoid, and why, in words; the one that failed last comes last."""
+    """Why nodes are to be avoided, by their name; the node that failed last comes last."""
     recent = [
         event for event in failures if event.kind in _NAMES_A_NODE and event.time > now - DAY_S
     ]
@@ -215,13 +220,13 @@ def bad(failures: Iterable[Failed], now: float) -> dict[str, str]:
     for event in recent:
         if event.host and (event.kind != "rank" or event is first[event.start]):
             of_node.setdefault(event.host, []).append(event)
-    found = {}
+    avoided = {}
     for node, events in sorted(of_node.items(), key=lambda pair: pair[1][-1].time):
         unfit = [event.check for event in events if event.kind == "unfit"]
         crashes = len(events) - len(unfit)
         if unfit or crashes >= FAILURES:
-            found[node] = f"unfit ({unfit[-1]})" if unfit else f"{crashes} crashes"
-    return found
+            avoided[node] = f"unfit ({unfit[-1]})" if unfit else f"{crashes} crashes"
+    return avoided
 
 
 def for_next_start(
@@ -230,52 +235,56 @@ def for_next_start(
     """The nodes that a job avoids once it is requeued.
 
     Args:
-        needed: the number of nodes that it runs on.
+        needed: the number of nodes that the job runs on.
         also: failures of another ledger.
 
     Returns:
-        These nodes, and why; and the nodes that it avoided and no longer does.
+        Why the job avoids nodes, by their name; and the nodes that it avoided and no longer does.
     """
     before = history.avoided.get(job.ref.job_id, ())
-    found = bad([*history.failures, *also], time.time())
-    if not found and not before:
+    reasons = bad([*history.failures, *also], time.time())
+    if not reasons and not before:
         return {}, ()
     nodes = job.nodes()
     if nodes is None:
-        return {node: found.get(node, "avoided before") for node in before}, ()
+        return {node: reasons.get(node, "avoided before") for node in before}, ()
     # Nodes that a person has excluded, without a limit of time.
     others = set(nodes.excluded) - set(before)
-    why = _newest(found, others, nodes.usable, needed)
+    why = _newest(reasons, others, nodes.usable, needed)
     return why, tuple(node for node in before if node not in why)
 
 
 def failures_in(*ledgers: Ledger) -> list[Failed]:
-    """The failures in ledgers, except those that cannot be read: jobs start nevertheless."""
-    found: list[Failed] = []
+    """The failures in ledgers. One that cannot be read is skipped, so that jobs still start."""
+    failures: list[Failed] = []
     for ledger in ledgers:
         with contextlib.suppress(OSError):
-            found += ledger.full_history(within_s=0.0).failures
-    return found
+            failures += ledger.full_history(within_s=0.0).failures
+    return failures
 
 
 def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) -> JobSpec:
-    """The job, which avoids nodes with enough failures."""
-    found = bad(failures, time.time()) if cluster.restarts else {}
-    nodes = cluster.nodes_for(spec.size) if found else None
+    """The job, changed so that it avoids nodes with `FAILURES` failures or an unfit machine."""
+    reasons = bad(failures, time.time()) if cluster.restarts else {}
+    nodes = cluster.nodes_for(spec.size) if reasons else None
     if nodes is None:
         return spec
-    avoided = _newest(found, nodes.excluded, nodes.usable, spec.size.nodes)
+    avoided = _newest(reasons, nodes.excluded, nodes.usable, spec.size.nodes)
     return replace(spec, exclude=(*spec.exclude, *avoided))
 
 
 def _newest(
-    found: Mapping[str, str], others: Collection[str], usable: Collection[str], needed: int
+    reasons: Mapping[str, str], others: Collection[str], usable: Collection[str], needed: int
 ) -> dict[str, str]:
-    """The newest failures' nodes, without ``others``: at most half of the usable nodes.
+    """The nodes of ``reasons`` that failed last, without ``others``: at most half of the usable
+    nodes, and so few that enough are left for the job.
 
-    Enough nodes are left for the job.
+    Args:
+        reasons: why each node is to be avoided; the node that failed last comes last.
+        others: nodes that are excluded anyway.
+        needed: the number of nodes that the job runs on.
     """
     count = len(set(usable) - set(others))
     most = max(0, min(MOST, count // 2, count - needed))
-    avoidable = [(node, why) for node, why in found.items() if node not in others]
+    avoidable = [(node, why) for node, why in reasons.items() if node not in others]
     return dict(avoidable[max(0, len(avoidable) - most) :])

@@ -273,8 +273,8 @@ class _Done:
 
     Attributes:
         events: the number of events in the ledger for which the hook was called.
-        time: of the last of them.
-        evaluations: by name, the end for which the hook was called.
+        time: the time of the last of these events.
+        evaluations: the end for which the hook was called, by name of the evaluation.
     """
 
     events: int = 0
@@ -298,13 +298,13 @@ def changes(ledger: Sequence[Event], *, is_over: bool = False) -> list[Content]:
             so.
     """
     history = History()
-    found: list[Content] = []
+    contents: list[Content] = []
     for place, event in enumerate(ledger):
         verdict = history.verdict
         before = history.newest
         history.take(event)
         state = history.state
-        last: Content = found[-1] if found else {"state": "RUNNING", "attempt": None}
+        last: Content = contents[-1] if contents else {"state": "RUNNING", "attempt": None}
         stamp = {"place": place, "time": event.time, "state": state}
         if isinstance(event, events.Ended) and event.afterwards:
             if last["attempt"] == event.attempt and last["state"] != "RUNNING":
@@ -325,13 +325,13 @@ def changes(ledger: Sequence[Event], *, is_over: bool = False) -> list[Content]:
                 cause = last["cause"] or change["cause"]
                 last.update(stamp, cause=cause, reason=change["reason"] or last["reason"])
             else:
-                found.append(change | stamp)
+                contents.append(change | stamp)
     newest = history.newest
     is_open = history.verdict is not None and newest is not None and newest.cause is None
     if is_over and newest is not None and is_open and newest.job_id in history.cancelled:
         over = {"state": "CANCELLED", "cause": "cancelled", "reason": None, "step": None}
-        found.append(found[-1] | over | {"place": len(ledger) - 1, "time": ledger[-1].time})
-    return found
+        contents.append(contents[-1] | over | {"place": len(ledger) - 1, "time": ledger[-1].time})
+    return contents
 
 
 def _change(history: History, event: Event, before: Attempt | None) -> Content:
@@ -369,12 +369,12 @@ def _of_run(run: RunFolder, done: _Done, options: Sequence[str]) -> Iterator[tup
     requests = [place for place, event in enumerate(ledger) if isinstance(event, events.Requested)]
     first = max([done.events if is_same else 0, *requests[-1:]])
     is_over = "--over" in options
-    found = changes(ledger, is_over=is_over)
+    contents = changes(ledger, is_over=is_over)
     is_decided = is_over or "--decided" in options
     # An end is left out until it is decided what follows: the hook is called then, for both.
-    if found and not is_decided and not isinstance(ledger[found[-1]["place"]], DECISIONS):
-        found.pop()
-    for change in found:
+    if contents and not is_decided and not isinstance(ledger[contents[-1]["place"]], DECISIONS):
+        contents.pop()
+    for change in contents:
         if (place := change.pop("place")) >= first:
             progress = run.progress()
             if change["step"] is None:
@@ -476,11 +476,11 @@ def call(command: str, content: Content, timeout_s: float) -> tuple[str, str | N
 
 def variables(content: dict[str, Any]) -> dict[str, str]:
     """The variables of a hook's environment; empty for unknown values."""
-    found = {"CLDCTL_RUN_PATH": content["path"]}
+    environment = {"CLDCTL_RUN_PATH": content["path"]}
     for name in _VARIABLES:
         value = content.get(name)
-        found[f"CLDCTL_{name.upper()}"] = "" if value is None else str(value)
-    return found
+        environment[f"CLDCTL_{name.upper()}"] = "" if value is None else str(value)
+    return environment
 
 
 def sentence(content: dict[str, Any]) -> str:

@@ -112,12 +112,12 @@ def readable(file: Path, within_s: float = READ_WITHIN_S) -> None:
 
 
 @contextlib.contextmanager
-def written_down(job: InJob) -> Iterator[None]:
+def exit_unless_written(job: InJob) -> Iterator[None]:
     """End the process with `BLIND` if the block cannot write a wish."""
     try:
         yield
     except OSError as error:
-        log(f"what job {job.ref.job_id} wishes for cannot be written: {error}")
+        log(f"job {job.ref.job_id}: its wish for a requeue cannot be written: {error}")
         sys.exit(BLIND)
 
 

@@ -46,12 +46,12 @@ def of_works(
     """The job whose tasks compute works of one kind.
 
     A task of trainings is a world of ranks, and `list_runs` writes the list of the runs of a group.
-    The tasks of sharded works are of one process each, and the ledger of the first work keeps their
-    crashes.
+    A task of sharded works is a single process; the ledger of the first work keeps the crashes of
+    all of them.
 
     Args:
-        size: of a training.
-        group: that the works belong to; None for works of one run, or of none.
+        size: the size of a training with the resources of a job.
+        group: the group that the works belong to; None for works of one run, or of none.
         logs: where the output goes; default: into the folder of the group, or of the first work.
         parallel: how many tasks run at once; None for one training on a cluster without a queue.
         code: the folder that the job imports from, as in `JobSpec`.

@@ -1,8 +1,8 @@
-"""What each process of a job does: it computes pieces of works, and says what is to follow.
+"""What each process of a job does: it computes pieces of works, and may wish for a requeue.
 
 Launchers pickle a record of the pieces (`TrainWork` in cldctl/jobs/train.py, `ShardsWork` in
-cldctl/jobs/shards.py) and call it in each process; both lead to `run_task`. What follows if a
-process could not say so itself is decided by cldctl/jobs/aftermath.py.
+cldctl/jobs/shards.py) and call it in each process; both lead to `run_task`. If a process ends badly
+without a wish, cldctl/jobs/aftermath.py decides whether the job begins again.
 """
 
 import contextlib
@@ -52,10 +52,10 @@ def run_task(
 
     Args:
         gpu: whether a process that works alone computes on a GPU.
-        digest: of the code that was there when the task was submitted; None to take any.
+        digest: the digest of the code at the time of submission; None to accept any code.
 
     Raises:
-        SystemExit: the exit code says whether another start may succeed.
+        SystemExit: an error ends the process; the exit code says whether another start may succeed.
     """
     log_offset = process.log_size(job)
     if not job.in_process:
@@ -65,7 +65,7 @@ def run_task(
         process.readable(folder / "request.json")
     with one_line_errors(job):
         work = opened(next(iter(pieces)))
-        # The scheduler did not take the cancellation of a successor.
+        # A successor begins although it was withdrawn if the scheduler did not cancel it.
         if work.has_successors and _was_withdrawn(work, job):
             print(f"{work.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return
@@ -81,11 +81,11 @@ def run_task(
                 # After USR2, the task begins again, whatever the signal means.
                 is_notice = outcome.code is StopCode.USR2
                 cause = "timeout" if is_notice else job.cause_of(outcome.code, log_offset)
-                follow(work, job, outcome.code, cause)
+                wish_after_stop(work, job, outcome.code, cause)
 
 
 def opened(folder: Path) -> Work:
-    """As `open_work`. The ledger of a training calls the run's hook for decisions."""
+    """The work in a folder; if it is a training, its ledger calls the run's hook for decisions."""
     work = open_work(folder)
     return Training(folder, hooks.heard(folder)) if isinstance(work, Training) else work
 
@@ -99,13 +99,13 @@ def _was_withdrawn(work: Work, job: InJob) -> bool:
 
 
 def _compute_in_world(work: Training, job: InJob, stop: StopFlag) -> None:
-    """Train, and say on rank 0 what is to follow."""
+    """Train as one rank of a world; rank 0 also wishes for the requeue."""
     is_first = job.place().rank == 0
     with failures.noted(work.run, job):
         recipe = work.recipe(READ_WITHIN_S, with_plugins=True)
         size = job.place().world_size
         if size != recipe.cluster.world_size and not job.in_process:
-            # Ranks that do not know of each other would train twice.
+            # Ranks that do not know of each other would each train the whole run.
             raise UsageError(
                 f"{work.name}: the job has {size} process(es), and the recipe asks for "
                 f"{recipe.cluster.world_size}. Set cluster.nodes and cluster.tasks_per_node to "
@@ -129,9 +129,9 @@ def _compute_in_world(work: Training, job: InJob, stop: StopFlag) -> None:
         ranks.use_cores(recipe.cluster.cpus_per_task)
         try:
             outcome = work.compute(ranks, stop, start=_start_of(work, job))
-            # Before the ranks part, which may fail: the wish is only a file.
+            # Before `leave`, which may fail; writing a wish needs no other rank.
             if is_first and job.ref.restarts:
-                follow(work, job, outcome.code, outcome.cause)
+                wish_after_stop(work, job, outcome.code, outcome.cause)
         finally:
             ranks.leave()
 
@@ -140,7 +140,7 @@ def _start_of(work: Training, job: InJob) -> Start:
     def cause_of(code: StopCode) -> Cause | None:
         return job.cause_of(code, log_offset(work.run))
 
-    # When it got its machines: as its launcher says, or else when this process began.
+    # When the job got its machines, according to its launcher; else when this process began.
     began = None if job.in_process else job.began or start_time(os.getpid())
     return Start(
         job_id=job.ref.job_id,
@@ -165,7 +165,7 @@ def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Out
         use_plugins(folder)
     from cld_core import ranks as distributed
 
-    # Now, because the checkout may be another one when the task ends.
+    # Imported now: with --live-code, the checkout may be another one when the task ends.
     from cldctl.evals.results import write_finished
 
     ranks = distributed.alone(job.place(), gpu=gpu)
@@ -204,9 +204,9 @@ def _compute_alone(pieces: Pieces, job: InJob, stop: StopFlag, gpu: bool) -> Out
 
 
 def _compare_code(pieces: Pieces, job: InJob, digest: str) -> None:
-    """Note in the works that their code has changed since the task was submitted.
+    """Note in the works if the code has changed since the task was submitted.
 
-    Pieces of one result may then differ in their code.
+    Pieces of one result may then be computed by different code.
     """
     imported = code.imported()
     if imported == digest:
@@ -221,34 +221,35 @@ def _compare_code(pieces: Pieces, job: InJob, digest: str) -> None:
         try:
             open_work(folder).ledger.note(event, within_s=NOTE_WITHIN_S)
         except Exception as error:
-            # A folder that is gone or damaged changes nothing for the others.
+            # A folder that is gone or damaged must not keep the others from being computed.
             log(f"{folder}: not noted ({error}): {event}")
 
 
-# --- what follows
+# --- requeue and successors
 
 
-def follow(work: Work, job: InJob, code: StopCode, cause: Cause | None) -> None:
-    """Wish for what is to follow after computing was stopped.
+def wish_after_stop(work: Work, job: InJob, code: StopCode, cause: Cause | None) -> None:
+    """Write the wish for what follows a work that a signal stopped.
 
     Args:
-        code: the signal that stopped it.
-        cause: what the signal meant; None if only the launcher knows.
+        code: the signal.
+        cause: the meaning of the signal; None if only the launcher knows.
     """
     if cause == "cancelled":
         if work.has_successors:
             withdraw_successors(work, job)
         return
-    with process.written_down(job):
-        # The notice may have come before the process listened, so that the limit ended the work.
+    with process.exit_unless_written(job):
+        # USR2 announces the end. If it came before this process handled signals, only the cause
+        # tells.
         if code is StopCode.USR2 or cause == "timeout":
-            go_on(work, job, cause or "timeout")
+            wish_requeue(work, job, cause or "timeout")
         elif code is StopCode.TERM and cause in ("terminated", None):
             # SIGTERM may have been the time limit: the launcher's notice follows soon.
             job.wish(Requeue(after_limit=True))
 
 
-def go_on(
+def wish_requeue(
     work: Work,
     job: InJob,
     cause: Cause,
@@ -256,16 +257,19 @@ def go_on(
     delay_s: float = 0.0,
     within_s: float = NOTE_WITHIN_S,
 ) -> None:
-    """Wish that this job begins again, away from nodes where it failed, and note it in the ledger.
+    """Write the wish that this job begins again, away from nodes where it failed, and note it in
+    the ledger.
 
-    A job that was cancelled does not begin again. A time limit that came before a single step was
-    done would come again: the work is given up.
+    A job that was cancelled does not begin again. If the time limit ended the job before it
+    finished a step, it would do so again: the work is given up.
 
     Args:
-        within_s: seconds for which writing lines that the next start needs is retried.
+        cause: why the job begins again.
+        delay_s: seconds after which it begins at the earliest.
+        within_s: seconds for which writing is retried if the next start needs the lines.
 
     Raises:
-        OSError: the wish could not be written.
+        OSError: the wish cannot be written.
     """
     history = work.ledger.full_history()
     job_id = job.ref.job_id
@@ -306,7 +310,7 @@ def log_offset(run: RunFolder) -> int:
 
 
 def explain_previous(run: RunFolder, job: InJob) -> None:
-    """Find out why the newest attempt ended, if it could not say so itself, and note it."""
+    """Note why the newest attempt ended, if it could not and the launcher knows."""
     history = run.ledger.full_history()
     last = history.last
     if last is None or last.cause not in _UNEXPLAINED:
@@ -316,15 +320,15 @@ def explain_previous(run: RunFolder, job: InJob) -> None:
         return  # Its cause is known.
     cause = job.why_ended(last)
     if was_requeued and cause != "preempted":
-        return  # What the launcher says since is about our own requeue.
+        return  # The launcher's later notices are about our own requeue.
     if cause is not None and cause != last.cause:
         run.ledger.note(Ended(attempt=last.attempt, cause=cause, afterwards=True))
 
 
 def note_successor(run: RunFolder, job: InJob) -> None:
-    """Note the job that waits for this one to end badly, unless the ledger knows it.
+    """Note the job that waits for this one to end badly, unless the ledger has it.
 
-    The batch script submits it, where preemption cancels jobs.
+    The batch script submits this successor on clusters where preemption cancels jobs.
     """
     history = run.ledger.full_history()
     successor = job.successor()
@@ -336,10 +340,10 @@ def note_successor(run: RunFolder, job: InJob) -> None:
 
 
 def withdraw_successors(work: Work, job: InJob) -> None:
-    """Cancel the jobs that would follow this one, and note it: the run was cancelled or given up.
+    """Note that the successors of this job are withdrawn, and cancel them.
 
-    If the launcher cannot be asked, the batch script cancels them; if it is killed first, they end
-    without training.
+    The run was cancelled or given up. If the launcher does not answer, the batch script cancels the
+    successors; if the script is killed first, they end without training.
     """
     successors = work.ledger.full_history().successors_of(job.ref.job_id)
     for ref in successors:

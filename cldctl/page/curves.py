@@ -47,7 +47,7 @@ def is_inside(run: RunFolder, folder: Path, *, follow: bool) -> bool:
 
 def read(run: RunFolder, *, follow: bool = False) -> dict[str, Points]:
     """The finite values of each tag by step; tags of a subfolder begin with its name."""
-    found: dict[str, Points] = {}
+    by_tag: dict[str, Points] = {}
     files = [*run.tensorboard.glob("*tfevents*"), *run.tensorboard.glob("*/*tfevents*")]
     for folder in sorted({file.parent for file in files}):
         if not is_inside(run, folder, follow=follow):
@@ -57,8 +57,10 @@ def read(run: RunFolder, *, follow: bool = False) -> dict[str, Points]:
             while curves.look():
                 pass
         prefix = "" if folder == run.tensorboard else f"{folder.name}: "
-        found |= {f"{prefix}{tag}": sorted(points.items()) for tag, points in curves.values.items()}
-    return found
+        by_tag |= {
+            f"{prefix}{tag}": sorted(points.items()) for tag, points in curves.values.items()
+        }
+    return by_tag
 
 
 def parts(values: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:

@@ -162,8 +162,8 @@ def chart(
             axes.errorbar(*zip(*means, strict=True), capsize=3, color=colour, **marker)
             is_smoothed |= means is not points
             if len(colours) == 1 and is_smoothed:
-                drawn = points[:: -(-len(points) // _POINTS)]
-                axes.plot(*zip(*drawn, strict=True), color=colour, alpha=0.35, linewidth=0.8)
+                thinned = points[:: -(-len(points) // _POINTS)]
+                axes.plot(*zip(*thinned, strict=True), color=colour, alpha=0.35, linewidth=0.8)
         values = [value for points in lines.values() for _, value, *_ in points]
         if truth is not None:
             colours["true entropy"] = _TEXT
@@ -192,8 +192,8 @@ def _svg(title: str, figure: "Figure", entries: Sequence[tuple[str, str]] = ()) 
     # Without the head that only a separate file needs, and without invisible digits.
     svg = re.sub(r'(?s:\A.*(?=<svg))| id="[a-z]+[a-z0-9]*_\d+"', "", out.getvalue())
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), svg)
-    drawn = part("chart", title=title, svg=Markup(printable(svg)), entries=entries)
-    return Markup(re.sub(r"#0001(\d\d)", lambda ink: f"var(--c{int(ink[1])})", drawn))
+    html = part("chart", title=title, svg=Markup(printable(svg)), entries=entries)
+    return Markup(re.sub(r"#0001(\d\d)", lambda ink: f"var(--c{int(ink[1])})", html))
 
 
 def smoothed(points: Points) -> Points:
@@ -247,15 +247,15 @@ def gallery(run: RunFolder, *, follow: bool, most: int = _NEWEST) -> list[Markup
     """
     files = [*by_age(run.evals.glob("*/samples.png")), *by_age(run.samples.glob("*.png"))]
     inside = [file for file in reversed(files) if is_inside(run, file.parent, follow=follow)]
-    found: dict[bytes | Path, Markup] = {}
+    by_content: dict[bytes | Path, Markup] = {}
     for file in inside[:most]:
         content = png(file)
         # Evaluations with the same sampler have equal pictures.
-        found.setdefault(content or file, _picture(run, file, content))
-    shown = list(found.values())
+        by_content.setdefault(content or file, _picture(run, file, content))
+    pictures = list(by_content.values())
     if (more := len(inside) - most) > 0:
-        shown.append(text(f"{more} older ones are in the folder of the run."))
-    return shown
+        pictures.append(text(f"{more} older ones are in the folder of the run."))
+    return pictures
 
 
 def png(file: Path) -> bytes:

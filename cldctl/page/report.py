@@ -83,7 +83,7 @@ _WORDS = {
     "train/steps_per_s": "steps per second",
     "periodic/nfe": "network evaluations of a sample",
 }
-# Curves are drawn of so many runs: more cannot be told apart.
+# The most runs whose curves are drawn: more cannot be distinguished.
 _DRAWN = 24
 # Losses can be compared if these sections agree, except for keys that do not change the loss.
 _LOSS_OF = ("data", "sde", "objective")
@@ -101,32 +101,34 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     Args:
         follow: also read folders that links lead out of the run to.
     """
-    found = why(run)
-    row = found.row
+    explanation = why(run)
+    row = explanation.row
     pills = [(row.state, colour_of(row.state)), *((tag, "dim") for tag in row.tags)]
-    return render(run.name, pills, _sections(run, found, follow))
+    return render(run.name, pills, _sections(run, explanation, follow))
 
 
-def _sections(run: RunFolder, found: Why, follow: bool) -> Iterator[PageSection]:
-    row = found.row
+def _sections(run: RunFolder, explanation: Why, follow: bool) -> Iterator[PageSection]:
+    row = explanation.row
     results = readable_results(run)
     best = best_of(results)
     curves = read(run, follow=follow)
     pictures = gallery(run, follow=follow)
     of_step = [run.evals / result.evaluation for result in best if result.step == row.step]
-    drawn = [folder / "samples.png" for folder in of_step]
-    drawn += run.samples.glob(f"step_{row.step:08d}*.png")
-    has_samples = any(file.exists() for file in drawn)
-    yield PageSection("", _verdict(run, found, has_samples=has_samples, follow=follow), "lines")
+    sample_files = [folder / "samples.png" for folder in of_step]
+    sample_files += run.samples.glob(f"step_{row.step:08d}*.png")
+    has_samples = any(file.exists() for file in sample_files)
+    yield PageSection(
+        "", _verdict(run, explanation, has_samples=has_samples, follow=follow), "lines"
+    )
     recipe = shipped(run)
     tiles = [_tile(result, recipe.name if recipe else "") for result in best]
     yield PageSection("", [*tiles, *_effort(row)], "tiles")
     loss = chart("loss", {"loss": curves.get(LOSS, [])}) or text("No loss has been recorded.")
     yield PageSection("", [loss, *pictures[:1]], "pair")
     yield PageSection("", [_outside(run, follow)])
-    starts = attempts(found.attempts, when=local_time)
+    starts = attempts(explanation.attempts, when=local_time)
     if past := table("Attempts, oldest first", starts.columns):
-        yield PageSection("Attempts", [_time_line(found), past])
+        yield PageSection("Attempts", [_time_line(explanation), past])
     else:
         yield PageSection("Attempts", [text("There are no attempts yet.")])
     yield PageSection("Evaluations", _evaluations(row, results))
@@ -136,7 +138,7 @@ def _sections(run: RunFolder, found: Why, follow: bool) -> Iterator[PageSection]
     yield PageSection("Curves", _curves(curves))
     yield PageSection("Samples", pictures[1:], "pictures")
     yield PageSection("Recipe", _recipe(run))
-    yield PageSection("Code and machines", [_facts(run, found)])
+    yield PageSection("Code and machines", [_facts(run, explanation)])
 
 
 def readable_results(run: RunFolder) -> list[Result]:
@@ -166,14 +168,16 @@ def _nfe(number: Number | None) -> str:
     return "" if number is None or number.nfe is None else f"{number.nfe:,.0f}"
 
 
-def _verdict(run: RunFolder, found: Why, *, has_samples: bool, follow: bool) -> Iterator[Markup]:
+def _verdict(
+    run: RunFolder, explanation: Why, *, has_samples: bool, follow: bool
+) -> Iterator[Markup]:
     """The state of the run in a sentence, its last failure, and commands to type next.
 
     Args:
         has_samples: whether there are samples of its last step.
     """
-    row = found.row
-    sentence = f"{row.state.capitalize()}: {found.headline}"
+    row = explanation.row
+    sentence = f"{row.state.capitalize()}: {explanation.headline}"
     if row.state == "RUNNING" and row.eta_s is not None:
         sentence += f"; about {duration(row.eta_s)} left"
     if row.as_of is not None:
@@ -184,7 +188,7 @@ def _verdict(run: RunFolder, found: Why, *, has_samples: bool, follow: bool) -> 
     if row.steps:
         bar = Markup('<progress max="{}" value="{}" aria-label="steps done"></progress>')
         yield bar.format(row.steps, min(row.step, row.steps))
-    if row.state in _FAILED and (failed := found.failed) is not None:
+    if row.state in _FAILED and (failed := explanation.failed) is not None:
         rank = str(failed)
         reason = f": {one_line(failed.reason, 300)}" if failed.reason else "."
         yield text(f"{rank[0].upper()}{rank[1:]}{reason}", "red")
@@ -193,9 +197,11 @@ def _verdict(run: RunFolder, found: Why, *, has_samples: bool, follow: bool) -> 
             yield part("folded", summary="Last output", content=last_lines)
     # Commands for what the page is or shows are left out.
     done = ("report ", "sample ") if has_samples else ("report ",)
-    following = [code(command(words, run)) for words in found.next if not words.startswith(done)]
-    if following or found.do:
-        yield text(Markup(" ").join(filter(None, ["Next:", found.do, *following])))
+    following = [
+        code(command(words, run)) for words in explanation.next if not words.startswith(done)
+    ]
+    if following or explanation.do:
+        yield text(Markup(" ").join(filter(None, ["Next:", explanation.do, *following])))
     yield text(row.note or "", "note")
     for warning in (*row.changes, *row.problems):
         yield text(warning, "warning")
@@ -217,13 +223,13 @@ def _outside(run: RunFolder, follow: bool) -> Markup:
 
 def _tile(best: Result, recipe: str) -> Markup:
     """A result beside the true entropy, or the published value of its recipe."""
-    known = published(recipe, best.quantity.key)
+    reference = published(recipe, best.quantity.key)
     if best.truth is not None:
         digits = best.quantity.digits
         gap = best.number.value - best.truth
         beside = f"true entropy {best.truth:.{digits}f}, gap {gap:.{digits}f}"
-    elif known is not None:
-        beside = f"published {'≤ ' if known.bound else ''}{known.value:g} ({known.how})"
+    elif reference is not None:
+        beside = f"published {'≤ ' if reference.bound else ''}{reference.value:g} ({reference.how})"
     elif best.floor is not None:
         floor = registry.quantity(f"{best.quantity.key}{FLOOR}")
         beside = f"{floor.label} {number_text(floor, best.floor)}"
@@ -247,15 +253,15 @@ def _effort(row: RunStatus) -> Iterator[Markup]:
         yield part("tile", label="used", value=used, about=[about])
 
 
-def _time_line(found: Why) -> Markup:
+def _time_line(explanation: Why) -> Markup:
     """Bars of the attempts over time, in the colour of the state in which each left the run."""
-    stretches = found.stretches
+    stretches = explanation.stretches
     begin = min(stretch.began - stretch.waited_s for stretch in stretches)
     last = max(stretch.until for stretch in stretches)
     percent = 100 / max(last - begin, 1e-3)
     bars = []
     legend = {}
-    for stretch, state, end in found.ends:
+    for stretch, state, end in explanation.ends:
         attempt = stretch.attempt
         steps = f"steps {count(attempt.first_step)} to {count(attempt.last_step)}"
         for phase, since, until, colour in (
@@ -269,7 +275,7 @@ def _time_line(found: Why) -> Markup:
                 about = f"attempt {attempt.attempt}, {steps}: {phase}, {duration(until - since)}"
                 bars.append((f"{colour} {phase}", left, width, about))
                 legend[phase] = f"var(--{colour})"
-    end_of_line = "now" if found.row.state == "RUNNING" else local_time(last)
+    end_of_line = "now" if explanation.row.state == "RUNNING" else local_time(last)
     ends = [local_time(begin), duration(last - begin), end_of_line]
     return part("time_line", bars=bars, entries=legend.items(), ends=ends)
 
@@ -328,8 +334,10 @@ def _sweeps(run: RunFolder, row: RunStatus) -> Iterator[PageSection]:
             charts.append(drawing(title, partial(figure_of, sweep, cells, [quantity])))
         axes = " and ".join(axis.key for axis in sweep.axes)
         done = f"{entry['done']} of {len(entry['evaluations'])} evaluations are complete"
-        drawn = table(f"Results by {axes}", columns)
-        yield PageSection(f"Sweep over {axes}", [*charts, drawn, text(f"{entry['id']}: {done}")])
+        results_table = table(f"Results by {axes}", columns)
+        yield PageSection(
+            f"Sweep over {axes}", [*charts, results_table, text(f"{entry['id']}: {done}")]
+        )
 
 
 def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
@@ -354,10 +362,10 @@ def other_charts(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]
     for tag in sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag)):
         words = _WORDS.get(tag, tag.removeprefix("train/").replace("_", " "))
         members = {run: own.get(tag, ()) for run, own in curves.items()}
-        known = [[value for _, value in points] for points in members.values() if points]
-        if all(map(_is_constant, known)):
-            constant.append(f"{words} {number(known[-1][-1])}")
-        elif len(known) > 1 or len(curves) == 1:
+        values = [[value for _, value in points] for points in members.values() if points]
+        if all(map(_is_constant, values)):
+            constant.append(f"{words} {number(values[-1][-1])}")
+        elif len(values) > 1 or len(curves) == 1:
             yield chart(words, members)
     if constant and len(curves) == 1:
         yield text(f"Constant: {', '.join(constant)}.")
@@ -415,10 +423,10 @@ def software(run: RunFolder, attempts: Sequence[Attempt] = ()) -> dict[str, str]
     return {"commit": commit, "versions": listed}
 
 
-def _facts(run: RunFolder, found: Why) -> Markup:
+def _facts(run: RunFolder, explanation: Why) -> Markup:
     """Versions, code and machines, in words."""
-    row = found.row
-    attempts = found.history.attempts if row.is_readable else ()
+    row = explanation.row
+    attempts = explanation.history.attempts if row.is_readable else ()
     swept = [f"{key}={value}" for key, value in row.sweep.items()]
     saved = row.checkpoint_step
     facts = {
@@ -443,8 +451,8 @@ def _facts(run: RunFolder, found: Why) -> Markup:
 
 def fact_columns(facts: Mapping[str, Any]) -> dict[str, list[str]]:
     """The columns of a table of facts, without those that are unknown."""
-    known = {name: str(value) for name, value in facts.items() if value}
-    return {"fact": list(known), "value": list(known.values())}
+    texts = {name: str(value) for name, value in facts.items() if value}
+    return {"fact": list(texts), "value": list(texts.values())}
 
 
 def index_page(rows: Sequence[RunStatus], root: Path, folder: Path, notes: Iterable[str]) -> str:
@@ -548,8 +556,8 @@ def _losses(
         title = f"{name}, recipe cannot be read"
         if name in recipes:
             settings = zip(columns["key"], columns[name], strict=True)
-            known = [f"{key}={value}" for key, value in settings if value != "null"]
-            title = ", ".join(setting for setting in known if not setting.startswith(_SAME))
+            texts = [f"{key}={value}" for key, value in settings if value != "null"]
+            title = ", ".join(setting for setting in texts if not setting.startswith(_SAME))
         if LOSS in own:
             # A run has its colour in all charts.
             charts.setdefault(title or "loss", dict.fromkeys(curves, ()))[name] = own[LOSS]
@@ -562,7 +570,7 @@ def _losses(
 
 
 def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
-    """A line for each choice of the keys besides the seed, as `cldctl compare` has it."""
+    """The lines of `cldctl compare`: one for each choice of the keys besides the seed."""
     lines: list[ComparedRuns] = []
     warnings: list[Markup] = []
 

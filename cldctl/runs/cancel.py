@@ -175,8 +175,8 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
     for run in runs:
         require_may_change(run.path, "Nothing was cancelled")
     answers = survey.of_runs(runs)
-    known = (cluster.name for cluster in answers.clusters)
-    answers.require(known, "Nothing was cancelled")
+    polled = (cluster.name for cluster in answers.clusters)
+    answers.require(polled, "Nothing was cancelled")
     endings = [_ending(run, answers, works) for run in runs]
     for name, jobs in by_cluster(_jobs_of(endings)).items():
         # Noted before they end, so that the ledger tells what their end means.

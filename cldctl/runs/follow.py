@@ -1,4 +1,4 @@
-"""Following works of any kind until they are over, by looks at their states."""
+"""Following works (`--follow`): looking at their states until all of them are over."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,8 +17,8 @@ class WorkStates:
     """What works are doing.
 
     Attributes:
-        states: of the works, in their order.
-        rows: of trainings, the rows of `cldctl status`; empty for other works.
+        states: the state of each work, in their order.
+        rows: the rows of `cldctl status`, if the works are trainings; else empty.
     """
 
     answers: Answers
@@ -27,24 +27,28 @@ class WorkStates:
 
 
 def follow(works: Sequence[Work]) -> Iterator[WorkStates]:
-    """Look at trainings, or at other works, until all of them are over, with pauses.
+    """Yield the states of trainings, or of other works, again and again until all are over.
 
-    A job that returns to the queue looks over for a moment, so that several looks must agree.
+    A job that returns to the queue seems to be over for a moment, so several looks must agree.
     """
     ends = survey.EndDetector()
     while True:
         look = states_of(works, ends.max_age_s)
         yield look
-        found = set(look.states)
-        is_sure = found <= {"FINISHED", "CANCELLED"}
-        is_believed = ends.look(found <= OVER, look.answers, is_sure=is_sure)
-        if is_believed or found <= {"FINISHED"}:
+        states = set(look.states)
+        is_sure = states <= {"FINISHED", "CANCELLED"}
+        is_believed = ends.look(states <= OVER, look.answers, is_sure=is_sure)
+        if is_believed or states <= {"FINISHED"}:
             return
         time.sleep(look.answers.pause_s)
 
 
 def states_of(works: Sequence[Work], max_age_s: float = 0.0) -> WorkStates:
-    """The states of trainings, or of other works, by answers of at most an age in seconds."""
+    """The states of trainings, or of other works.
+
+    Args:
+        max_age_s: the greatest age of the answers of a launcher, seconds; 0 for new answers.
+    """
     if works[0].is_world:
         runs = [work.run for work in works if work.run is not None]
         answers = survey.of_runs(runs, max_age_s=max_age_s)
@@ -61,7 +65,7 @@ def states_of(works: Sequence[Work], max_age_s: float = 0.0) -> WorkStates:
 
 
 def exit_code(states: Iterable[str]) -> int:
-    """0 if all works are finished, 5 if the others were cancelled, 1 if one failed or stopped."""
+    """The exit code: 0 if all works are finished, 5 if the others were cancelled, else 1."""
     others = set(states) - {"FINISHED"}
     if not others:
         return 0

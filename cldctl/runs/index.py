@@ -57,7 +57,7 @@ Files = Mapping[str, Sequence[int] | None]
 
 @dataclass(frozen=True)
 class IndexedRun:
-    """A run as it was seen: the inode of its folder, its files, and the fields of its `RunStatus`
+    """A run in the index: the inode of its folder, its files, and the fields of its `RunStatus`
     without the path."""
 
     inode: int
@@ -66,13 +66,13 @@ class IndexedRun:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What is in a folder of runs.
+class RunListing:
+    """The runs in a folder.
 
     Attributes:
-        rows: of every run, oldest first.
+        rows: the row of each run, oldest first.
         answers: what the clusters said about the runs that had to be read.
-        closed: by name, why this user cannot see whether a folder is a run.
+        closed: why this user cannot see whether a folder is a run, by name of the folder.
     """
 
     rows: list[RunStatus] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Found:
 
     @property
     def remarks(self) -> list[str]:
-        """What is worth knowing about the answers of clusters, and about folders."""
+        """Messages about old or missing answers of clusters, and about folders that are closed."""
         closed = [f"{name}: {reason}" for name, reason in self.closed.items()]
         return [*filter(None, [self.answers.remark]), *closed]
 
@@ -116,7 +116,7 @@ class Index:
         self._file = _file_for(self.root)
         self._entries = {} if fresh or self._file is None else _load(self._file)
 
-    def look(self, *, max_age_s: float = 0.0) -> Found:
+    def look(self, *, max_age_s: float = 0.0) -> RunListing:
         """The status of every run.
 
         Args:
@@ -150,7 +150,7 @@ class Index:
         if self._file is not None and (entries or len(self._entries) != before):
             _save(self._file, self._entries)
         rows.sort(key=lambda row: (row.created or 0.0, row.name))
-        return Found(rows, answers, dict(sorted(closed.items())))
+        return RunListing(rows, answers, dict(sorted(closed.items())))
 
     def unfinished(self) -> list[RunFolder]:
         """The runs that are not known to be finished."""
@@ -258,14 +258,14 @@ def _row(reading: _Reading, answers: Answers, inode: int) -> tuple[RunStatus, In
 
 def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
     """Inode, size and time of the last change of files of a run; None for missing ones."""
-    found: dict[str, Sequence[int] | None] = {}
+    by_name: dict[str, Sequence[int] | None] = {}
     for name in names:
         try:
             status = os.stat(f"{folder}/{name}")
-            found[name] = [status.st_ino, status.st_size, status.st_mtime_ns]
+            by_name[name] = [status.st_ino, status.st_size, status.st_mtime_ns]
         except OSError:
-            found[name] = None
-    return found
+            by_name[name] = None
+    return by_name
 
 
 def concurrent_map(function: Callable[[T], R], items: Sequence[T]) -> list[R]:

@@ -193,7 +193,9 @@ def find_log(
     """The log of a rank, 0 by default, of an evaluation, an attempt or the newest job.
 
     Raises:
-        NotFoundError, UsageError: as `of_evaluation` and `of_training`.
+        NotFoundError: there is no such evaluation, shard or attempt, no job of it, or another launcher
+            started the attempt.
+        UsageError: several ids of evaluations begin with ``evaluation``.
     """
     if evaluation is None:
         return of_training(run, attempt, rank or 0)
@@ -209,9 +211,9 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
     """
     history = run.ledger.history()
     jobs = {event.job.job_id: event.job for event in history.submitted}
-    made = _attempt(history, attempt)
-    if made is not None:
-        job_id = str(made.job_id)
+    entry = _attempt(history, attempt)
+    if entry is not None:
+        job_id = str(entry.job_id)
         job = jobs.get(job_id) or JobRef(cluster=clusters.default().name, job_id=job_id)
     elif attempt is not None:
         existing = ", ".join(str(other.attempt) for other in history.attempts) or "none"
@@ -234,8 +236,8 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
         job=replace(job, logs=str(job_logs.moved(run.logs, job.logs))),
         rank=rank,
         note=note,
-        restart=None if made is None else made.restart,
-        is_newest=made in (None, history.last),
+        restart=None if entry is None else entry.restart,
+        is_newest=entry in (None, history.last),
         run=run,
         attempt=attempt,
     )
@@ -436,14 +438,14 @@ class LogReader:
         if part.whole is not None:
             self._notify(f"{part.file}: shown whole: {part.whole}")
         begin = part.begin if self._tail is None else part.last(self._tail).begin
-        shown = max(begin, (part.end or 0) - MOST_BYTES)
-        if shown > begin:
-            self._notify(f"the first {shown - begin:,} bytes of {part.file} are not shown")
+        begin_shown = max(begin, (part.end or 0) - MOST_BYTES)
+        if begin_shown > begin:
+            self._notify(f"the first {begin_shown - begin:,} bytes of {part.file} are not shown")
         if self._all_ranks:
-            above = LogRange(part.file, max(shown - MOST_BYTES, 0), shown)
+            above = LogRange(part.file, max(begin_shown - MOST_BYTES, 0), begin_shown)
             times = (time_of(line) or 0.0 for line in above.lines())
             self._latest[part.file] = max(times, default=0.0)
-        return shown
+        return begin_shown
 
 
 # --- the rank that failed first
@@ -503,10 +505,10 @@ def failed_log(run: RunFolder, number: int | None) -> tuple[Log, str]:
     """The log of the rank that failed first in an attempt, and a line about it.
 
     Args:
-        number: of the attempt; None for the last one that failed.
+        number: the number of the attempt; None for the last attempt that failed.
 
     Raises:
-        NotFoundError: no attempt failed, or there is no such one, or it did not fail.
+        NotFoundError: no attempt failed, there is no such attempt, or it did not fail.
     """
     history = run.ledger.history()
     attempt = last_failed(history)
@@ -589,15 +591,15 @@ def _by_logs(run: RunFolder, attempt: Attempt, printed: _Printed) -> FirstFailur
     ranks: list[int] = []
     with contextlib.suppress(NotFoundError, OSError):
         ranks = [log.rank for log in of_training(run, attempt.attempt, 0).all_ranks()]
-    found = []
+    first_errors = []
     for rank in ranks:
         for part, lines in printed(rank):
             errors = [line for line in lines if _ERROR.match(line)]
             if part.is_errors and errors and not failures.is_secondary(errors[-1]):
-                found.append((_ended(part, lines), rank, errors[-1]))
-    if not found:
+                first_errors.append((_ended(part, lines), rank, errors[-1]))
+    if not first_errors:
         return None
-    time, rank, reason = min(found)
+    time, rank, reason = min(first_errors)
     return FirstFailure(attempt.attempt, rank, None, reason, time)
 
 

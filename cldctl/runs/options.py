@@ -87,14 +87,14 @@ class SubmitOptions:
     """A new run, or the runs of a sweep, as typed on the command line. Nothing is written.
 
     Attributes:
-        recipe: its name or file.
+        recipe: the name or file of the recipe.
         root: the folder of the runs.
-        name: of the run, or of a sweep's group; None for one that begins with that of the recipe.
+        name: the name of the run, or of a sweep's group; None to derive one from the recipe's name.
         given: overrides of the command line.
         profile: the name of a profile.
         sweep: axes, "KEY=a,b,c"; each combination of values is a run.
         parallel: how many runs of a sweep may train at once.
-        chained: metrics of the evaluation that follows each training, lists of names with commas;
+        chained: metrics of the evaluation that waits for each training, lists of names with commas;
             empty for no evaluation.
         tags: the tags of the run.
         note: its note.
@@ -176,7 +176,7 @@ class SubmitOptions:
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics of the evaluation that follows each training."""
+        """The metrics of the evaluation that waits for each training."""
         # Reading the recipes imports their plug-ins, which may register metrics.
         return parse_metrics(self.chained if self.cells else ())
 
@@ -315,19 +315,19 @@ def existing(options: SubmitOptions) -> dict[str, RunFolder]:
     if options.group is None:
         return {}
     by_values = {meaning(values_of(run)): run for run in options.group.runs()}
-    found = {}
+    by_cell = {}
     for cell in options.cells:
         run = by_values.get(meaning(cell.values))
         if run is not None:
             _check_same(run, cell)
             _check_origin(run, options.origin)
-            found[cell.name] = run
+            by_cell[cell.name] = run
         elif (other := options.run(cell)).exists:
             raise UsageError(
                 f"{other.path}: a run of this name exists, and is not part of the group "
                 f"{options.group.name}. Choose another --name."
             )
-    return found
+    return by_cell
 
 
 def _check_same(run: RunFolder, cell: RunCell) -> None:

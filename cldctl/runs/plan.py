@@ -109,8 +109,8 @@ def check(
         raise UsageError(f"--name {name}: a run has this name. Choose another one for the group.")
     if options.group is None and find_group(options.root, name) is not None:
         raise UsageError(f"--name {name}: a group has this name. Choose another one for the run.")
-    found = existing(options)
-    cells = missing(options, found)
+    existing_runs = existing(options)
+    cells = missing(options, existing_runs)
     works = [Training(options.run(cell).path) for cell in cells or options.cells[:1]]
     spec = specs.of_works(
         works,
@@ -125,7 +125,7 @@ def check(
     if is_preview and options.group is None and options.origin is None:
         require_native(options.cells[0].recipe, cluster, say)
     else:
-        _require_complete(options, found, cluster, say)
+        _require_complete(options, existing_runs, cluster, say)
     return spec
 
 
@@ -133,7 +133,8 @@ def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpe
     """The job that `check` returns, with the very folder that its code will be in.
 
     Raises:
-        CldError: as `snapshot.of_checkout`.
+        UsageError: the checkout has too many files or bytes, or git does not answer in time.
+        CldError: a plug-in cannot be read.
     """
     plugins = ((path, path) for path in options.cells[0].recipe.plugins)
     checkout = snapshot.of_checkout(options.root.absolute(), cluster, live=options.live_code)
@@ -144,7 +145,7 @@ def with_code(spec: JobSpec, options: SubmitOptions, cluster: Cluster) -> JobSpe
     return replace(spec, code=code.place_of(owner.path, manifest.code))
 
 
-def missing(options: SubmitOptions, found: Mapping[str, RunFolder]) -> list[RunCell]:
+def missing(options: SubmitOptions, existing_runs: Mapping[str, RunFolder]) -> list[RunCell]:
     """The cells whose run does not exist, or is not finished.
 
     Args:
@@ -153,7 +154,7 @@ def missing(options: SubmitOptions, found: Mapping[str, RunFolder]) -> list[RunC
     return [
         cell
         for cell in options.cells
-        if cell.name not in found or not Training(found[cell.name].path).is_done
+        if cell.name not in existing_runs or not Training(existing_runs[cell.name].path).is_done
     ]
 
 
@@ -168,18 +169,22 @@ def trainings(
         about: called before a run of a sweep continues.
 
     Raises:
-        CldError: the name has been taken since, or as `resume.of_group`.
+        CldError: the name has been taken since.
+        UsageError, SchedulerAway: the cluster of a run of the sweep cannot be asked whether that is
+            alive.
     """
-    found = existing(options)
+    existing_runs = existing(options)
     continued: dict[str, PlannedWork] = {}
     if options.group is not None:
         from .resume import Continuation, of_group
 
-        for planned in of_group(options.group, found.values(), Continuation(), cluster, about):
+        for planned in of_group(
+            options.group, existing_runs.values(), Continuation(), cluster, about
+        ):
             continued[planned.run.name] = planned
     for cell in options.cells:
-        if cell.name in found:
-            yield continued[found[cell.name].name]
+        if cell.name in existing_runs:
+            yield continued[existing_runs[cell.name].name]
             continue
         request = Requested(
             steps=cell.recipe.train.steps,
@@ -196,7 +201,7 @@ def trainings(
 
 
 def _require_complete(
-    options: SubmitOptions, found: Mapping[str, RunFolder], cluster: Cluster, say: Say
+    options: SubmitOptions, existing_runs: Mapping[str, RunFolder], cluster: Cluster, say: Say
 ) -> None:
     """Refuse runs whose data or settings are missing, or whose samples would be useless.
 
@@ -214,7 +219,7 @@ def _require_complete(
     for cell in options.cells:
         recipe = cell.recipe
         require_inputs(recipe, say_once)
-        if origin is not None and cell.name not in found:
+        if origin is not None and cell.name not in existing_runs:
             with named(settings(cell.values)):
                 say_once(origin.require_fit(recipe, partial=options.partial))
         # Continuing a run that has such settings is allowed: it may do without samples.
@@ -237,7 +242,7 @@ class TimeEstimate:
 
     Attributes:
         rate: steps per second, the median of ``runs``.
-        hours: of all GPUs, or without any, of all CPU cores; ``unit`` says which.
+        hours: the sum over all GPUs, or without GPUs, over all CPU cores; ``unit`` says which.
         runs: names of the runs that the rate was measured in, the newest first.
     """
 
@@ -310,14 +315,14 @@ def evaluations(run: RunFolder, options: EvalOptions, say: Say) -> list[PlannedW
         overrides = _with_samples(options, metrics)
         refuse_twice("--sweep", [axis.key for axis in axes], overrides)
         steps = _steps_of(run, options.checkpoint, say)
-        made = make(run, metrics, steps, overrides, axes, options.shards)
+        plan = make(run, metrics, steps, overrides, axes, options.shards)
     data = recipe.data
     with contextlib.suppress(DataError):  # A metric that reads them reports it.
         if isinstance(data, StoredDataSpec):
             identity = {IMAGES: store.of(data).split("train").digest}
             if are_other_data(identity, run.ledger.history().data):
                 say(f"the examples in {data.path} are not those that {run.name} has trained on")
-    return _evaluations_of(run, made, recipe, options.shards, say)
+    return _evaluations_of(run, plan, recipe, options.shards, say)
 
 
 def evaluations_of_group(
@@ -374,7 +379,9 @@ def comparison(
             ``sweep`` are not read.
 
     Raises:
-        CldError: as `evaluations`, or nothing can be compared.
+        CldError: the run belongs to another user, or has no such checkpoint.
+        UsageError: an option is wrong, the plug-in of the run may not be run, or nothing can be
+            compared.
     """
     from cldctl.evals import samplers
 
@@ -390,7 +397,7 @@ def comparison(
         metrics, default_seeds = samplers.suited(recipe, options.named)
         overrides = _with_samples(options, metrics)
         (step,) = _steps_of(run, options.checkpoint, say)
-        made = samplers.make(
+        comparison = samplers.make(
             run,
             step,
             overrides,
@@ -400,9 +407,9 @@ def comparison(
             nfe=nfe,
             seeds=seeds or default_seeds,
         )
-    for text in made.left_out:
+    for text in comparison.left_out:
         say(as_typed(text, run, options_of_keys))
-    return _evaluations_of(run, made, recipe, options.shards, say), made
+    return _evaluations_of(run, comparison, recipe, options.shards, say), comparison
 
 
 def tunings(
@@ -418,7 +425,7 @@ def tunings(
     """The requested tunings, to an intact checkpoint of a run.
 
     Args:
-        options: of which overrides, checkpoint and allow_plugin are read.
+        options: only overrides, checkpoint and allow_plugin are read.
         nfe: numbers of network evaluations, each for one tuning, which starts from the solution
             for the next smaller number.
         points: draws of the noise to fit to; None for the default of such data.
@@ -434,9 +441,9 @@ def tunings(
     for text in options.overrides:
         key = text.partition("=")[0]
         if key.startswith(("sampling.", "eval.", "plugins")) and key not in _READ_BY_TUNINGS:
-            known = ", ".join(_READ_BY_TUNINGS)
+            accepted = ", ".join(_READ_BY_TUNINGS)
             raise UsageError(
-                f"'{key}' has no effect on a tuning. Leave it out; there are: {known}."
+                f"'{key}' has no effect on a tuning. Leave it out; there are: {accepted}."
             )
     if options.checkpoint == "all":
         raise UsageError(
@@ -480,7 +487,8 @@ def _steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluatin
     """The steps that ``--checkpoint`` means; reports the damaged checkpoints that it skips.
 
     Raises:
-        NotFoundError, CheckpointError: as `evals.plan.checkpoints`.
+        NotFoundError: there is no checkpoint, or not the named one.
+        CheckpointError: the named checkpoint is damaged.
     """
     steps, damaged = checkpoints(run, checkpoint)
     for entry in damaged:
@@ -491,19 +499,19 @@ def _steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluatin
 
 
 def _evaluations_of(
-    run: RunFolder, made: EvaluationPlan, recipe: Recipe, shards: int | None, say: Say
+    run: RunFolder, plan: EvaluationPlan, recipe: Recipe, shards: int | None, say: Say
 ) -> list[PlannedWork]:
     """The evaluations of a plan; reports plug-ins that have changed since the run copied them, and
     numbers of shards that are not ``--shards``."""
     for text in snapshot.changed_plugins(run, recipe.plugins):
         say(text)
-    works = [Evaluation(run.evals / request.id, request) for request in made.requests]
+    works = [Evaluation(run.evals / request.id, request) for request in plan.requests]
     if shards is not None:
-        most = max(request.shards for request in made.requests)
+        most = max(request.shards for request in plan.requests)
         if most < shards:
             say(f"--shards {shards}: {most} shards instead, one for each file of rows")
         for work in works:
             before: RequestedWork | None = begun(work)
             if before is not None and before.request.shards != work.request.shards:
                 say(f"{work.name} was begun in {before.request.shards} shards and keeps them")
-    return [PlannedWork(work=work, size=recipe.cluster, sweep=made.sweep) for work in works]
+    return [PlannedWork(work=work, size=recipe.cluster, sweep=plan.sweep) for work in works]

@@ -42,7 +42,7 @@ class Continuation:
     """How a run is to continue.
 
     Attributes:
-        overrides: of the command line, behind those of ``profile``.
+        overrides: the overrides from ``profile``, and after them those of the command line.
         from_step: the step of the checkpoint to continue from; None for the newest.
         allow_plugin: whether plug-ins and hooks of a run that others can write to may run.
         update_code: whether the run's code is replaced by that of the checkout.
@@ -169,12 +169,17 @@ def _ready(
     """Check a run that is to continue.
 
     Args:
-        answers: of the clusters, about the run's jobs.
+        answers: what the clusters say about the run's jobs.
         is_abandoned: whether the command that made the run is known to have ended before it
             requested a job.
 
     Raises:
-        CldError: as `of_run`.
+        CldError: the run belongs to another user, or its recipe names a plug-in that is not
+            allowed.
+        SchedulerAway: the cluster that would know whether the run is alive does not answer.
+        UsageError: the run is alive, is finished, or the overrides do not allow it to continue.
+        NotFoundError: the run has no checkpoint of ``from_step``.
+        RecipeError: its data are missing, or others than it has trained on.
     """
     require_may_change(run.path, "It was not resumed")
     status = _status_of_dead(run, answers, is_abandoned)
@@ -294,7 +299,7 @@ def _check_data(
     """Refuse to continue on other data, before anything is noted.
 
     Args:
-        recipe: of the continuation; a plug-in of the run's own is its copy.
+        recipe: the recipe to continue with, in which the run's own plug-ins are its copies.
         update: the run gets the plug-ins as they are now in place of its copies.
         allowed: other data are allowed.
 

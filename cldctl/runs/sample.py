@@ -90,18 +90,18 @@ class Observed:
     @cached_property
     def _named(self) -> Path | tuple[str, float] | None:
         """The file that ``observe`` names, or the coordinate and its value."""
-        found = re.fullmatch(r"\s*(\w+)\s*=\s*([^=]+)", self.observe or "")
-        if found is None:
+        match = re.fullmatch(r"\s*(\w+)\s*=\s*([^=]+)", self.observe or "")
+        if match is None:
             return None if self.observe is None else Path(self.observe)
         try:
-            value = float(found[2])
+            value = float(match[2])
         except ValueError:
             value = math.nan
-        if found[1] not in _COORDINATES or not math.isfinite(value):
+        if match[1] not in _COORDINATES or not math.isfinite(value):
             raise UsageError(
                 f"--observe {self.observe}: expected a number for x or y, as in --observe x=0.3."
             )
-        return found[1], value
+        return match[1], value
 
     def observation(self, model: "Model") -> "Observation":
         """The observation of an example of ``model``.
@@ -152,9 +152,9 @@ class SampleOptions:
     """The requested samples.
 
     Attributes:
-        overrides: of the run's recipe.
-        given: values of keys of `sampling` by the options of the same names; None for the value
-            of the recipe.
+        overrides: changes of the run's recipe, KEY=VALUE.
+        given: the values of the options that set keys of `sampling`, by key; None for the value of
+            the recipe.
         count: None for as many as a picture shows.
         output: a .png or .npz; None for a picture in the run's folder, named after its settings.
         label: the class of all samples; None for the frequencies of the data.
@@ -250,47 +250,57 @@ def draw(options: SampleOptions, working: Progress, say: Say) -> Drawn:
     rows = pictures.in_rows(model, count) if label is None and is_picture else None
     labels = model.labels(label if rows is None else rows, count, caller="--label")
     number = None if label is None or model.classes is None else model.classes.index(label)
-    given = None
+    observation = None
     density = None
     name = pictures.name_of(model, count, options.seed, label)
     if observed.given:
-        given = observed.observation(model)
-        density = ConditionalDensity.of(model, given, number)
+        observation = observed.observation(model)
+        density = ConditionalDensity.of(model, observation, number)
         # It also depends on the observation and the way of conditioning.
-        digest = given.digest(observed.description)
+        digest = observation.digest(observed.description)
         name = f"{name.removesuffix('.png')}_given-{digest}.png"
     target = options.output or run.samples / name
     _require_room(count, model, target)
-    drawn = _drawn(
-        model, count, options.seed, working, label=labels, observation=given, by=observed.way()
+    samples = _draw_samples(
+        model,
+        count,
+        options.seed,
+        working,
+        label=labels,
+        observation=observation,
+        by=observed.way(),
     )
     working.phase(f"writing {target.name}")
-    title = pictures.how(model, drawn, label)
+    title = pictures.how(model, samples, label)
     if target.suffix == ".npz":
-        _write_arrays(target.absolute(), drawn, labels, model.is_image)
-    elif given is None:
-        pictures.show(target.absolute(), drawn.x, model, title, rows)
+        _write_arrays(target.absolute(), samples, labels, model.is_image)
+    elif observation is None:
+        pictures.show(target.absolute(), samples.x, model, title, rows)
     else:
         pictures.show_given(
             target.absolute(),
-            drawn.x,
+            samples.x,
             model,
-            given,
+            observation,
             None if density is None else density.line,
             f"{observed.description} ({title})",
             number,
         )
     weights = ", ".join(filter(None, [f"step {model.step}", recipe.ema.words]))
-    evaluations = f"{drawn.nfe:.0f} network evaluations each ({recipe.sampling.method})"
+    evaluations = f"{samples.nfe:.0f} network evaluations each ({recipe.sampling.method})"
     return Drawn(
         target,
         f"{count:,} samples of {weights}, {evaluations}",
-        remark_on(drawn.x),
-        None if given is None else f"{observed.description}: {agreement(drawn.x, given, density)}",
+        remark_on(samples.x),
+        None
+        if observation is None
+        else f"{observed.description}: {agreement(samples.x, observation, density)}",
     )
 
 
-def _drawn(model: "Model", count: int, seed: int, working: Progress, **given: Any) -> "Samples":
+def _draw_samples(
+    model: "Model", count: int, seed: int, working: Progress, **conditions: Any
+) -> "Samples":
     spec = model.recipe.sampling
     batch = model.recipe.eval.batch_size
     nfe = getattr(spec, "nfe", None)
@@ -304,7 +314,7 @@ def _drawn(model: "Model", count: int, seed: int, working: Progress, **given: An
         else:
             working.at(done + size * min(evaluations, nfe) // nfe, count)
 
-    return model.draw(count, seed=seed, batch_size=batch, progress=show, **given)
+    return model.draw(count, seed=seed, batch_size=batch, progress=show, **conditions)
 
 
 def _require_room(count: int, model: "Model", target: Path) -> None:
@@ -328,15 +338,17 @@ def _require_room(count: int, model: "Model", target: Path) -> None:
         )
 
 
-def _write_arrays(path: Path, drawn: "Samples", labels: "Tensor | None", are_images: bool) -> None:
+def _write_arrays(
+    path: Path, samples: "Samples", labels: "Tensor | None", are_images: bool
+) -> None:
     from cld_core.data.images import to_pixels
     from cld_core.files import write_arrays
 
-    arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
-    if drawn.v is not None:
-        arrays["v"] = drawn.v.cpu().numpy()
+    arrays = {"x": samples.x.cpu().numpy(), "nfe": samples.nfe_each.cpu().numpy()}
+    if samples.v is not None:
+        arrays["v"] = samples.v.cpu().numpy()
     if labels is not None:
         arrays["label"] = labels.numpy()
     if are_images:
-        arrays["images"] = to_pixels(drawn.x).permute(0, 2, 3, 1).cpu().numpy()
+        arrays["images"] = to_pixels(samples.x).permute(0, 2, 3, 1).cpu().numpy()
     write_arrays(path, arrays)

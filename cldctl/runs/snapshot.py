@@ -36,13 +36,13 @@ from .selection import command
 MAX_FILE_BYTES = 2**20
 MAX_BYTES = 20 * 2**20
 MAX_FILES = 5000
-# Of the difference from the commit.
+# Bytes of the difference from the commit.
 _MAX_PATCH_BYTES = 4 * 2**20
 _MAX_PLUGIN_BYTES = 4 * 2**20
-# So many names of files that are left out are kept in the manifest, and shown.
+# The most names of left-out files in the manifest, and in a message.
 _MAX_LEFT_OUT = 200
 _SHOWN = 5
-# Those of a hook would lead git to another repository.
+# If a git hook runs cldctl, its variables would lead git to another repository.
 _MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 _GIT_WITHIN_S = 20.0
 # Folders at the top that no job imports; the commit and the patch have them.
@@ -51,12 +51,12 @@ _NOT_RUN = ("tests", "test", "docs", "doc", ".git", ".github", ".ci")
 
 @dataclass(frozen=True)
 class Code:
-    """Code that runs can be given.
+    """Code that can be stored in the folder of a run.
 
     Attributes:
         manifest: the manifest of a folder of this code.
         files: the sources of the files that it lists, by name.
-        patch: how they differ from the commit.
+        patch: the difference of the files from the commit.
     """
 
     manifest: Manifest
@@ -92,10 +92,10 @@ def of_checkout(runs: Path, cluster: Cluster, *, live: bool = False) -> Code:
 
     Args:
         runs: the folder of the runs.
-        live: run the checkout itself, whatever it becomes.
+        live: whether jobs import the checkout itself, with all later changes.
 
     Raises:
-        UsageError: it is too large.
+        UsageError: the checkout has too many files or bytes, or git does not answer in time.
     """
     about = Manifest(kind="live" if live else "process", version=__version__, root=str(code.ROOT))
     if live or cluster.blocks:
@@ -128,10 +128,10 @@ def read_checkout(root: Path, runs: Path) -> tuple[dict[str, str], dict[str, str
         runs: the folder of the runs, which is not part of the checkout.
 
     Returns:
-        Their SHA-256 by name, and why the others were left out, by name.
+        The SHA-256 of each file that is copied, by name, and why the others are left out, by name.
 
     Raises:
-        UsageError: they are too many or too large.
+        UsageError: the checkout has too many files or bytes, or git does not answer in time.
     """
     files: dict[str, str] = {}
     left_out: dict[str, str] = {}
@@ -184,7 +184,7 @@ def read_checkout(root: Path, runs: Path) -> tuple[dict[str, str], dict[str, str
 
 
 def patch_of(root: Path) -> str:
-    """How the tracked files of a checkout differ from its commit.
+    """The difference of the tracked files of a checkout from its commit, as `git diff` prints it.
 
     Empty without git, or if the difference is larger than 4 MiB.
     """
@@ -244,7 +244,7 @@ def store(place: Path, new_code: Code, like: Path | None = None) -> Path:
 
     Raises:
         UsageError: the path cannot be searched for modules.
-        CldError: it cannot be written, or a file has changed meanwhile.
+        CldError: the folder cannot be written, or a file has changed since it was listed.
     """
     manifest = new_code.manifest
     folder = code.place_of(place, manifest.code)
@@ -271,7 +271,7 @@ def store(place: Path, new_code: Code, like: Path | None = None) -> Path:
                 _fill(copy / name, new_code.files[name], sha256, equal)
             (copy / code.PATCH).write_bytes(new_code.patch)
             write_json(copy / code.MANIFEST, to_plain(manifest))
-            if os.path.lexists(folder):  # What is damaged goes with the draft.
+            if os.path.lexists(folder):  # A damaged folder is removed with the draft.
                 folder.rename(draft / "damaged")
             copy.rename(folder)
     finally:
@@ -282,10 +282,10 @@ def store(place: Path, new_code: Code, like: Path | None = None) -> Path:
 
 def _is_stored(folder: Path, manifest: Manifest) -> bool:
     """Whether a folder has this very code, and only this user can have changed it."""
-    found = code.read(folder)
+    stored = code.read(folder)
     return (
-        found is not None
-        and found.code == manifest.code
+        stored is not None
+        and stored.code == manifest.code
         and ownership.problem_of(folder.lstat()) is None
         and code.problem_of(folder, manifest) is None
     )
@@ -326,7 +326,7 @@ def _fill(target: Path, source: Path, sha256: str, equal: Path | None) -> None:
 
 @contextlib.contextmanager
 def _storing(place: Path | str) -> Iterator[None]:
-    """Turn an OSError into an error that names the file and the fix."""
+    """Replace an OSError of the block by an error that names the file and the fix."""
     try:
         yield
     except OSError as error:
@@ -342,10 +342,10 @@ def for_continuation(
     """The folder of the code with which a run continues: its own, unless it has none or ``update``.
 
     Args:
-        update: take the code of the checkout, and plug-ins from where they were at first.
+        update: whether the run gets the code of the checkout, and the original plug-ins.
 
     Raises:
-        CldError: it is damaged, or others can write it; names the fix.
+        CldError: the run's code is damaged, others can write it, or new code cannot be stored.
     """
     folder = code.folder_of(run.path)
     manifest = code.read(folder)
@@ -392,17 +392,17 @@ def left_out_code(run: RunFolder) -> str | None:
 def changed_plugins(
     run: RunFolder, plugins: Sequence[str], fix: str = "plugins={} takes the new one"
 ) -> Iterator[str]:
-    """A line for each plug-in whose file has changed since the run took its copy, which is what
-    runs.
+    """A warning for each plug-in whose original file differs from the copy that the run uses.
 
     Args:
-        fix: what to do about it, with braces for the file.
+        fix: the advice in the warning; "{}" in it stands for the path of the plug-in.
     """
     copies = code.copies_in(code.folder_of(run.path)) if plugins else {}
     for path in plugins:
         plugin = copies.get(path)
         if plugin is None:
             continue
+        # An original that is gone is no reason to warn.
         with contextlib.suppress(OSError):
             if checksum(Path(plugin.path)) != plugin.sha256:
                 yield (
@@ -412,14 +412,14 @@ def changed_plugins(
 
 
 def plugin_files(run: RunFolder, plugins: Sequence[str], *, renew: bool) -> list[tuple[str, str]]:
-    """The path that each plug-in is imported from, and its original path.
+    """The path that each plug-in is copied from, and its original path.
 
     Args:
-        renew: in place of the run's own copies, their originals, unless these are gone.
+        renew: whether originals replace the run's own copies, unless an original is gone.
     """
     copies = code.copies_in(code.folder_of(run.path))
-    found = []
+    paths = []
     for path in dict.fromkeys(plugins):
         original = copies[path].path if path in copies else path
-        found.append((original if renew and os.path.isfile(original) else path, original))
-    return found
+        paths.append((original if renew and os.path.isfile(original) else path, original))
+    return paths

@@ -49,7 +49,7 @@ from .selection import command
 if TYPE_CHECKING:
     from .survey import Answers
 
-# What becomes of a work that a command asks for, in the order in which they are counted.
+# What becomes of a work that a command requests, in the order in which messages count them.
 OUTCOMES = (
     "new",
     "resumed",
@@ -67,18 +67,18 @@ PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 3.8, 0.0)
 
 @dataclass(kw_only=True)
 class PlannedWork:
-    """A work that a command asks for, and what becomes of it.
+    """A work that a command requests, and what becomes of it.
 
     Attributes:
         work: its folder need not exist.
-        size: of its jobs; of a divided work, that of a training with the same resources.
-        pieces: those that jobs are started for.
+        size: the size of its jobs; for a sharded work, that of a training with the same resources.
+        pieces: the pieces that jobs are started for.
         code: the folder of the code that its jobs import; None for the code of this process.
         outcome: one of `OUTCOMES`; None as long as it is to be started.
-        job: the one that was started.
-        following: the evaluations that wait for the end of the work.
+        job: the job that was started.
+        chained: the evaluations that wait for the end of the work.
         sweep: the table of which the work is a cell.
-        error: why the work, or the evaluation that follows it, was not started.
+        error: why the work, or an evaluation in ``chained``, was not started.
         is_new: whether its folder was made by this command.
     """
 
@@ -88,7 +88,7 @@ class PlannedWork:
     code: Path | None = None
     outcome: str | None = None
     job: JobRef | None = None
-    following: Sequence[Evaluation] = ()
+    chained: Sequence[Evaluation] = ()
     sweep: Sweep | None = None
     error: CldError | None = None
     is_new: bool = False
@@ -105,10 +105,10 @@ class PlannedTraining(PlannedWork):
     """A training that begins or continues. The size of its jobs is that of its recipe.
 
     Attributes:
-        request: for the ledger; `start` adds time, process, cluster and code.
-        options: those of a new run; None if the run continues.
-        values: of a new run of a sweep, by key.
-        update_code: continue with the code of the checkout.
+        request: the event for the ledger; `start` adds time, process, cluster and code.
+        options: the options of a new run; None if the run continues.
+        values: the swept values of a new run, by key; empty without a sweep.
+        update_code: whether the run continues with the code of the checkout.
     """
 
     recipe: Recipe
@@ -124,12 +124,14 @@ class PlannedTraining(PlannedWork):
 
 @dataclass(kw_only=True)
 class Submission:
-    """The works that a command asked for, and the jobs that it has started for them.
+    """The works that a command requests, and the jobs that it starts for them.
+
+    `start` returns one; until then it is being filled.
 
     Attributes:
-        works: all of them.
-        group: the group that they belong to; None for works of one run, or of none.
-        blocks: whether they have been computed, because the cluster blocks.
+        works: all works of the command, also those without a job.
+        group: the group that the works belong to; None for works of one run, or of none.
+        blocks: whether the cluster blocks, so that the works are computed when `start` returns.
         messages: how works were divided into tasks, a line each.
     """
 
@@ -153,13 +155,13 @@ class Submission:
         return [planned.job for planned in self.works if planned.job is not None]
 
     @property
-    def following(self) -> list[Evaluation]:
-        """The evaluations that follow trainings."""
+    def chained(self) -> list[Evaluation]:
+        """The evaluations that wait for trainings of this submission."""
         return [
             work
             for planned in self.works
             if planned.job and planned.error is None
-            for work in planned.following
+            for work in planned.chained
         ]
 
     @property
@@ -187,56 +189,59 @@ def start(
     A job that begins at once finds its own request in the ledger of a training.
 
     Args:
-        works: iterated while ``place`` is locked, so that a generator sees the state that counts.
+        works: the works; they are iterated while ``place`` is locked, so that a generator sees a
+            state that no other command changes.
         place: the run or group of the works; None for a new run, and for works without a run.
-        after: the jobs to wait for. Divided works that wait must be stored, and have `pieces`.
+        after: the jobs to wait for. The requests of sharded works that wait are stored already, and
+            their `pieces` are set.
         parallel: how many tasks may run at once.
         notify: called as soon as the job of a training exists, before a cluster that blocks begins.
 
     Raises:
         RecipeError: the cluster has no such jobs, or not so many.
         SchedulerRefused, SchedulerAway: nothing was started, and ledgers of older runs say so; or a
-            training goes on, and what was to follow it was not started.
+            training was started, and the evaluation that waits for it was not.
         CldError: nothing was started, and new folders are removed again. If some works of a group
             were started, the error is that of the others (`PlannedWork.error`).
     """
     group = place if isinstance(place, Group) else None
-    started = Submission(group=group, blocks=cluster.blocks)
+    submission = Submission(group=group, blocks=cluster.blocks)
     new_tables: list[Path] = []
     with contextlib.ExitStack() as stack:
         if place is not None:
             stack.enter_context(locks.only_one(place.path, cluster, makes=group is not None))
 
         def undo(kind: object, error: BaseException | None, trace: object) -> None:
-            # The locks of new runs are released before: a network file system keeps open files.
+            # `stack` has released the locks of new runs by now: a network file system would keep
+            # the open files in their folders.
             if isinstance(error, CldError):
-                _remove_unsubmitted(started.works)
+                _remove_unsubmitted(submission.works)
                 if group is not None and not group.runs():
                     shutil.rmtree(group.path, ignore_errors=True)
-                if not started.jobs:
+                if not submission.jobs:
                     for folder in new_tables:
                         shutil.rmtree(folder, ignore_errors=True)
 
         stack.push(undo)
-        started.works += works
-        wanted = [planned for planned in started.works if not (planned.outcome or planned.error)]
+        submission.works += works
+        wanted = [planned for planned in submission.works if not (planned.outcome or planned.error)]
         trainings = [planned for planned in wanted if isinstance(planned, PlannedTraining)]
         if trainings:
-            _prepare_trainings(trainings, started, stack, cluster)
+            _prepare_trainings(trainings, submission, stack, cluster)
         elif after is None:
             _prepare(wanted, stack, cluster)
-        new_tables += _save_tables(started.works)
+        new_tables += _save_tables(submission.works)
         wanted = [planned for planned in wanted if planned.pieces and not planned.error]
         for batch in _batches(wanted, cluster):
             unfinished = list(batch)
             try:
                 with uninterrupted(unless=cluster.blocks):
-                    _submit(batch, started, cluster, after, parallel, notify)
+                    _submit(batch, submission, cluster, after, parallel, notify)
                     while unfinished:
-                        _start_following(unfinished[0], started, cluster)
+                        _start_chained(unfinished[0], submission, cluster)
                         unfinished.pop(0)
             except CldError as error:
-                if group is None or not started.jobs:
+                if group is None or not submission.jobs:
                     raise
                 for planned in unfinished:
                     planned.error = error
@@ -248,7 +253,7 @@ def start(
                 planned.work.history().cause in _STOPPED for planned in batch
             ):
                 break
-    return started
+    return submission
 
 
 def start_on_each(
@@ -257,17 +262,17 @@ def start_on_each(
     """Start works of the runs of a group, on several clusters.
 
     Args:
-        works: by name of the cluster.
-        parallel: as for `start`.
+        works: the works for each cluster, by its name.
+        parallel: how many tasks of a cluster may run at once.
 
     Raises:
-        CldError: as `start`, from the first cluster. The errors of further ones are those of their
-            works.
+        CldError: the first cluster that was tried starts nothing. If a later one starts nothing,
+            its works have the error (`PlannedWork.error`).
     """
     everything = Submission(group=group)
     for name, planned in works.items():
         try:
-            started = start(planned, clusters.find(name), group, parallel=parallel)
+            submission = start(planned, clusters.find(name), group, parallel=parallel)
         except CldError as error:
             if not everything.jobs:
                 raise
@@ -275,9 +280,9 @@ def start_on_each(
                 work.error = error
             everything.works += planned
             continue
-        everything.works += started.works
-        everything.messages += started.messages
-        everything.blocks |= started.blocks
+        everything.works += submission.works
+        everything.messages += submission.messages
+        everything.blocks |= submission.blocks
     return everything
 
 
@@ -295,9 +300,9 @@ def _save_tables(works: Iterable[PlannedWork]) -> list[Path]:
 
 
 def _remove_unsubmitted(works: Iterable[PlannedWork]) -> None:
-    """Remove the new folders of works that have no job: names of runs are free again.
+    """Remove the new folders of works that have no job, so that names of runs are free again.
 
-    Another command may have started a job of the same work meanwhile.
+    A work stays if its ledger has a job: another command may have started that meanwhile.
     """
     for planned in works:
         if planned.is_new and planned.job is None and not planned.work.history().submitted:
@@ -331,19 +336,19 @@ def _prepare(works: Sequence[PlannedWork], stack: contextlib.ExitStack, cluster:
 
 def _prepare_trainings(
     trainings: Sequence[PlannedTraining],
-    started: Submission,
+    submission: Submission,
     stack: contextlib.ExitStack,
     cluster: Cluster,
 ) -> None:
     """Lock the runs of trainings, make those that are new, and store code."""
-    group = started.group
+    group = submission.group
     new = {planned.run.name: planned.values for planned in trainings if planned.options}
     checkout = functools.cache(snapshot.of_checkout)
     like = None
     if group is not None and new:
         group.add(new)
         # Files that are equal to those of an older run of the group are stored once.
-        for planned in started.works:
+        for planned in submission.works:
             with contextlib.suppress(OSError):
                 like = like or code.importable(code.folder_of(planned.run.path))
     for training in trainings:
@@ -389,7 +394,7 @@ def _create(planned: PlannedTraining, options: SubmitOptions, group: Group | Non
 
 
 def _note_options(planned: PlannedTraining, options: SubmitOptions) -> None:
-    """Note tags, weights and the following evaluation in the folder of a new run."""
+    """Store tags, starting weights and the request of the chained evaluation in a new run."""
     run = planned.run
     if options.tags or options.note:
         run.ledger.append(Labelled(note=options.note or None, add=options.tags))
@@ -398,18 +403,18 @@ def _note_options(planned: PlannedTraining, options: SubmitOptions) -> None:
     _use_copies(planned)
     request = request_after(planned.recipe, options.metrics)
     if request is not None:
-        planned.following = (Evaluation(request.save(run)),)
+        planned.chained = (Evaluation(request.save(run)),)
 
 
 def _store_code(planned: PlannedTraining, cluster: Cluster) -> None:
-    """Store the code with which a run continues, and find the evaluations that follow again."""
+    """Store the code with which a run continues, and find the evaluations to chain to it."""
     run = planned.run
     planned.code = snapshot.for_continuation(
         run, planned.recipe, cluster, update=planned.update_code
     )
     _use_copies(planned)
     # The evaluations of the last step wait for the training.
-    planned.following = [
+    planned.chained = [
         work
         for work in evaluations_of(run)
         if work.request.checkpoint_step == planned.recipe.train.steps and not work.is_done
@@ -423,10 +428,10 @@ def _use_copies(planned: PlannedTraining) -> None:
 
 
 def request_after(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
-    """The request of the evaluation that follows a new training; None without metrics.
+    """The request of the evaluation of the last step of a new training; None without metrics.
 
     Raises:
-        UsageError: it lacks what it needs.
+        UsageError: the recipe lacks a setting that a metric needs.
     """
     if not metrics:
         return None
@@ -452,7 +457,7 @@ def _find_pieces(planned: PlannedWork, answers: "Answers") -> None:
         planned.work = known
         planned.pieces = _unclaimed(known, answers)
         if work.together:
-            # A tuning that is started again goes on to the newest budget.
+            # A tuning that runs already continues to the budget of the newest request.
             work.request.store(work.folder)
     if planned.pieces:
         planned.outcome = None
@@ -472,7 +477,7 @@ def _ask_about(works: Iterable[Work]) -> "Answers":
 
 
 def begun(work: RequestedWork) -> RequestedWork | None:
-    """The work, divided into pieces as it was begun.
+    """The work with the number of shards with which it was begun.
 
     None if it was not begun, or if its request is damaged and no job computes it.
     """
@@ -532,7 +537,7 @@ def _batches(works: Sequence[PlannedWork], cluster: Cluster) -> list[list[Planne
 
 def _submit(
     batch: Sequence[PlannedWork],
-    started: Submission,
+    submission: Submission,
     cluster: Cluster,
     after: After | None,
     parallel: int | None,
@@ -541,24 +546,26 @@ def _submit(
     """Start one job whose tasks compute the pieces of works."""
     first = batch[0]
     is_world = first.work.is_world
-    spec = _job_of(batch, started, cluster, after, parallel)
+    spec = _job_of(batch, submission, cluster, after, parallel)
     by_folder = {str(planned.work.folder): planned for planned in batch}
     pieces = [(folder, planned.pieces) for folder, planned in by_folder.items()]
-    limit = Limit(len(batch))
     digest = None
-    if is_world and started.group is not None:
-        specs.list_runs(spec, [planned.run for planned in batch])
+    if is_world:
+        limit = Limit(len(batch))
+        if submission.group is not None:
+            specs.list_runs(spec, [planned.run for planned in batch])
     elif first.work.together:
         limit = Limit(1)
-    elif not is_world:
+    else:
+        # `spec.size` is that of one process; the limit depends on the size of a training.
         limit = cluster.most_tasks(replace(spec, size=first.size))
     shares = divided(pieces, limit.tasks)
     if not is_world:
         digest = _digest(spec.code, cluster)
         cluster.check(spec, len(shares))
-    why = limit.why
+    limited_by = limit.why
 
-    def note(refs: Sequence[JobRef]) -> None:
+    def note_jobs(refs: Sequence[JobRef]) -> None:
         pairs = zip(refs, shares, strict=True)
         jobs = [(by_folder[piece.folder], piece, ref) for ref, share in pairs for piece in share]
         for planned, piece, ref in jobs:
@@ -566,13 +573,13 @@ def _submit(
             if not is_world:
                 event = replace(event, shards=piece.shards, code=digest)
             planned.work.ledger.append(event)
-        # If a ledger cannot be written, there are no jobs after all.
+        # After all ledgers: if one cannot be written, the cluster ends the jobs that it started.
         for planned, _, ref in jobs:
             planned.job = planned.job or ref
             planned.outcome = "started"
             if isinstance(planned, PlannedTraining):
                 planned.outcome = "resumed" if planned.options is None else "new"
-                # The job goes on without its terminal.
+                # If the terminal is gone, printing fails; the job does not depend on it.
                 with contextlib.suppress(OSError):
                     notify(planned.run)
 
@@ -588,32 +595,32 @@ def _submit(
                         tasks.append(TrainWork(share[0].folder))
                     else:
                         tasks.append(ShardsWork(share, gpu=first.size.uses_gpu, code=digest))
-                cluster.submit(spec, tasks, note)
+                cluster.submit(spec, tasks, note_jobs)
                 break
             except TooManyTasks as error:
                 if is_world or len(shares) == 1:
                     raise
-                why = f"{cluster.name} refuses {len(shares)} ({error.limit})"
+                limited_by = f"{cluster.name} refuses {len(shares)} tasks ({error.limit})"
                 shares = divided(pieces, len(shares) // 2)
     assert all(planned.job for planned in batch), f"cluster {cluster.name} did not report its jobs"
     count = sum(len(planned.pieces) for planned in batch)
-    if why and len(shares) < count:
-        started.messages.append(f"{count} shards in {len(shares)} tasks: {why}")
+    if limited_by and len(shares) < count:
+        submission.messages.append(f"{count} shards in {len(shares)} tasks: {limited_by}")
 
 
 def _job_of(
     batch: Sequence[PlannedWork],
-    started: Submission,
+    submission: Submission,
     cluster: Cluster,
     after: After | None,
     parallel: int | None,
 ) -> JobSpec:
     """The job whose tasks compute works, after the jobs that were started before it."""
     first = batch[0]
-    group = started.group
+    group = submission.group
     logs = None
-    if started.sweep is not None:
-        logs = first.run.evals / started.sweep.id / "logs"
+    if submission.sweep is not None:
+        logs = first.run.evals / submission.sweep.id / "logs"
     imported = code.importable(first.code)
     if group is not None and first.work.is_world and imported is not None and not cluster.blocks:
         # Each of the runs may be removed while the others train.
@@ -629,7 +636,7 @@ def _job_of(
         parallel=parallel,
         code=imported,
     )
-    return replace(spec, earlier=tuple(started.jobs))
+    return replace(spec, earlier=tuple(submission.jobs))
 
 
 def _digest(imported: Path | None, cluster: Cluster) -> str | None:
@@ -676,24 +683,24 @@ def or_warned(what: str) -> Iterator[None]:
         print(f"warning: {what} ({error.strerror or error})", file=sys.stderr)
 
 
-def _start_following(planned: PlannedWork, started: Submission, cluster: Cluster) -> None:
-    """Start the evaluations that follow a training.
+def _start_chained(planned: PlannedWork, submission: Submission, cluster: Cluster) -> None:
+    """Start the evaluations that are chained to a training.
 
-    On a cluster that blocks, the training has ended; elsewhere they wait for its end.
+    On a cluster that blocks, the training has ended; on others, the evaluations wait for its end.
 
     Raises:
-        SchedulerRefused, SchedulerAway: they were not started; the training goes on.
+        SchedulerRefused, SchedulerAway: the evaluations were not started; the training was.
     """
-    if planned.job is None or not planned.following:
+    if planned.job is None or not planned.chained:
         return
     if cluster.blocks and not planned.work.is_done:
         return
     works = [
         PlannedWork(work=work, size=planned.size, code=planned.code, pieces=work.to_start())
-        for work in planned.following
+        for work in planned.chained
     ]
     try:
-        started.messages += start(works, cluster, after=After((planned.job,))).messages
+        submission.messages += start(works, cluster, after=After((planned.job,))).messages
     except (SchedulerRefused, SchedulerAway) as error:
         raise type(error)(
             f"{planned.run.name} trains as job {planned.job.job_id}, but "

@@ -312,7 +312,7 @@ def with_trouble(
     now = time.time()
     parts = [reason, failures.in_vain(history, job_id)]
     crashes, message = failures.recent_crashes(history, now)
-    if crashes >= failures.WORTH_TELLING:
+    if crashes >= failures.REPORT_FROM:
         parts.append(message)
     if avoided := history.avoided.get(job_id or "", ()):
         causes = failures.bad(history.failures, now)

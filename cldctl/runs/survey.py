@@ -15,7 +15,7 @@ from cldctl.clusters.base import Answer, Cluster, SchedulerAway, Survey
 
 # Seconds after which nothing more is expected of a job that wrote why it ends.
 _SETTLED_S = 3600.0
-# Causes after which a job goes on only if it puts itself back into the queue.
+# Causes after which a job begins again only if it puts itself back into the queue.
 _ENDS = ("finished", "cancelled", "crashed", "out_of_memory", "nonfinite", "save_failed")
 # Commands that only read accept an answer of this age, seconds; those that decide poll now.
 TO_LOOK_S = 30.0
@@ -75,15 +75,15 @@ class Answers:
         return self.surveys.get(cluster or "", _NOTHING).problem is not None
 
     def require(self, names: Iterable[str], otherwise: str) -> None:
-        """Refuse to go on unless these clusters could be polled.
+        """Raise an error unless these clusters could be polled.
 
         Args:
             otherwise: what is not known or not done without their answers; a sentence without its
                 full stop.
 
         Raises:
-            UsageError: one is not known to this version of cldctl.
-            SchedulerAway: one does not answer, or cannot be polled on this machine.
+            UsageError: a cluster is not known to this version of cldctl.
+            SchedulerAway: a cluster does not answer, or cannot be polled on this machine.
         """
         stale = [name for name in dict.fromkeys(names) if self.is_stale(name)]
         problem = self.among(stale).problem
@@ -94,7 +94,11 @@ class Answers:
             raise SchedulerAway(f"{problem}. {otherwise}; {advice}.")
 
     def require_about(self, jobs: Iterable[tuple[JobRef, bool]], otherwise: str) -> None:
-        """`require` of the clusters of jobs, as `jobs_of` yields them, whose end is not known."""
+        """`require` the clusters of those jobs whose end is not known.
+
+        Args:
+            jobs: each with whether its end is known (`jobs_of`).
+        """
         self.require((job.cluster for job, is_settled in jobs if not is_settled), otherwise)
 
 
@@ -127,26 +131,26 @@ def started_works(run: RunFolder, name: str) -> list[RequestedWork]:
     """
     from cld_core.run.evaluations import sweeps_of
 
-    started = {work.name: work for work in works_of(run) if work.ledger.history().jobs}
+    by_name = {work.name: work for work in works_of(run) if work.ledger.history().jobs}
     for _, sweep in sweeps_of(run):
         if sweep.id == name:
-            members = [work for key, work in started.items() if key in sweep.evaluations]
+            members = [work for key, work in by_name.items() if key in sweep.evaluations]
             if members:
                 return members
-    if name in started:
-        return [started[name]]
-    close = [key for key in started if name and key.startswith(name)]
+    if name in by_name:
+        return [by_name[name]]
+    close = [key for key in by_name if name and key.startswith(name)]
     if len(close) > 1:
         raise UsageError(
             f"'{name}' is the beginning of {len(close)} evaluations of {run.name}: "
             f"{', '.join(close)}. Write more of the id."
         )
     if not close:
-        existing = ", ".join(started) or "none"
+        existing = ", ".join(by_name) or "none"
         raise NotFoundError(
             f"{run.name} has no evaluation {name} that was started. It has: {existing}."
         )
-    return [started[close[0]]]
+    return [by_name[close[0]]]
 
 
 def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:
@@ -155,7 +159,11 @@ def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:
 
 
 def ask_about(jobs: Sequence[tuple[JobRef, bool]], *, max_age_s: float = 0.0) -> Answers:
-    """Poll the clusters about jobs, as `jobs_of` yields them."""
+    """Poll the clusters about jobs.
+
+    Args:
+        jobs: each with whether its end is known (`jobs_of`).
+    """
     settled = [job for job, is_settled in jobs if is_settled]
     return ask([job for job, _ in jobs], settled, max_age_s=max_age_s)
 
@@ -257,7 +265,7 @@ class EndDetector:
     """Consecutive looks at which everything seemed to be over.
 
     Attributes:
-        seen: their number.
+        seen: the number of these looks.
         max_age_s: the greatest age of the next answer: an apparent end is confirmed by a new poll.
     """
 

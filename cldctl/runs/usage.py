@@ -73,13 +73,12 @@ def used_by(
     alive: bool,
     since: float = 0.0,
 ) -> Usage:
-    """What a run has used after ``since``, seconds since 1970.
-
-    That is of its attempts, and of starts that ended before they trained.
+    """What a run has used: its attempts, and starts that ended before they trained.
 
     Args:
-        attempts: of the run, oldest first.
+        attempts: the attempts of the run, oldest first.
         alive: whether the newest attempt is training.
+        since: only usage after this time counts, seconds since 1970.
     """
     untrained = history.untrained
     needs_recipe = any(stretch.attempt.ranks is None for stretch in attempts)
@@ -206,24 +205,24 @@ class Folder:
 
     @classmethod
     def of(cls, runs: Iterable[RunFolder], *, since: float = 0.0) -> "Folder":
-        found: list[tuple[str, str | None, Usage]] = []
+        usages: list[tuple[str, str | None, Usage]] = []
         problems = []
         for run in runs:
             try:
                 problem = run.format_problem()
                 if problem is None:
-                    found.append(
+                    usages.append(
                         (run.name, run.identity().get("group"), usage_of(run, since=since))
                     )
             except Exception as error:  # What is wrong with one run does not hide the others.
                 problem = f"{run.name} is left out: {one_line(error) or type(error).__name__}"
             if problem is not None:
                 problems.append(problem)
-        names = dict.fromkeys(group for _, group, _ in found if group is not None)
+        names = dict.fromkeys(group for _, group, _ in usages if group is not None)
         groups = {
-            name: summed(usage for _, group, usage in found if group == name) for name in names
+            name: summed(usage for _, group, usage in usages if group == name) for name in names
         }
-        return cls(found, groups, summed(usage for *_, usage in found), problems)
+        return cls(usages, groups, summed(usage for *_, usage in usages), problems)
 
     def to_dict(self) -> dict[str, Any]:
         runs = [

@@ -79,7 +79,7 @@ class Why:
         row: the status of the run, with changes between attempts; its problems name files that
             could not be read and clusters that could not be polled.
         headline: state and reason in a sentence.
-        history: of the run's ledger; empty if that cannot be read.
+        history: the history of the run; empty if its ledger cannot be read.
         stretches: the attempts with their times, oldest first.
         failed: the rank that failed first, if the newest attempt failed.
         excluded: nodes that the job avoids.
@@ -160,8 +160,8 @@ def explained(row: RunStatus, answers: Answers, *, polls: bool = False) -> Why:
     """Explain a row of ``status``; never raises.
 
     Args:
-        answers: of the clusters, from which the row was made.
-        polls: poll the cluster for the reason that a job waits, if the answers do not tell.
+        answers: what the clusters said when the row was made.
+        polls: whether the cluster may be asked why a job waits, if the answers do not tell.
     """
     run = RunFolder(row.path)
     problems: list[str] = []

@@ -86,8 +86,8 @@ def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[TextTable]:
         if len(entries_by_step) > 1:
             steps = sorted(entries_by_step)
             entries = [entries_by_step[step] for step in steps]
-            found = result_columns([numbers_of(entry) for entry in entries], with_count=True)
-            columns = {"step": [count(step) for step in steps], **found}
+            result_cells = result_columns([numbers_of(entry) for entry in entries], with_count=True)
+            columns = {"step": [count(step) for step in steps], **result_cells}
             yield TextTable(columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
 
 
@@ -166,10 +166,10 @@ def samplers(
     from cld_core.evaluate.published import published_samplers
     from cldctl.evals.samplers import best
 
-    found = results.rows(run, sweep)
-    marked = best(run, sweep, found)
-    yield sweep_table(sweep, found, {entry["id"]: entry for entry in statuses}, marked)
-    yield from map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
+    rows = results.rows(run, sweep)
+    marked = best(run, sweep, rows)
+    yield sweep_table(sweep, rows, {entry["id"]: entry for entry in statuses}, marked)
+    yield from map(Text, _notes(run, sweep, rows, is_marked=bool(marked)))
     columns = columns_of(
         {
             "model": entry.model,
@@ -188,7 +188,7 @@ def samplers(
 
 
 def _notes(
-    run: RunFolder, sweep: Sweep, found: Sequence[results.SweptResults], *, is_marked: bool
+    run: RunFolder, sweep: Sweep, rows: Sequence[results.SweptResults], *, is_marked: bool
 ) -> Iterator[str]:
     """The legend of a comparison of samplers, a line each."""
     from cldctl.evals.samplers import references
@@ -198,20 +198,21 @@ def _notes(
             f"{BEST} the best sampler for this number of evaluations (log-density: the one nearest "
             f"to the truth)"
         )
-    if any(number is not None and number.lost for row in found for number in row.numbers.values()):
+    if any(number is not None and number.lost for row in rows for number in row.numbers.values()):
         yield "lost: samples that are not finite; results leave them out, and are not compared"
     repeats = max(len(cell.evaluations) for cell in sweep.cells)
     if repeats > 1:
         yield f"mean of {repeats} seeds ± its standard error"
-    known = references(run, sweep)
-    if "w2_floor" in known:
-        floor = Number(known["w2_floor"], known.get("w2_floor_stderr"))
+    reference = references(run, sweep)
+    if "w2_floor" in reference:
+        floor = Number(reference["w2_floor"], reference.get("w2_floor_stderr"))
         text = number_text(registry.quantity("w2_floor"), floor)
         yield f"sliced W2 of two true sets: {text}"
-    if "true_density" in known:
-        yield f"log-density of the truth: {known['true_density']:.3f} nats"
-    if "flow_nfe" in known:
-        yield f"the flow that samples are compared with took {known['flow_nfe']:,.0f} evaluations"
+    if "true_density" in reference:
+        yield f"log-density of the truth: {reference['true_density']:.3f} nats"
+    if "flow_nfe" in reference:
+        nfe = f"{reference['flow_nfe']:,.0f}"
+        yield f"the flow that samples are compared with took {nfe} evaluations"
 
 
 def compared(lines: Sequence[results.ComparedRuns]) -> TextTable:
@@ -225,9 +226,9 @@ def compared(lines: Sequence[results.ComparedRuns]) -> TextTable:
     present = registry.quantities_in(column.results for line in lines for column in line.columns)
     rows = []
     for line in lines:
-        found = line.results.values()
-        of = dict.fromkeys(result.of for result in found if result.of)
-        how = dict.fromkeys(result.settings for result in found)
+        own_results = line.results.values()
+        of = dict.fromkeys(result.of for result in own_results if result.of)
+        how = dict.fromkeys(result.settings for result in own_results)
         row: dict[str, Cell | None] = {
             names: line.name,
             **{head: line.cell.get(key) for key, head in keys.items()},
@@ -273,20 +274,20 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
     A run that cannot be read is left out, and named on stderr.
 
     Raises:
-        NotFoundError: as `results.side_by_side`.
+        NotFoundError: a run, or all runs of the groups, have no results, or no results can be read.
     """
 
     def spare(run: RunFolder, error: Exception) -> None:
         err.print(f"{run.name} is left out: {message_of(error)}", style="yellow")
 
-    found = results.side_by_side(chosen, checkpoint, spare)
+    comparison = results.side_by_side(chosen, checkpoint, spare)
     if as_json:
-        print(json.dumps(found.to_dict(), indent=1))
+        print(json.dumps(comparison.to_dict(), indent=1))
         return
-    out.print(compared(found.lines))
-    for name in found.missing:
+    out.print(compared(comparison.lines))
+    for name in comparison.missing:
         err.print(f"{name} has no finished evaluation (--checkpoint {checkpoint})")
-    for text in found.remarks:
+    for text in comparison.remarks:
         err.print(text)
 
 
@@ -304,19 +305,21 @@ def say_files(run: RunFolder, sweep: Sweep) -> None:
         out.print(str(run.evals / sweep.id / name), no_wrap=True)
 
 
-def show_plan(run: RunFolder, made: "Comparison") -> None:
+def show_plan(run: RunFolder, comparison: "Comparison") -> None:
     """Print the samplers that would be compared."""
-    names, nfe = (axis.values for axis in made.sweep.axes)
-    columns = {"sampler": names, "settings": [made.settings[name] for name in names]}
+    names, nfe = (axis.values for axis in comparison.sweep.axes)
+    columns = {"sampler": names, "settings": [comparison.settings[name] for name in names]}
     out.print(TextTable(columns, left=columns, wraps="settings"))
-    metrics = f"{', '.join(made.metrics)} at {', '.join(nfe)} evaluations; {made.seeds} seeds"
-    out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {metrics}")
-    out.print(f"{len(made.requests)} evaluations; none was started")
+    metrics = (
+        f"{', '.join(comparison.metrics)} at {', '.join(nfe)} evaluations; {comparison.seeds} seeds"
+    )
+    out.print(f"{run.name}, step {comparison.requests[0].checkpoint_step}: {metrics}")
+    out.print(f"{len(comparison.requests)} evaluations; none was started")
 
 
 def show_samplers(
     works: Sequence[Evaluation],
-    made: "Comparison",
+    comparison: "Comparison",
     as_json: bool,
     csv: Path | None,
     image: Path | None,
@@ -334,24 +337,27 @@ def show_samplers(
     statuses = statuses_of(works)
     missing = [entry["id"] for entry in statuses if entry["state"] != "FINISHED"]
     if as_json:
-        found = to_json(run, made.sweep, made.settings)
-        print(json.dumps({**found, "left_out": made.left_out, "noisy": made.noisy}, indent=1))
-    else:
-        out.print(samplers(run, made.sweep, statuses))
-        if made.noisy:
-            out.print(
-                f"-  draws noise, and so has no distance from the flow: {', '.join(made.noisy)}"
+        content = to_json(run, comparison.sweep, comparison.settings)
+        print(
+            json.dumps(
+                {**content, "left_out": comparison.left_out, "noisy": comparison.noisy}, indent=1
             )
+        )
+    else:
+        out.print(samplers(run, comparison.sweep, statuses))
+        if comparison.noisy:
+            noisy = ", ".join(comparison.noisy)
+            out.print(f"-  draws noise, and so has no distance from the flow: {noisy}")
     if missing:
         see = command(f"status {run.name}", run)
         err.failure(f"{len(missing)} of {len(statuses)} evaluations are not complete; see `{see}`")
         return int(waited)
     if not as_json:
-        say_files(run, made.sweep)
+        say_files(run, comparison.sweep)
     if csv is not None:
-        write_text(csv, to_table(run, made.sweep))
+        write_text(csv, to_table(run, comparison.sweep))
     if image is not None:
-        results.plot(image, made.sweep, results.rows(run, made.sweep), run.name)
+        results.plot(image, comparison.sweep, results.rows(run, comparison.sweep), run.name)
     for file in filter(None, (csv, image)):
         err.print(str(file), no_wrap=True)
     return 0

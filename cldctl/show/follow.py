@@ -49,7 +49,7 @@ _FACT = 25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class ProgressLine:
     """The progress of a run, a group or sharded work.
 
     Attributes:
@@ -84,13 +84,13 @@ class View(Bars):
         # The field ``first`` of a bar is the progress when it was shown first.
         self._bars: dict[str, Task] = {}
         # In a file: the newest line of each name, its time, and the phases that have had one.
-        self._lines: dict[str, tuple[Shown, float, set[str]]] = {}
+        self._lines: dict[str, tuple[ProgressLine, float, set[str]]] = {}
         self._has_warned = False
 
-    def draw(self, works: Sequence[Work], look: "WorkStates", started: Submission) -> None:
+    def draw(self, works: Sequence[Work], look: "WorkStates", submission: Submission) -> None:
         """Show a look at works: at runs of a group below a line of the group, if they are few."""
         remark = look.answers.remark or ""
-        group = started.group
+        group = submission.group
         if look.rows and group is None:
             (row,) = look.rows
             if row.state == "RUNNING" and row.reason and not self._has_warned:
@@ -103,74 +103,75 @@ class View(Bars):
                 for row in look.rows:
                     self.show(_of_run(row, f"  {row.name}"))
         else:
-            self.show(_of_divided(_title(works, started), works, look), is_paced=True)
+            self.show(_of_divided(_title(works, submission), works, look), is_paced=True)
 
-    def show(self, shown: Shown, *, is_paced: bool = False) -> None:
+    def show(self, line: ProgressLine, *, is_paced: bool = False) -> None:
         """Show progress; it replaces that of the same name.
 
         Args:
             is_paced: estimate rate and times from the progress since it was shown first.
         """
-        if shown.name not in self._bars:
-            self.add_task("", head=Text(), detail="", first=shown.done)
-            self._bars[shown.name] = self.tasks[-1]
-        bar = self._bars[shown.name]
-        self.update(bar.id, completed=shown.done, total=shown.total or 1)
+        if line.name not in self._bars:
+            self.add_task("", head=Text(), detail="", first=line.done)
+            self._bars[line.name] = self.tasks[-1]
+        bar = self._bars[line.name]
+        self.update(bar.id, completed=line.done, total=line.total or 1)
         if is_paced:
-            shown = replace(shown, elapsed_s=bar.elapsed)
-            gained = shown.done - bar.fields["first"]
+            line = replace(line, elapsed_s=bar.elapsed)
+            gained = line.done - bar.fields["first"]
             # The mean over the whole time, because rows come in bursts.
             if gained > 0 and bar.elapsed:
                 rate = gained / bar.elapsed
-                left_s = max(0, shown.total - shown.done) / rate
-                shown = replace(shown, facts=[*shown.facts, f"{number(rate, 3)}/s"], left_s=left_s)
+                left_s = max(0, line.total - line.done) / rate
+                line = replace(line, facts=[*line.facts, f"{number(rate, 3)}/s"], left_s=left_s)
         if self.disable:
-            self._print(shown)
-        head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)
-        head.append(shown.phase or shown.state, STYLES.get(shown.state, ""))
-        facts = [] if shown.remark else [*shown.facts]
-        if shown.elapsed_s is not None:
-            facts.append(f"{duration(shown.elapsed_s)} elapsed")
+            self._print(line)
+        head = Text.assemble((shortened(line.name, _NAME), "bold"), "  ", no_wrap=True)
+        head.append(line.phase or line.state, STYLES.get(line.state, ""))
+        facts = [] if line.remark else [*line.facts]
+        if line.elapsed_s is not None:
+            facts.append(f"{duration(line.elapsed_s)} elapsed")
         facts = facts[: max(err.width - _LEAST, 0) // _FACT]
-        left = "" if shown.left_s is None else f"{duration(shown.left_s)} left"
-        detail = "  ".join(filter(None, [shown.counted, shown.remark, *facts, left]))
+        left = "" if line.left_s is None else f"{duration(line.left_s)} left"
+        detail = "  ".join(filter(None, [line.counted, line.remark, *facts, left]))
         self.update(bar.id, head=head, detail=detail, refresh=True)
 
-    def _print(self, shown: Shown) -> None:
+    def _print(self, line: ProgressLine) -> None:
         """Print a line, if the phase is new or it is time for one."""
         now = time.monotonic()
-        last, when, phases = self._lines.get(shown.name, (shown, now, set()))
-        if shown.state != last.state or bool(shown.remark) != bool(last.remark):
+        last, when, phases = self._lines.get(line.name, (line, now, set()))
+        if line.state != last.state or bool(line.remark) != bool(last.remark):
             phases = set()
-        done = shown.done - last.done
+        done = line.done - last.done
         # The phase of a group counts the states of its runs.
-        is_alive = "RUNNING" in f"{shown.state} {shown.phase}"
-        is_time = now - when >= EVERY_S or done >= EVERY_PART * shown.total
+        is_alive = "RUNNING" in f"{line.state} {line.phase}"
+        is_time = now - when >= EVERY_S or done >= EVERY_PART * line.total
         is_due = is_time and (done > 0 or is_alive)
-        if not is_due and shown.phase in phases:
+        if not is_due and line.phase in phases:
             return
-        self._lines[shown.name] = (shown, now, phases | {shown.phase})
-        what = " ".join(filter(None, (shown.name, shown.state, shown.phase)))
-        eta = "" if shown.left_s is None else f"ETA {duration(shown.left_s)}"
-        parts = [f"{what}: {shown.counted}", *shown.facts, eta, shown.remark]
+        self._lines[line.name] = (line, now, phases | {line.phase})
+        what = " ".join(filter(None, (line.name, line.state, line.phase)))
+        eta = "" if line.left_s is None else f"ETA {duration(line.left_s)}"
+        parts = [f"{what}: {line.counted}", *line.facts, eta, line.remark]
         err.print("; ".join(filter(None, parts)))
 
 
-def _of_run(row: "RunStatus", name: str, remark: str = "") -> Shown:
+def _of_run(row: "RunStatus", name: str, remark: str = "") -> ProgressLine:
+    """The progress of a run, from its row in `cldctl status`."""
     from cldctl.runs.status import WAITING
 
-    last = row.attempts[-1] if row.attempts else {"started": row.created, "ended": row.created}
+    # Elapsed since the attempt began, or since the run waits for the queue.
     since = None
     if row.state == "RUNNING":
-        since = last["started"]
+        since = row.attempts[-1]["started"] if row.attempts else row.created
     elif row.phase == WAITING:
-        since = last["ended"]
+        since = row.attempts[-1]["ended"] if row.attempts else row.created
     facts = []
     if row.shown_loss is not None:
         facts.append(f"loss {number(row.shown_loss)}")
     if row.steps_per_s is not None:
         facts.append(f"{number(row.steps_per_s, 3)} steps/s")
-    return Shown(
+    return ProgressLine(
         name=name,
         done=row.step,
         total=row.steps or 1,
@@ -183,21 +184,21 @@ def _of_run(row: "RunStatus", name: str, remark: str = "") -> Shown:
     )
 
 
-def _title(works: Sequence[Work], started: Submission) -> str:
+def _title(works: Sequence[Work], submission: Submission) -> str:
     """The name of the line of works other than trainings."""
-    if started.sweep is not None:
-        return started.sweep.id
-    if started.group is not None:
-        return f"{len(works)} {works[0].called}s of {started.group.name}"
+    if submission.sweep is not None:
+        return submission.sweep.id
+    if submission.group is not None:
+        return f"{len(works)} {works[0].called}s of {submission.group.name}"
     if works[0].together and works[0].run is not None:
         return f"{works[0].called} of {works[0].run.name}"
     return works[0].name if len(works) == 1 else f"{len(works)} {works[0].called}s"
 
 
-def _of_group(name: str, look: "WorkStates") -> Shown:
+def _of_group(name: str, look: "WorkStates") -> ProgressLine:
     from .runs import states
 
-    return Shown(
+    return ProgressLine(
         name=name,
         done=sum(row.step for row in look.rows),
         total=sum(row.steps or 0 for row in look.rows) or 1,
@@ -207,7 +208,7 @@ def _of_group(name: str, look: "WorkStates") -> Shown:
     )
 
 
-def _of_divided(name: str, works: Sequence[Work], look: "WorkStates") -> Shown:
+def _of_divided(name: str, works: Sequence[Work], look: "WorkStates") -> ProgressLine:
     """The progress of evaluations, tunings or statistics; several share a line."""
     from cldctl.runs.status import STARTING, WAITING
 
@@ -230,57 +231,57 @@ def _of_divided(name: str, works: Sequence[Work], look: "WorkStates") -> Shown:
     elif state == "RUNNING":
         phase = works[0].doing
     remark = look.answers.remark or ""
-    return Shown(
+    return ProgressLine(
         name=name, done=done, total=total, state=state, phase=phase, unit=unit, remark=remark
     )
 
 
 def say_unwatched(place: RunFolder | Group | None) -> None:
-    """Print that the jobs go on, and how to watch them again."""
+    """Print that the jobs continue, and how to watch them again."""
     if place is None:
-        err.print("\nno longer watching; the job goes on. Run the same command again to watch")
+        err.print("\nno longer watching; the job continues. Run the same command again to watch")
         return
-    err.print("\nno longer watching; the jobs go on. Again:")
+    err.print("\nno longer watching; the jobs continue. To watch them again:")
     err.print(f"  {command(f'status {place.name} --watch', place)}")
 
 
 # --- what was started
 
 
-def say_trainings(started: Submission) -> None:
-    """Print which runs were started, by which jobs, and the evaluations that follow."""
-    place = started.place
+def say_trainings(submission: Submission) -> None:
+    """Print which runs were started, by which jobs, and their chained evaluations."""
+    place = submission.place
     # On a terminal, the name of a run has just been printed.
-    if started.group is not None or not (out.is_terminal and err.is_terminal and not err.quiet):
+    if submission.group is not None or not (out.is_terminal and err.is_terminal and not err.quiet):
         out.print(place.name)
-    if started.group is not None:
-        counts = _counted(started.works)
-        err.print(strong(f"{len(started.works)} runs of the group ", place.name, f": {counts}"))
-    jobs = started.jobs
-    if jobs and not started.blocks:
-        first = next(planned for planned in started.works if planned.job is not None)
+    if submission.group is not None:
+        counts = _counted(submission.works)
+        err.print(strong(f"{len(submission.works)} runs of the group ", place.name, f": {counts}"))
+    jobs = submission.jobs
+    if jobs and not submission.blocks:
+        first = next(planned for planned in submission.works if planned.job is not None)
         if (line := left_out_code(first.run)) is not None:
             err.print(line, style="yellow")
         # Each task of an array has a job id of its own: ARRAY_TASK.
-        ids = [job.job_id.partition("_")[0] if started.group else job.job_id for job in jobs]
+        ids = [job.job_id.partition("_")[0] if submission.group else job.job_id for job in jobs]
         err.print(f"job {', '.join(dict.fromkeys(ids))} ({jobs[0].cluster})")
-        evaluations = started.following
-        if started.group is None:
+        evaluations = submission.chained
+        if submission.group is None:
             for work in evaluations:
                 err.print(f"then evaluation {work.name}")
-            for text in started.messages:
+            for text in submission.messages:
                 err.print(text)
         elif evaluations:
             each = "each" if len(evaluations) == len(jobs) else len(evaluations)
             err.print(f"then an evaluation of {each}")
-    say_errors(started.works)
+    say_errors(submission.works)
 
 
-def say_divided(started: Submission) -> None:
+def say_divided(submission: Submission) -> None:
     """Print which works of runs are complete, which are being computed, and by which job."""
-    say_errors(started.works)
+    say_errors(submission.works)
     by_run: dict[Path, list[PlannedWork]] = {}
-    for planned in started.works:
+    for planned in submission.works:
         by_run.setdefault(planned.run.path, []).append(planned)
     for works in by_run.values():
         run = works[0].run
@@ -295,12 +296,12 @@ def say_divided(started: Submission) -> None:
         if not jobs or jobs[0].job is None:
             continue
         what = strong(f"{called} ", jobs[0].work.name)
-        if started.sweep is not None:
-            what = strong(f"{called} ", started.sweep.id)
+        if submission.sweep is not None:
+            what = strong(f"{called} ", submission.sweep.id)
         elif len(works) > 1:
             what = strong(f"{called}s")
         err.print(what, f"of {run.name}, job {jobs[0].job.job_id} ({jobs[0].job.cluster})")
-    for text in started.messages:
+    for text in submission.messages:
         err.print(text)
 
 
@@ -317,28 +318,28 @@ def _counted(works: Iterable[PlannedWork]) -> str:
     return ", ".join(f"{counts[word]} {word}" for word in OUTCOMES if counts[word])
 
 
-def say_next_of_trainings(started: Submission) -> None:
+def say_next_of_trainings(submission: Submission) -> None:
     """Print what to type while trainings go on."""
-    place = started.place
-    if started.group is None:
+    place = submission.place
+    if submission.group is None:
         then = f"logs {place.name} -f"
-    elif any(planned.run.evaluation_names() for planned in started.works):
+    elif any(planned.run.evaluation_names() for planned in submission.works):
         then = f"compare {place.name}"
     else:
         then = f"eval {place.name} --elbo"
     say_next(place, f"status {place.name}", then, f"cancel {place.name}")
 
 
-def say_next_of_evaluations(started: Submission) -> None:
+def say_next_of_evaluations(submission: Submission) -> None:
     """Print the names of evaluations that are not followed, and what to type next."""
-    place = started.place
-    if started.group is not None:
+    place = submission.place
+    if submission.group is not None:
         out.print(place.name)
         say_next(place, f"status {place.name}", f"compare {place.name}")
         return
-    names = [planned.work.name for planned in started.works]
-    out.print("\n".join(names) if started.sweep is None else started.sweep.id)
-    by_outcome = {planned.outcome: planned.work for planned in reversed(started.works)}
+    names = [planned.work.name for planned in submission.works]
+    out.print("\n".join(names) if submission.sweep is None else submission.sweep.id)
+    by_outcome = {planned.outcome: planned.work for planned in reversed(submission.works)}
     alive = by_outcome.get("started") or by_outcome["being computed"]
     say_next(place, f"status {place.name}", f"logs {place.name} --eval {alive.name} -f")
 
@@ -367,7 +368,7 @@ def say_end_of_run(run: RunFolder, row: "RunStatus", works: Sequence[Work]) -> i
     return code
 
 
-def say_end_of_evaluations(started: Submission, *, waited: bool) -> int:
+def say_end_of_evaluations(submission: Submission, *, waited: bool) -> int:
     """Print the results of evaluations, or of those that are not complete what to type next.
 
     Args:
@@ -376,19 +377,19 @@ def say_end_of_evaluations(started: Submission, *, waited: bool) -> int:
     Returns:
         The exit code.
     """
-    works = [planned.work for planned in started.works]
-    group = started.group
+    works = [planned.work for planned in submission.works]
+    group = submission.group
     if group is not None and waited:
         code = say_end_of_group(group, works)
         if code == 0:
             say_next(group, f"compare {group.name}")
-        return code or started.exit_code
-    if group is not None or not (waited or started.is_over):
-        say_next_of_evaluations(started)
-        return started.exit_code
-    code = say_results(works, started.sweep)
+        return code or submission.exit_code
+    if group is not None or not (waited or submission.is_over):
+        say_next_of_evaluations(submission)
+        return submission.exit_code
+    code = say_results(works, submission.sweep)
     if code == 0:
-        run = started.works[0].run
+        run = submission.works[0].run
         say_next(run, f"report {run.name}", f"status {run.name}")
     return code
 

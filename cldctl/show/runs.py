@@ -18,7 +18,7 @@ from cld_core.run.state import ALIVE, STATES
 from cld_core.sanitize import one_line
 from cldctl.clusters.base import HELD
 from cldctl.runs import selection, survey
-from cldctl.runs.index import Found, Index
+from cldctl.runs.index import Index, RunListing
 from cldctl.runs.selection import command
 from cldctl.runs.status import WAITING, RunStatus, named_status
 
@@ -112,12 +112,12 @@ def _drawn(
     left = ("run", "state", "as of", "", "last end", "job", "tags", *results)
     first = ("tags", "", "job", "last end", "attempts", "saved", *results)
     optional = (*first, "steps/s", "loss", "ETA", *last)
-    shown: dict[str, Sequence[Cell]] = {}
+    cells_of: dict[str, Sequence[Cell]] = {}
     for heading, cells in columns.items():
-        shown[heading] = cells
+        cells_of[heading] = cells
         if heading == "step" and out.is_terminal and len(rows) <= MANY:
-            shown[""] = [progress_bar(row) for row in rows]
-    return TextTable(shown, left=left, optional=optional, names="run")
+            cells_of[""] = [progress_bar(row) for row in rows]
+    return TextTable(cells_of, left=left, optional=optional, names="run")
 
 
 def newest_results(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
@@ -198,9 +198,9 @@ def overview_with_groups(
     several = {name: members for name, members in groups.items() if len(members) > 1}
     items: list[Sequence[RunStatus]] = [[row] for row in rows if row.group not in several]
     items += several.values()
-    shown, note = _on_screen(items, height, is_sorted=is_sorted)
-    runs = [item[0] for item in shown if len(item) == 1]
-    shown_groups = [item for item in shown if len(item) > 1]
+    visible, note = _on_screen(items, height, is_sorted=is_sorted)
+    runs = [item[0] for item in visible if len(item) == 1]
+    shown_groups = [item for item in visible if len(item) > 1]
     tables = [overview(runs)] if runs or not shown_groups else []
     if shown_groups:
         tables.append(_groups(shown_groups))
@@ -224,13 +224,13 @@ def _on_screen(
     newest_first = [*reversed(items)]
     ranked = sorted(newest_first, key=_rank)
     fitting = {id(item) for item in ranked[:room]}
-    shown = [item for item in items if id(item) in fitting]
+    visible = [item for item in items if id(item) in fitting]
     if not is_sorted:
-        shown.sort(key=lambda item: _rank(item) >= len(ALIVE))
+        visible.sort(key=lambda item: _rank(item) >= len(ALIVE))
     numbers = Counter(row.state for item in ranked[room:] for row in item)
     running = f" ({numbers['RUNNING']:,} RUNNING)" if numbers["RUNNING"] else ""
     text = f"… and {numbers.total():,} more{running}: --all, or --state, --since, --tag"
-    return shown, [Text(text, style="dim")]
+    return visible, [Text(text, style="dim")]
 
 
 def _rank(item: Sequence[RunStatus]) -> int:
@@ -270,22 +270,22 @@ def group_details(
     Args:
         height: the lines of the screen: runs that do not fit are counted. None to show all.
     """
-    shown, note = _on_screen([[row] for row in members], height and height - 1)
-    rows = [row for (row,) in shown]
+    visible, note = _on_screen([[row] for row in members], height and height - 1)
+    rows = [row for (row,) in visible]
     swept = swept_values(rows)
     results = all_results(rows)
     if not swept:
-        drawn = _drawn(rows, run_columns(rows, results=results), results)
+        run_table = _drawn(rows, run_columns(rows, results=results), results)
     else:
         # The results stay on a narrow terminal: a group is compared by them. On a screen of few
         # lines, the swept values go before each run becomes a list.
         last = ("step",) if height is None else ("step", *swept)
-        drawn = _drawn(rows, run_columns(rows, swept, results), last=last)
+        run_table = _drawn(rows, run_columns(rows, swept, results), last=last)
     reasons = []
     if height is None:
         reasons = [Text(f"{row.name}: {row.reason}", "yellow") for row in rows if row.reason]
     title = Text.assemble("group ", (name, "bold"), f"  {states(members)}")
-    return Lines(title, drawn, *reasons, *note)
+    return Lines(title, run_table, *reasons, *note)
 
 
 @group()
@@ -392,13 +392,13 @@ class Look:
     """The runs at one moment.
 
     Attributes:
-        seen: all runs, including those that are not listed.
+        listing: all runs, including those that are not listed.
         rows: the listed runs.
         older: the number of runs that are left out because they ended over a week ago.
         problem: why the runs could not be read.
     """
 
-    seen: Found = field(default_factory=Found)
+    listing: RunListing = field(default_factory=RunListing)
     rows: Sequence[RunStatus] = ()
     older: int = 0
     problem: str | None = None
@@ -427,15 +427,15 @@ class Query:
         """Read the state of the runs now."""
         if self.chosen:
             answers = survey.of_runs(self.chosen, max_age_s=survey.TO_LOOK_S)
-            seen = Found([named_status(run, answers) for run in self.chosen], answers)
+            listing = RunListing([named_status(run, answers) for run in self.chosen], answers)
         else:
-            seen = self.index.look(max_age_s=survey.TO_LOOK_S)
-        rows = self.which.of(seen.rows)
+            listing = self.index.look(max_age_s=survey.TO_LOOK_S)
+        rows = self.which.of(listing.rows)
         is_recent = not self.chosen and not self.everything and self.which.is_empty
         recent = selection.recent(rows) if is_recent else rows
         if not self.chosen or self.sort != "created":
             recent = selection.in_order(recent, self.sort, reverse=self.reverse)
-        return Look(seen, recent, len(rows) - len(recent))
+        return Look(listing, recent, len(rows) - len(recent))
 
     def view(self, rows: Sequence[RunStatus], height: int | None) -> RenderableType:
         """Draw rows.
@@ -445,11 +445,11 @@ class Query:
         """
         others = [row for row in rows if row.group not in self.groups]
         if self.chosen and (height is None or len(self.groups) + len(others) == 1):
-            drawn = []
+            tables = []
             for name in self.groups:
                 members = [row for row in rows if row.group == name]
-                drawn.append(group_details(name, members, height))
-            return Lines(*drawn, *map(details, others))
+                tables.append(group_details(name, members, height))
+            return Lines(*tables, *map(details, others))
         is_sorted = self.sort != "created"
         # With filters or an order, each run has its line.
         is_any = not self.everything and self.which.is_empty and not is_sorted
@@ -462,7 +462,7 @@ def watch(query: Query) -> None:
     with Live(console=out, auto_refresh=False) as live:
         while True:
             look = query.look()
-            remarks = [Text(remark, "yellow") for remark in look.seen.remarks]
+            remarks = [Text(remark, "yellow") for remark in look.listing.remarks]
             height = out.height - sum(len(remark.wrap(out, out.width)) for remark in remarks)
             live.update(Lines(*remarks, query.view(look.rows, height)), refresh=True)
             time.sleep(1.0)
@@ -471,7 +471,7 @@ def watch(query: Query) -> None:
 def show(query: Query) -> None:
     """Print runs, or why there are none."""
     look = query.look()
-    for remark in look.seen.remarks:
+    for remark in look.listing.remarks:
         err.print(remark, style="yellow")
     if not look.rows:
         err.print(nothing(query.index.root, query.which, look.older))

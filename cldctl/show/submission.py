@@ -73,14 +73,14 @@ def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> Non
 
 def _preview_group(options: SubmitOptions, group: Group, cluster: Cluster, spec: JobSpec) -> None:
     cells = options.cells
-    found = existing(options)
-    open_cells = [cell.name for cell in missing(options, found)]
+    existing_runs = existing(options)
+    open_cells = [cell.name for cell in missing(options, existing_runs)]
     _show(f"# group: {group.name}, {len(cells)} runs in {group.root}")
     for cell in cells:
         if cell.name not in open_cells:
             state = "finished"
         else:
-            state = "exists" if cell.name in found else "new"
+            state = "exists" if cell.name in existing_runs else "new"
         values = " ".join(f"{key}={value}" for key, value in cell.values.items())
         _show(f"#   {cell.name}  {values}  {state}")
     _show(f"# the recipe of {cells[0].name}\n{dump(cells[0].recipe)}")
@@ -95,10 +95,10 @@ def _preview_group(options: SubmitOptions, group: Group, cluster: Cluster, spec:
         _show(f"# an evaluation ({', '.join(options.metrics)}) of each run, after its training")
 
 
-def _differences(file: Path, given: Sequence[str], profile: Path | None) -> None:
+def _differences(file: Path, overrides: Sequence[str], profile: Path | None) -> None:
     """Print comments before the YAML: the differences to the recipe that ``file`` extends."""
     try:
-        base, differences = from_base(file, given, profile)
+        base, differences = from_base(file, overrides, profile)
     except RecipeError:
         return  # The recipe is complete only with the values of a sweep.
     if base is None:
@@ -157,8 +157,8 @@ def say_estimate(options: SubmitOptions, start: Callable[[], float | None] | Non
     Args:
         start: as in `preview`.
     """
-    found = estimate(options.root, options.cells[0].recipe, without=options.run().name)
-    err.print(estimate_line(found, None if start is None else start()))
+    time_estimate = estimate(options.root, options.cells[0].recipe, without=options.run().name)
+    err.print(estimate_line(time_estimate, None if start is None else start()))
 
 
 def estimate_line(estimate: TimeEstimate | None, start: float | None) -> str:

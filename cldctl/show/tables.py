@@ -72,7 +72,7 @@ class TextTable:
         for heading in self.optional:
             if needed() > out.width:
                 widths.pop(heading, None)
-        shown = {heading: self.columns[heading] for heading in widths}
+        columns = {heading: self.columns[heading] for heading in widths}
         above = [] if self.title is None else [Text(self.title, style="bold")]
         if needed() > out.width:
             return Group(*above, *self._lists())
@@ -80,21 +80,21 @@ class TextTable:
             others = needed() - min(widths[self.names], _NAME)
             width = min(widths[self.names], out.width - others)
             widths[self.names] = width
-            shown[self.names] = [shortened(str(cell), width) for cell in shown[self.names]]
-        if len(next(iter(shown.values()), ())) > MANY:
-            return Group(*above, _plain(shown, widths, self.left))
-        drawn = table.Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in shown:
-            drawn.add_column(heading, overflow="fold")
-            column = drawn.columns[-1]
+            columns[self.names] = [shortened(str(cell), width) for cell in columns[self.names]]
+        if len(next(iter(columns.values()), ())) > MANY:
+            return Group(*above, _plain(columns, widths, self.left))
+        grid = table.Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for heading in columns:
+            grid.add_column(heading, overflow="fold")
+            column = grid.columns[-1]
             if heading not in self.left:
                 column.justify = "right"
                 column.no_wrap = True
             if heading == self.wraps and not out.is_terminal:
                 column.max_width = _LONGEST
-        for row in zip(*shown.values(), strict=True):
-            drawn.add_row(*map(_as_text, row))
-        return Group(*above, drawn)
+        for row in zip(*columns.values(), strict=True):
+            grid.add_row(*map(_as_text, row))
+        return Group(*above, grid)
 
     def _lists(self) -> Iterator[RenderableType]:
         first, *others = self.columns
@@ -144,12 +144,12 @@ def _width(cell: Cell) -> int:
 
 def facts(lines: Iterable[tuple[str, RenderableType]]) -> table.Table:
     """Names and values, a line each."""
-    drawn = table.Table.grid(padding=(0, 2))
-    drawn.add_column(style="dim", no_wrap=True)
-    drawn.add_column(overflow="fold")
+    grid = table.Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
     for name, value in lines:
-        drawn.add_row(name, _as_text(value))
-    return drawn
+        grid.add_row(name, _as_text(value))
+    return grid
 
 
 def progress_bar(row: "RunStatus") -> ProgressBar:
@@ -315,5 +315,5 @@ def usage_table(folder: "Folder") -> RenderableType:
     )
     time_columns = ("set aside", "start-up", "useful", "waited", "preempted", "crashed")
     optional = ("attempts", "group", *time_columns)
-    drawn = TextTable(columns, left=("run", "group"), optional=optional, names="run")
-    return Group(drawn, Text(note, style="dim"))
+    usage_table = TextTable(columns, left=("run", "group"), optional=optional, names="run")
+    return Group(usage_table, Text(note, style="dim"))

@@ -138,11 +138,11 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
     # A rank is one of an attempt, and that is one of a training.
     names = ("evaluation", "attempt", "rank")
     outer = {name: getattr(log, name, None) for name in names[: names.index(what) + 1]}
-    shown = outer.pop(what)
+    current = outer.pop(what)
     options: list[Any] = []
     if what == "rank":
         # The ranks of the log as it is now: a newer job may have begun.
-        options += map(int, find_log(run, **outer, rank=shown).ranks())
+        options += map(int, find_log(run, **outer, rank=current).ranks())
     elif what == "attempt":
         history = run.ledger.history()
         for attempt in history.attempts:
@@ -157,7 +157,7 @@ def other_log(run: RunFolder, log: Log | None, what: str, step: int) -> Log:
         raise NotFoundError(f"{run.name}: no evaluation was started.")
     if len(options) < 2:
         raise NotFoundError(f"{run.name}: there is only one {what}.")
-    place = options.index(shown) if shown in options else 0
+    place = options.index(current) if current in options else 0
     return find_log(run, **outer, **{what: options[(place + step) % len(options)]})
 
 
@@ -241,18 +241,18 @@ class LogScreen(TextScreen):
     def _new_lines(self, reader: LogReader) -> list[tuple[str, bool]]:
         """Lines without control characters, each with whether it is from the log of errors."""
         unchanged = set(self._open_lines)
-        found = []
+        lines = []
         for line, is_error in reader.new_lines():
             unchanged.discard(is_error)
             line = self._open_lines.pop(is_error, b"") + line
             # A line without an end is kept until nothing more is written to it.
             if line.endswith(b"\n"):
-                found.append((_printable(line[:-1]), is_error))
+                lines.append((_printable(line[:-1]), is_error))
             else:
                 self._open_lines[is_error] = line
         for is_error in unchanged:
-            found.append((_printable(self._open_lines.pop(is_error)), is_error))
-        return found
+            lines.append((_printable(self._open_lines.pop(is_error)), is_error))
+        return lines
 
     def _open(self, log: Log, failed_first: bool) -> None:
         if log.evaluation is not None:
@@ -533,7 +533,7 @@ class MainScreen(Watching):
             detail = None
             has_more = False
             try:
-                detail, has_more = self._files.read(*self._targets, self._look.seen.answers)
+                detail, has_more = self._files.read(*self._targets, self._look.listing.answers)
                 self._problem = ""
             except Exception as error:
                 self._problem = f"the files of runs cannot be read: {message_of(error)}"
@@ -569,18 +569,18 @@ class MainScreen(Watching):
         self._targets = (row, self.query_one(RunTable).visible_rows)
         if row is not None and (before is None or before.path != row.path):
             self._changed.set()
-        shown: RenderableType = Text(self._nothing(), "dim")
+        content: RenderableType = Text(self._nothing(), "dim")
         if row is not None:
             if detail is None or detail.why.row.path != row.path:
                 # What the list shows, until the files of the run are read.
                 detail = Detail(Why(row=row, headline=row.reason or ""))
-            shown = panel(detail, self._files.losses(row))
+            content = panel(detail, self._files.losses(row))
         elif line is not None:
             turn = "unfolds" if line.is_folded else "folds"
             hint = Text(f"space {turn} it; r and c act on all of its runs", "dim")
-            shown = Group(Printable(group_details(line.name, line.members)), hint)
+            content = Group(Printable(group_details(line.name, line.members)), hint)
         self.query_one("#panel").border_title = Text("" if line is None else one_line(line.name))
-        self.query_one("#detail", Static).update(shown)
+        self.query_one("#detail", Static).update(content)
 
     def _nothing(self) -> str:
         """The text that stands in place of runs."""
@@ -592,7 +592,7 @@ class MainScreen(Watching):
 
     def _show_remarks(self) -> None:
         """Show problems and remarks of the newest look below the runs."""
-        lines = [self._look.problem, self._problem, *self._look.seen.remarks]
+        lines = [self._look.problem, self._problem, *self._look.listing.remarks]
         since = self._since
         waited = 0.0 if since is None else time.monotonic() - since
         if waited > _PATIENCE_S:
@@ -653,7 +653,7 @@ class MainScreen(Watching):
         line = self.selected
         try:
             if line is not None and line.row is None and name in ("resume", "cancel"):
-                members = [row for row in self._look.seen.rows if row.group == line.group]
+                members = [row for row in self._look.listing.rows if row.group == line.group]
                 command = command_for(name, members, line.name)
             elif (row := self._row()) is not None:
                 command = command_for(name, [row])

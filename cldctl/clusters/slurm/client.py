@@ -148,11 +148,11 @@ def settings_in(text: str) -> Facts:
 
 def facts(pairs: Iterable[Sequence[str]]) -> Facts:
     """The values of names, without blanks around them; those that say "none" are empty."""
-    found = defaultdict[str, str](str)
+    values = defaultdict[str, str](str)
     for name, value in pairs:
         text = value.strip()
-        found[name.strip()] = "" if text in ("(null)", "N/A") else text
-    return found
+        values[name.strip()] = "" if text in ("(null)", "N/A") else text
+    return values
 
 
 def restarts_of(job: Facts) -> int:
@@ -170,7 +170,7 @@ def seconds_of(moment: str) -> float | None:
 
 
 def start_of(moment: str) -> float | None:
-    """The start that Slurm expects, as `seconds_of`; None if it is too far ahead."""
+    """The start that Slurm expects, seconds since 1970; None if it is unknown or too far ahead."""
     start = seconds_of(moment)
     if start is None or start >= time.time() + _FORESEEN_S:
         return None

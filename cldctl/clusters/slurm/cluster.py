@@ -116,8 +116,8 @@ class SlurmCluster(base.Cluster):
         if wished_at is not None:
             since = time.strftime("%H:%M:%S", time.localtime(wished_at))
             return base.Waiting(f"Slurm has not answered the requeue since {since}")
-        shown = client.show_job(job.job_id) if asks else {}
-        return poll.explained(job.job_id, shown, seen)
+        facts = client.show_job(job.job_id) if asks else {}
+        return poll.explained(job.job_id, facts, seen)
 
     def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:
         return submit.expected_start(replace(spec, after=None))

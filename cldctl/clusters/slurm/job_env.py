@@ -110,9 +110,9 @@ class SlurmJob(base.InJob):
             return None
         ref = replace(self.ref, job_id=attempt.job_id)
         # This was written before the job's own requeue, whose notice is the last in the log.
-        shown = _shown(ref)
-        is_same_start = client.restarts_of(shown) == attempt.restart
-        if is_same_start and shown["PreemptTime"] not in _NOT_PREEMPTED:
+        facts = _shown(ref)
+        is_same_start = client.restarts_of(facts) == attempt.restart
+        if is_same_start and facts["PreemptTime"] not in _NOT_PREEMPTED:
             return "preempted"
         cause = notice_in(read_from(file_of(ref, _LOG), attempt.log_offset))
         if cause not in (None, "cancelled"):

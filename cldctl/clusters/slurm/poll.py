@@ -134,42 +134,42 @@ def survey(jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: flo
     ended = {job.job_id for job in settled}
     if not ids:
         return Survey(answers)
-    known, is_new = _known(ids - ended, max_age_s)
-    answers |= known.of(ids, ended)
-    advice = _ELSEWHERE if known.problem == NOT_HERE else Survey.advice
+    stored, is_new = _load_or_ask(ids - ended, max_age_s)
+    answers |= stored.of(ids, ended)
+    advice = _ELSEWHERE if stored.problem == NOT_HERE else Survey.advice
     if is_new:
-        return Survey(answers, known.problem, advice=advice)
-    return Survey(answers, known.problem, known.as_of, known.remark(time.time()), advice)
+        return Survey(answers, stored.problem, advice=advice)
+    return Survey(answers, stored.problem, stored.as_of, stored.remark(time.time()), advice)
 
 
-def _known(job_ids: Collection[str], max_age_s: float) -> tuple["Known", bool]:
+def _load_or_ask(job_ids: Collection[str], max_age_s: float) -> tuple["StoredAnswers", bool]:
     """What is known about jobs, and whether that is of this moment."""
     memory = memory_of_this_user()
     began = time.time()
     must_ask = max_age_s <= 0
-    known = memory.load()
-    if must_ask or known.is_due(began):
-        patience_s = 0.0 if known.as_of and not must_ask else _PATIENCE_S
+    stored = memory.load()
+    if must_ask or stored.is_due(began):
+        patience_s = 0.0 if stored.as_of and not must_ask else _PATIENCE_S
         with memory.asking(patience_s) as is_mine:
-            known = memory.load()
-            if must_ask or (is_mine and known.is_due(began)):
+            stored = memory.load()
+            if must_ask or (is_mine and stored.is_due(began)):
                 # Processes that must ask at the same moment share one question.
-                if known.asked_at <= began or known.lacks(job_ids, began):
-                    known = _ask(known.wanting(job_ids, began), frozenset(job_ids))
+                if stored.asked_at <= began or stored.lacks(job_ids, began):
+                    stored = _ask(stored.wanting(job_ids, began), frozenset(job_ids))
                     if is_mine:
-                        memory.save(known)
-                return known, True
-    if known.lacks(job_ids, began):
+                        memory.save(stored)
+                return stored, True
+    if stored.lacks(job_ids, began):
         # The next question of another process is about these jobs, too.
         with memory.asking(0.0) as is_mine:
             if is_mine:
-                known = memory.load().wanting(job_ids, began)
-                memory.save(known)
-    return known, False
+                stored = memory.load().wanting(job_ids, began)
+                memory.save(stored)
+    return stored, False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class StoredAnswers:
     """Answers about jobs, by job id.
 
     Attributes:
@@ -213,7 +213,7 @@ class Known:
             job not in self.forgotten and self.wanted.get(job, 0.0) < fresh for job in job_ids
         )
 
-    def wanting(self, job_ids: Collection[str], now: float) -> "Known":
+    def wanting(self, job_ids: Collection[str], now: float) -> "StoredAnswers":
         """The same answers, with jobs that the next questions are about."""
         wanted = {job: when for job, when in self.wanted.items() if now - _WANTED_S < when <= now}
         wanted |= {job: now for job in job_ids if job not in self.forgotten}
@@ -246,11 +246,11 @@ class Memory:
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._own = Known()
+        self._own = StoredAnswers()
         # The file that it was read from: inode, size and time.
         self._version: tuple[int, int, int] | None = None
 
-    def load(self) -> Known:
+    def load(self) -> StoredAnswers:
         """The answers known by now; none if the file is from the future."""
         if self._file is None:
             return self._own
@@ -260,24 +260,28 @@ class Memory:
                 version = status.st_ino, status.st_size, status.st_mtime_ns
                 if version == self._version:
                     return self._own
-                known = from_plain(Known, parse_json(file.read(_MAX_BYTES)))
+                stored = from_plain(StoredAnswers, parse_json(file.read(_MAX_BYTES)))
             self._version = version
-            self._own = known if max(known.asked_at, known.as_of) <= time.time() + 1.0 else Known()
+            self._own = (
+                stored
+                if max(stored.asked_at, stored.as_of) <= time.time() + 1.0
+                else StoredAnswers()
+            )
         except FileNotFoundError:
-            self._own = Known()
+            self._own = StoredAnswers()
         except (OSError, ValueError):
             pass  # The file is damaged: the answers in this process are no worse.
         return self._own
 
-    def save(self, known: Known) -> None:
+    def save(self, stored: StoredAnswers) -> None:
         """Write the answers for all commands; keep them in this process if that fails."""
-        self._own = known
+        self._own = stored
         if self._file is None:
             return
         try:
             if not os.path.lexists(self._file):
                 _sweep(self._file.parent)
-            write_text(self._file, json.dumps(to_plain(known)) + "\n")
+            write_text(self._file, json.dumps(to_plain(stored)) + "\n")
         except (OSError, ValueError):
             self._file = None
 
@@ -324,7 +328,7 @@ def _sweep(folder: Path) -> None:
                 file.unlink()
 
 
-def _ask(known: Known, requested: frozenset[str]) -> Known:
+def _ask(stored: StoredAnswers, requested: frozenset[str]) -> StoredAnswers:
     """The answers after another question, about this user's jobs and all wanted ones.
 
     Args:
@@ -337,10 +341,10 @@ def _ask(known: Known, requested: frozenset[str]) -> Known:
     queue, is_whole = parse_squeue(answer.text if has_answered else "")
     forgotten = {
         job: (until, seen)
-        for job, (until, seen) in known.forgotten.items()
+        for job, (until, seen) in stored.forgotten.items()
         if job not in queue and now < until
     }
-    missing = {*known.wanted, *requested} - queue.keys() - forgotten.keys()
+    missing = {*stored.wanted, *requested} - queue.keys() - forgotten.keys()
     # There may be more than `_named` can ask about; it begins at the end: with those that this
     # process wants, the newest first.
     ordered = sorted(missing, key=lambda job: (job in requested, *map(int, _NUMBER.findall(job))))
@@ -363,18 +367,18 @@ def _ask(known: Known, requested: frozenset[str]) -> Known:
             queue[job] = ends[job]
     if not has_answered:
         # Jobs that were alive may have ended.
-        queue = {job: seen for job, seen in known.queue.items() if seen.is_gone} | queue
+        queue = {job: seen for job, seen in stored.queue.items() if seen.is_gone} | queue
     problem = AWAY if is_away else None
     if answer.missing:
         problem = NOT_HERE
     took_s = time.monotonic() - began
     strikes = 0
     if problem is not None or took_s > SLOW_S:
-        strikes = min(known.strikes + 1, len(_BACK_OFF) - 1)
+        strikes = min(stored.strikes + 1, len(_BACK_OFF) - 1)
     return replace(
-        known,
+        stored,
         asked_at=now,
-        as_of=now if has_answered else known.as_of,
+        as_of=now if has_answered else stored.as_of,
         took_s=took_s,
         strikes=strikes,
         problem=problem,

@@ -28,7 +28,8 @@ def executor(spec: JobSpec) -> "submitit.SlurmExecutor":
     """submitit's executor with the parameters of a job, also on a machine without Slurm.
 
     Raises:
-        RecipeError, UsageError: as `parameters`.
+        RecipeError: the time limit leaves no time to work, or an option is not one of sbatch.
+        UsageError: a name or path has characters with a meaning of their own.
         SchedulerRefused: submitit does not accept the parameters.
     """
     import submitit
@@ -51,7 +52,9 @@ def text(spec: JobSpec, tasks: int) -> str:
     """The batch script of a job, or of an array of ``tasks``.
 
     Raises:
-        RecipeError, UsageError, SchedulerRefused: as `executor`.
+        RecipeError: the time limit leaves no time to work, or an option is not one of sbatch.
+        UsageError: a name or path has characters with a meaning of their own.
+        SchedulerRefused: submitit does not accept the parameters.
     """
     described = executor(spec)
     if tasks > 1:

@@ -143,7 +143,7 @@ def _shielded(spec: JobSpec, umask: int) -> Iterator[None]:
     prints to stderr is dropped: the exception has it, too.
 
     Args:
-        umask: of the job.
+        umask: the umask that the job gets.
     """
     variables = {
         **environment(),

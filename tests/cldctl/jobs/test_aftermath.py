@@ -161,13 +161,14 @@ def test_a_loop_of_crashes_with_progress_ends():
         "only the last day counts"
     )
     assert (
-        decided(21).reason == "crashed 21 times in 3 h, 40 steps each (train.max_crashes_a_day=20)"
+        decided(21).reason
+        == "crashed 21 times in 3 h, 40 steps on average (train.max_crashes_a_day=20)"
     )
 
 
 def test_status_tells_it():
     said = with_trouble("(BeginTime)", "REQUEUED", loop(7), "7")
-    assert said == "(BeginTime); crashed 7 times in 70 min, 40 steps each"
+    assert said == "(BeginTime); crashed 7 times in 70 min, 40 steps on average"
     assert with_trouble(None, "FINISHED", loop(7), "7") is None
 
 

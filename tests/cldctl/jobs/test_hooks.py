@@ -20,7 +20,7 @@ from cld_core.run.work import Training
 from cldctl.clusters.base import Answer, Survey
 from cldctl.jobs import hooks
 from cldctl.jobs.hooks import KEPT_BYTES, call, changes, variables
-from cldctl.jobs.task import go_on
+from cldctl.jobs.task import wish_requeue
 from cldctl.runs.survey import Answers
 from tests.support.made_up import (
     bound,
@@ -178,7 +178,7 @@ def test_a_requeue_is_told_before_it_is_wished_for(run):
     job, seen = inside(), []
     job.wish = lambda wish: seen.append(len(hooks._started))
     note(run, ended("preempted", 30))
-    go_on(Training(run.path, hooks.heard(run.path)), job, "preempted")
+    wish_requeue(Training(run.path, hooks.heard(run.path)), job, "preempted")
     assert seen == [1]
     hooks.settle(run)
     assert states(run) == ["RUNNING", "REQUEUED"]

@@ -27,9 +27,9 @@ from cldctl.jobs.process import BLIND, HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
 from cldctl.jobs.task import (
     explain_previous,
-    follow,
-    go_on,
     note_successor,
+    wish_after_stop,
+    wish_requeue,
     withdraw_successors,
 )
 from cldctl.jobs.train import TrainWork
@@ -75,10 +75,10 @@ def test_only_a_preemption_explains_the_end_before_its_own_requeue(run, job, fou
 
 def test_a_time_limit_before_the_first_step_would_come_again(run, job):
     note(run, ended("timeout", 0))
-    go_on(Training(run.path), job, "timeout")
+    wish_requeue(Training(run.path), job, "timeout")
     assert isinstance(run.ledger.events()[-1], GivenUp)
     note(run, started(1), ended("timeout", 30, attempt=1))
-    go_on(Training(run.path), job, "timeout", delay_s=5.0)
+    wish_requeue(Training(run.path), job, "timeout", delay_s=5.0)
     assert job.wishes == [Requeue(5.0)]
     assert isinstance(run.ledger.events()[-1], Wished)
 
@@ -138,7 +138,7 @@ def test_the_successor_is_noted_once_and_withdrawn_with_the_run(short, job):
     ],
 )
 def test_what_a_training_that_was_stopped_wishes_for(short, job, cause, code, wishes):
-    follow(Training(short.path), job, code, cause)
+    wish_after_stop(Training(short.path), job, code, cause)
     assert job.wishes == wishes
 
 
@@ -219,7 +219,7 @@ def test_a_task_that_cannot_say_what_it_wishes_for_ends_so(evaluations, monkeypa
             inside(error=OSError(errno.ENOSPC, "No space left on device")), stop
         )
     assert end.value.code == BLIND
-    assert "what job 7 wishes for cannot be written" in capsys.readouterr().err
+    assert "job 7: its wish for a requeue cannot be written" in capsys.readouterr().err
 
 
 def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkeypatch, capsys):

@@ -88,7 +88,7 @@ def test_shards_share_the_tasks_that_the_scheduler_takes(run):
 def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
     cluster = alone(takes=10)
     assert shared(run, cluster) == [
-        "64 shards in 8 tasks: scripted refuses 16 (AssocMaxSubmitJobLimit)"
+        "64 shards in 8 tasks: scripted refuses 16 tasks (AssocMaxSubmitJobLimit)"
     ]
     assert cluster.sizes == [64, 32, 16, 8]
 

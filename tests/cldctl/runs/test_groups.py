@@ -54,7 +54,7 @@ def test_all_runs_are_one_submission_and_know_their_group(tmp_path, arrays):
     assert [spec.after.jobs[0].job_id for spec, _ in evaluations] == ["1_0", "1_1", "1_2"], (
         "each waits for its own"
     )
-    assert [work.run.name for work in started.following] == [*outcomes(started)]
+    assert [work.run.name for work in started.chained] == [*outcomes(started)]
     assert (spec.name, spec.parallel, spec.logs) == ("g", 2, tmp_path / ".groups/g/logs")
     assert [task.run for task in tasks] == [str(tmp_path / f"g-seed{seed}") for seed in range(3)]
     assert outcomes(started) == dict.fromkeys(["g-seed0", "g-seed1", "g-seed2"], "new")

@@ -77,7 +77,7 @@ def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
     assert evaluation.after == After((started.works[0].job,))
     assert len(tasks) == 2, "four shards, at most two tasks"
     (work,) = evaluations_of(started.works[0].run)
-    assert [evaluation.name for evaluation in started.following] == [work.name]
+    assert [evaluation.name for evaluation in started.chained] == [work.name]
     assert [event.shards for event in work.ledger.history().jobs] == [(0, 2), (1, 3)]
 
 

@@ -36,7 +36,7 @@ def test_interrupted_is_130_and_the_job_goes_on(tmp_path, scripted, monkeypatch)
         code=130,
     )
     assert "mine PENDING" in done.stderr
-    assert "go on" in done.stderr
+    assert "the jobs continue" in done.stderr
     assert scripted.calls == []
 
 
