@@ -102,8 +102,7 @@ def setting(name: str) -> str | None:
     """The default of a key, from ``$CLDCTL_CLUSTER`` or ``$CLDCTL_PROFILE``, or else the file.
 
     Raises:
-        UsageError: the file of defaults cannot be read, is not this user's alone, or has a wrong key
-            or value.
+        UsageError: the file cannot be read, is not this user's alone, or has a wrong key or value.
     """
     return os.environ.get(f"CLDCTL_{name.upper()}") or read().get(name)
 
@@ -114,8 +113,7 @@ def runs_dir() -> Path:
     It is ``$CLDCTL_RUNS``, or else that of the file, or else `runs`.
 
     Raises:
-        UsageError: the file of defaults cannot be read, is not this user's alone, or has a wrong key
-            or value.
+        UsageError: the file cannot be read, is not this user's alone, or has a wrong key or value.
     """
     configured = None if os.environ.get("CLDCTL_RUNS") else read().get("runs_dir")
     return Path(configured) if configured else default_root()

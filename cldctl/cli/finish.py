@@ -1,4 +1,4 @@
-"""How commands end that have started works: they say so, wait if requested, and show results."""
+"""The end of commands that start works: report them, wait if requested, and show results."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ def wait(submission: Submission, follow: bool) -> bool:
     """Watch works until all are over, if this is requested or the cluster blocks.
 
     Returns:
-        Whether it is: works that are not complete afterwards are a failure.
+        Whether the command waited: then, works that are not complete are a failure.
     """
     waits = bool(submission.works) and (follow or submission.blocks)
     if waits and not submission.is_over:
@@ -39,13 +39,13 @@ def watch(works: Sequence[Work], submission: Submission) -> "WorkStates":
     """Show works until all are over. Ctrl-C ends the watching, not the jobs.
 
     Args:
-        works: those of ``started``, or the evaluations that follow them.
+        works: the works of ``submission``, or the evaluations that wait for them.
 
     Returns:
-        The last look.
+        The last states of the works.
 
     Raises:
-        typer.Exit: the watching was interrupted.
+        typer.Exit: Ctrl-C was pressed.
     """
     from cldctl.runs.follow import follow
 
@@ -62,7 +62,7 @@ def watch(works: Sequence[Work], submission: Submission) -> "WorkStates":
 def finish_trainings(submission: Submission, follow: bool) -> int:
     """Print what was started, and follow it if this is requested; return the exit code.
 
-    The evaluations that follow the trainings are watched, too.
+    The evaluations that wait for the trainings are watched, too.
     """
     say_trainings(submission)
     if not (follow or submission.blocks):
@@ -87,7 +87,7 @@ def finish_trainings(submission: Submission, follow: bool) -> int:
 
 
 def finish_evaluations(submission: Submission, follow: bool) -> int:
-    """`finish_trainings`, for evaluations of a run or a group."""
+    """Print which evaluations were started, and follow them if requested; return the exit code."""
     say_divided(submission)
     waited = wait(submission, follow)
     return say_end_of_evaluations(submission, waited=waited)

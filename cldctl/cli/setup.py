@@ -86,7 +86,7 @@ def init(
 
 @dataclass(frozen=True, kw_only=True)
 class _Data:
-    """The data that `init` has found.
+    """A description of the data, for `init`.
 
     Attributes:
         keys: the `data` section.

@@ -73,8 +73,8 @@ class JobSpec:
             end before a task begins: the limit is on all tasks together.
         exclude: nodes to avoid, in addition to ``size.exclude``.
         code: the folder that the job's Python imports from first; None for the installed code.
-        aftermath: module and first arguments of the program that decides what follows a start that
-            ended badly; the launcher adds the other arguments of `cldctl.jobs.aftermath`.
+        aftermath: module and first arguments of the program that decides whether a job that ended
+            badly begins again; the launcher adds the other arguments of `cldctl.jobs.aftermath`.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Limit:
     """The largest number of tasks of a submission, at least one, and where the limit comes from.
 
     Attributes:
-        why: for display; empty if the limit is the size of this machine.
+        why: the origin of the limit, for messages; empty if it is the size of this machine.
     """
 
     tasks: int
@@ -132,15 +132,16 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Requeue:
-    """What is to follow when the processes of a job have ended.
+    """What the launcher does with a job when its processes have ended.
 
-    Its launcher carries it out, unless the job was cancelled.
+    Nothing if the job was cancelled.
 
     Attributes:
         delay_s: seconds after which the job begins again at the earliest; None if it ends for good.
-        avoid: nodes that it avoids from now on, in addition to those that it avoids already.
-        readmit: nodes that it no longer avoids.
-        after_limit: it begins again only if the launcher says that the time limit ended it.
+        avoid: nodes that the job avoids from now on, in addition to those that it avoids already.
+        readmit: nodes that the job no longer avoids.
+        after_limit: whether the job begins again only if the launcher says that the time limit
+            ended it.
     """
 
     delay_s: float | None = 0.0
@@ -232,7 +233,7 @@ class DoctorOptions:
         partition: a name, or several separated by commas; None for all.
         job: look from a node, with a small job.
         wait_s: seconds to wait for the end of that job.
-        notify: called with a text that says what is waited for.
+        notify: called with a message that says what the command waits for.
     """
 
     slowest_save_s: float | None
@@ -285,7 +286,7 @@ class Cluster(ABC):
 
     @classmethod
     def is_configured(cls) -> bool:
-        """Whether there is a cluster behind its clients, so that it may be the default here."""
+        """Whether the clients on this machine have a cluster, so that it may be the default."""
         return cls.unavailable() is None
 
     @classmethod
@@ -329,7 +330,7 @@ class Cluster(ABC):
             tasks: number of tasks in all submissions of the command.
 
         Raises:
-            RecipeError: names the key and the fix.
+            RecipeError: a key of the recipe does not fit this cluster; the message has the fix.
         """
 
     @abstractmethod
@@ -343,8 +344,8 @@ class Cluster(ABC):
         """Start a task for each work.
 
         Args:
-            note: gets one `JobRef` per task as soon as they exist, before a blocking cluster
-                begins.
+            note: called with one `JobRef` per task as soon as all exist, before a blocking cluster
+                begins. If it fails, the jobs are ended.
 
         Raises:
             SchedulerRefused: the scheduler refused the jobs.
@@ -358,7 +359,7 @@ class Cluster(ABC):
         """What the launcher says about jobs of this cluster, with one question for all.
 
         Args:
-            settled: those whose end is known already, so that accounting is not needed.
+            settled: jobs whose end is known already, so that accounting is not needed.
             max_age_s: the greatest age of an answer that is good enough, seconds; 0 for an answer
                 of this moment. Otherwise, a launcher that allows few questions may give an older
                 answer, with its time in `Survey.as_of`.
@@ -373,7 +374,8 @@ class Cluster(ABC):
         """Signal jobs to save and end; returns at once.
 
         Raises:
-            SchedulerRefused, SchedulerAway
+            SchedulerRefused: the scheduler refused the request.
+            SchedulerAway: it gave no answer.
         """
 
     @abstractmethod
@@ -384,8 +386,8 @@ class Cluster(ABC):
         """Why a job waits, in plain words; None if the reason is not known.
 
         Args:
-            asks: a question to the launcher is allowed; if not, only ``seen``, from the last
-                survey, counts.
+            seen: the answer of the last survey about the job.
+            asks: whether the launcher may be asked; if not, only ``seen`` counts.
         """
         return Waiting(seen.reason) if seen.reason else None
 
@@ -486,12 +488,12 @@ class InJob:
         return None
 
     def wish(self, wish: Requeue) -> None:
-        """Record what is to follow when all processes of this start have ended.
+        """Record what the launcher does when all processes of this start have ended.
 
         A later wish replaces an earlier one.
 
         Raises:
-            OSError: it could not be written down.
+            OSError: the wish cannot be written.
         """
         raise NotImplementedError(
             f"{type(self).__name__} does not carry out wishes, which its jobs have"

@@ -45,7 +45,7 @@ def check(logs: Path) -> None:
     """Refuse a folder that cannot hold this user's jobs; changes nothing.
 
     Raises:
-        CldError: another user owns it, or it is a link.
+        CldError: another user owns the folder, or it is a link.
         UsageError: its path has characters with a meaning of their own.
     """
     if _TAG.search(str(logs)) or has_control(str(logs)):

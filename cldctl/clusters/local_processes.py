@@ -298,7 +298,7 @@ def detached_children(env: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def variables(only: Mapping[str, str]) -> Iterator[None]:
-    """In this block, the environment has the variables ``only`` and no others."""
+    """Reduce the environment to the variables ``only`` for the duration of the block."""
     before = dict(os.environ)
     try:
         os.environ.clear()

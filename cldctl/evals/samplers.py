@@ -165,7 +165,8 @@ def make(
     Args:
         overrides: keys for all of them; of `sampling`, those that every method has.
         nfe: numbers of network evaluations.
-        settings, seeds: as in `Comparison`.
+        settings: the changed keys of each sampler, by its name (`Comparison`).
+        seeds: the number of repetitions with new noise.
 
     Raises:
         UsageError: an override is wrong, something that is needed is missing, or nothing can be

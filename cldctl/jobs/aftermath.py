@@ -1,23 +1,23 @@
-"""What follows when a job ends badly, decided by the job itself: a rank crashed, was killed for its
-memory, or hung.
+"""The aftermath of a job that ended badly: whether it begins again, decided by the job itself.
 
     python -m cldctl.jobs.aftermath training|trainings|shards FOLDER LOGS CLUSTER EXIT_CODE PHASE
     ABOUT
 
-Ranks that exit cleanly have noted why and wished for what should follow; this is for those that
-could not. FOLDER is the run or the work; of an array of trainings, the file that lists its runs.
+Ranks that exit cleanly have noted why, and wished for a requeue if they need one. The aftermath is
+for ranks that could not, because one crashed, hung, or was killed for its memory. FOLDER is the run
+or the work; for an array of trainings, the file that lists its runs.
 LOGS is the folder of the job's output, CLUSTER the class of its launcher, "module:class". PHASE is
 what ended: ``work``, or ``setup`` if no rank ever began, with the byte of the job's log at which
-this start begins; ``refused`` says why a wish could not be carried out, ``told`` that the job was
-told to end, and Slurm knows by now why, and ``withdrawn`` that it was to follow a job that was
-cancelled. The exit code is 0 if it is decided what follows, and 9 if no file could be read or
-written. Loads no torch.
+this start begins; ``refused`` says why a wish could not be carried out, ``told`` that the job got
+SIGTERM, and Slurm knows by now why, and ``withdrawn`` that the job was the successor of a cancelled
+job. The exit code is 0 after a decision, and 9 if the files could not be read or written.
+Loads no torch.
 
 A full disk does not keep a job from starting again: what cannot be written is left out.
 
-The time limit may come while `cluster.setup` is still at work, before there is anything to save.
-Slurm sends its notice to steps alone, and there is none yet: at the limit it ends the batch script,
-whose trap calls this.
+The time limit may come while `cluster.setup` is still running, before there is anything to save.
+Slurm sends its notice only to steps of the job, and there is none yet: at the limit it ends the
+batch script, whose trap runs the aftermath.
 """
 
 import re
@@ -55,8 +55,8 @@ _MOST_UNFIT_S = 300.0
 _READ_WITHIN_S = 8.0
 _NOTE_WITHIN_S = 3.0
 _MAX_REASON = 500  # characters
-# The exit code of a setup that was told to end.
-TOLD = 143
+# The exit code of a setup that SIGTERM ended.
+TERMINATED = 143
 _IN_SETUP = "the time limit came during cluster.setup"
 # What the batch script says (follow.sh).
 _SETUP_ENDED = re.compile(r"ended in cluster\.setup (with code .*)")
@@ -64,7 +64,7 @@ _SETUP_ENDED = re.compile(r"ended in cluster\.setup (with code .*)")
 
 @dataclass(frozen=True)
 class End:
-    """How a start of a task ended: PHASE and exit code, as above, and the launcher's reason."""
+    """How a start of a task ended: PHASE and EXIT_CODE (see above), and the launcher's reason."""
 
     phase: str
     code: int
@@ -81,10 +81,10 @@ class Retry:
 
 
 def decide(history: History, job: InJob, budget: Budget, code: int = 1) -> GivenUp | Retry | None:
-    """What to do about a job that ended badly in this start.
+    """Whether a job that ended badly in this start begins again, or its work is given up.
 
-    None if it never began, or noted itself why it cannot continue. A job that was cancelled does
-    not begin again, whatever is decided (`wish_requeue`).
+    None if the job never began, or has noted why it cannot continue. A job that was cancelled does
+    not begin again, whatever the decision (`wish_requeue`).
 
     Args:
         history: the history of the job's work, with what `note_end` has noted.
@@ -105,7 +105,7 @@ def decide(history: History, job: InJob, budget: Budget, code: int = 1) -> Given
 
 
 def _after_attempt(history: History, job: InJob, budget: Budget) -> GivenUp | Retry | None:
-    """As `decide`, of a training, by its attempts."""
+    """The decision about a training whose ranks noted nothing, from its attempts."""
     job_id = job.ref.job_id
     count = history.crashes_in_a_row
     event = history.last_of.get(job_id)
@@ -124,7 +124,7 @@ def _after_attempt(history: History, job: InJob, budget: Budget) -> GivenUp | Re
     has_trained = starts[-1].restart == job.restart
     is_last = last.job_id == job_id
     if has_trained and is_last and _was_noticed(last) and history.requeued is None:
-        # It failed while it was told to stop, before it could wish for anything.
+        # It failed while it stopped after a signal, before it could wish for a requeue.
         cause = last.cause or "terminated"
         return Retry(0.0, f"{cause}, and then ended badly", cause)
     if has_trained and not (is_last and last.cause in CRASHES):
@@ -147,7 +147,7 @@ def _after_attempt(history: History, job: InJob, budget: Budget) -> GivenUp | Re
 
 
 def _was_noticed(attempt: Attempt) -> bool:
-    """Whether an attempt ended because it was told to, and is to continue."""
+    """Whether an attempt ended because of a signal after which it continues."""
     if attempt.cause == "terminated":
         return attempt.detail == "SIGUSR2"
     return attempt.cause in ("preempted", "timeout")
@@ -156,9 +156,9 @@ def _was_noticed(attempt: Attempt) -> bool:
 def _within(
     count: int, allowed: int, job: InJob, reason: str, why: str, cause: Cause = "crashed"
 ) -> GivenUp | Retry:
-    """Another start, after a delay that doubles with ``count``, if so many are allowed.
+    """The next start, with a delay that doubles with ``count``, if ``count`` is allowed.
 
-    If not, the work is given up for ``reason``.
+    If it is not, the work is given up for ``reason``.
     """
     if count > allowed:
         return GivenUp(reason=reason, job_id=job.ref.job_id, never_began=cause == "timeout")
@@ -169,11 +169,12 @@ def _within(
 def missing_event(
     history: History, job: InJob, code: int, *, hung: bool, step: int
 ) -> Event | None:
-    """What a training job that ended badly could not note itself; None if nothing is missing.
+    """The event that a training job which ended badly could not note; None if none is missing.
 
     Args:
-        hung: whether the watchdog ended it.
-        step: the last step that it reported.
+        code: the exit code of the task.
+        hung: whether the watchdog ended the job.
+        step: the last step that the job reported.
     """
     job_id = job.ref.job_id
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
@@ -196,7 +197,7 @@ def missing_event(
 
 
 def note_end(work: Work, job: InJob, end: End) -> None:
-    """Note how a start ended that could not do so itself."""
+    """Note the end of a start whose ranks could not."""
     ledger = work.ledger
     if isinstance(work, Training):
         if end.phase == "setup":
@@ -242,7 +243,7 @@ def after(work: Work, job: InJob, end: End) -> None:
     """Note how a start of a task ended, and start the task again or give the work up.
 
     Raises:
-        OSError: nothing can be read, or the wish cannot be written.
+        OSError: the files of the work cannot be read, or the wish cannot be written.
     """
     note_end(work, job, end)
     history = work.ledger.full_history()
@@ -253,7 +254,7 @@ def after(work: Work, job: InJob, end: End) -> None:
         why = "a fault in code or recipe" if is_bug else "the budget is spent"
         work.ledger.note(decision, within_s=_NOTE_WITHIN_S)
         log(f"{name}: {decision.reason}; {why}: not started again")
-        # The launcher learns that this is decided, whatever takes long from here on.
+        # Wished before anything slow, so that the launcher gets the decision in time.
         job.wish(Requeue(None))
         if work.has_successors:
             withdraw_successors(work, job)
@@ -262,8 +263,8 @@ def after(work: Work, job: InJob, end: End) -> None:
         wish_requeue(work, job, decision.cause, delay_s=decision.delay_s, within_s=_NOTE_WITHIN_S)
 
 
-def note_word(work: Work, job: InJob, end: End) -> None:
-    """Note what the launcher said about the end, which decides nothing."""
+def note_report(work: Work, job: InJob, end: End) -> None:
+    """Note what the launcher reports about an end after which there is nothing to decide."""
     if end.phase == "refused":
         refused = Refused("requeue", job_id=job.ref.job_id, reason=end.reason)
         work.ledger.note(refused, within_s=_NOTE_WITHIN_S)
@@ -275,23 +276,26 @@ def note_word(work: Work, job: InJob, end: End) -> None:
 
 
 def end_of(arguments: Sequence[str], job: InJob) -> End | None:
-    """The end that EXIT_CODE, PHASE and ABOUT describe; None if nothing is to follow."""
+    """The end that EXIT_CODE, PHASE and ABOUT describe; None if there is nothing to note."""
     phase, about = arguments[1:]
     code = int(arguments[0])
     if phase != "setup":
         return End(phase, code, one_line(about, _MAX_REASON))
-    # The limit is what ended the setup, or a signal for another reason.
+    # SIGTERM came at the time limit, or for another reason, of which the launcher takes care.
     if job.cause_of(StopCode.TERM, int(about)) == "timeout":
         return End(phase, code, _IN_SETUP)
-    if code == TOLD:
+    if code == TERMINATED:
         return None
     ended = _SETUP_ENDED.findall(job.log_since(int(about))) or [f"with code {code}"]
     return End(phase, code, one_line(f"{failures.SETUP_FAILED} {ended[-1]}", _MAX_REASON))
 
 
 def work_of(kind: str, folder: Path, job: InJob) -> Work:
-    """The work of a task; of an array of trainings, that of the run which the file ``folder`` lists
-    for the task.
+    """The work of a task.
+
+    Args:
+        kind: the first argument of the program.
+        folder: the folder of the work; for an array of trainings, the file that lists its runs.
 
     Raises:
         NotFoundError: the file or the folder is damaged, or of another version of cldctl.
@@ -314,7 +318,7 @@ def main(arguments: Sequence[str]) -> int:
         if end is None:
             return 0
         if end.phase in ("refused", "told", "withdrawn"):
-            note_word(work, job, end)
+            note_report(work, job, end)
         else:
             after(work, job, end)
     except NotFoundError as error:
@@ -323,7 +327,7 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         log(f"{folder.name}: its files cannot be read or written ({error})")
         return BLIND
-    # The batch script waits: for hooks no longer than for those of a job that is back in the queue.
+    # The batch script waits for this program, so a hook gets no longer than after a requeue.
     hooks.end_of([work.folder], hooks.HURRY_S)
     return 0
 

@@ -52,7 +52,7 @@ RUNNER = "cldctl.jobs.hooks"
 HURRY_S = 5.0
 # Seconds beyond its time limit that a hook may take to begin and to be ended.
 _MARGIN_S = 5.0
-# The signals that end a job go to all its processes; the hook that is called for it goes on.
+# The signals that end a job go to all its processes; a hook ignores them and continues.
 _DEAF = "trap '' HUP INT TERM USR1 USR2; exec \"$@\""
 
 _DONE = "hooks_done.json"
@@ -87,7 +87,7 @@ _VARIABLES = (
     "evaluation",
 )
 
-_started: "list[subprocess.Popen[bytes]]" = []
+_processes: "list[subprocess.Popen[bytes]]" = []
 
 
 def allow(run: RunFolder, recipe: Recipe) -> Callable[[], None]:
@@ -98,14 +98,14 @@ def allow(run: RunFolder, recipe: Recipe) -> Callable[[], None]:
 
     Raises:
         CldError: others may write into the folder of the logs.
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     logs = run.logs
     before = None
     with contextlib.suppress(OSError, CldError):
         before = None if allowed(logs) is None else read_bytes(logs / SETTINGS)
-    has_one = (recipe.hooks.on_change or "").strip()
-    _store(logs, json.dumps(asdict(recipe.hooks)).encode() if has_one else None)
+    has_hook = (recipe.hooks.on_change or "").strip()
+    _store(logs, json.dumps(asdict(recipe.hooks)).encode() if has_hook else None)
     return lambda: _store(logs, before)
 
 
@@ -147,11 +147,11 @@ def heard(run: Path) -> Callable[[Event], None]:
 
 
 def fire(run: RunFolder, *options: str) -> None:
-    """Call the hook for changes of a run, without waiting for it. It never fails.
+    """Call the hook for changes of a run, without waiting for it. Never raises.
 
     Args:
-        options: ``--decided`` if nothing can follow the last end any more, so that the hook is
-            called for it; ``--over`` if cancelled jobs are also known to be gone, although they
+        options: ``--decided`` if no decision about the last end is still to come, so that the hook
+            is called for it; ``--over`` if cancelled jobs are also known to be gone, although they
             did not note their end; ``--evaluation`` and the folder of an evaluation that may have
             ended, to call the hook for that instead.
     """
@@ -177,46 +177,44 @@ def fire(run: RunFolder, *options: str) -> None:
         process = subprocess.Popen(
             command, **streams, start_new_session=True, cwd="/", env=environment
         )
-        _started.append(process)
+        _processes.append(process)
 
 
 def settle(run: RunFolder, within_s: float | None = None) -> None:
-    """Wait for hooks that this process has started: its scheduler would end them with the job.
+    """Wait for hooks that this process has started: the scheduler would end them with the job.
 
     Args:
         within_s: the most seconds to wait; by default their own time limit.
     """
     with contextlib.suppress(Exception):
-        if within_s is None and _started:
+        if within_s is None and _processes:
             spec = allowed(run.logs)
             within_s = (spec or HooksSpec()).timeout_s + _MARGIN_S
         deadline = time.monotonic() + (within_s or 0.0)
-        for process in _started:
+        for process in _processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-        _started[:] = [process for process in _started if process.poll() is None]
+        _processes[:] = [process for process in _processes if process.poll() is None]
 
 
 @contextlib.contextmanager
 def settled(job: InJob, folders: Iterable[Path]) -> Iterator[None]:
     """On rank 0, call the hook for what happened in the block (`end_of`) and wait for it.
 
-    After a bad end that an aftermath follows, that calls the hook.
+    If the block ends badly and the cluster runs an aftermath, the aftermath calls the hook instead.
     """
-    follows = job.cluster.restarts
+    has_aftermath = job.cluster.restarts
     try:
         yield
-        follows = False
+        has_aftermath = False
     finally:
-        if not follows and job.place().rank == 0:
+        if not has_aftermath and job.place().rank == 0:
             end_of(folders)
 
 
 def end_of(folders: Iterable[Path], within_s: float | None = None) -> None:
-    """Call the hook for what is left of trainings and for evaluations that are finished or given
-    up, and wait for it.
-
-    It never fails.
+    """Call the hook for remaining changes of trainings and for evaluations that are finished or
+    given up, and wait for it. Never raises.
 
     Args:
         within_s: the most seconds to wait; default: the hook's own time limit, or `HURRY_S` after a
@@ -294,8 +292,7 @@ def changes(ledger: Sequence[Event], *, is_over: bool = False) -> list[Content]:
     that is refused is none: the command that wanted it says so.
 
     Args:
-        is_over: whether jobs that were cancelled are known to be gone, although they did not say
-            so.
+        is_over: whether cancelled jobs are known to be gone, although they did not note their end.
     """
     history = History()
     contents: list[Content] = []
@@ -335,10 +332,10 @@ def changes(ledger: Sequence[Event], *, is_over: bool = False) -> list[Content]:
 
 
 def _change(history: History, event: Event, before: Attempt | None) -> Content:
-    """What an event changes, apart from the state.
+    """The change that an event makes, without the state.
 
     Args:
-        before: the newest attempt before it.
+        before: the newest attempt before the event.
     """
     newest = history.newest
     change: Content = {
@@ -371,7 +368,7 @@ def _of_run(run: RunFolder, done: _Done, options: Sequence[str]) -> Iterator[tup
     is_over = "--over" in options
     contents = changes(ledger, is_over=is_over)
     is_decided = is_over or "--decided" in options
-    # An end is left out until it is decided what follows: the hook is called then, for both.
+    # An end is left out until the aftermath has decided: the hook is called once for both.
     if contents and not is_decided and not isinstance(ledger[contents[-1]["place"]], DECISIONS):
         contents.pop()
     for change in contents:

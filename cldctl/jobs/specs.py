@@ -65,7 +65,7 @@ def of_works(
     if not first.is_world:
         ledgers.append(first.ledger)
         name = f"{runs[0].name}-eval" if runs else "cldctl-stats"
-        follows = ("shards", first.folder)
+        arguments = ("shards", first.folder)
         size = replace(
             size,
             nodes=1,
@@ -75,15 +75,15 @@ def of_works(
         )
     elif group is None:
         name = first.name
-        follows = ("training", first.folder)
+        arguments = ("training", first.folder)
     else:
         name = group.name
-        follows = ("trainings", _list_of(runs, logs))
+        arguments = ("trainings", _list_of(runs, logs))
         if parallel is None and not cluster.queues:
             parallel = 1
     launcher = f"{type(cluster).__module__}:{type(cluster).__qualname__}"
     # The launcher adds the exit code.
-    aftermath = ("cldctl.jobs.aftermath", *map(str, follows), str(logs), launcher)
+    aftermath = ("cldctl.jobs.aftermath", *map(str, arguments), str(logs), launcher)
     spec = JobSpec(
         name=name,
         logs=logs,

@@ -94,7 +94,7 @@ class Curves:
         """Read new records; return whether there are more for the next look.
 
         Raises:
-            OSError
+            OSError: a file cannot be read.
         """
         left = _LOOK_BYTES
         files = (str(file) for file in self.folder.glob("*tfevents*") if file.is_file())

@@ -193,8 +193,8 @@ def find_log(
     """The log of a rank, 0 by default, of an evaluation, an attempt or the newest job.
 
     Raises:
-        NotFoundError: there is no such evaluation, shard or attempt, no job of it, or another launcher
-            started the attempt.
+        NotFoundError: there is no such evaluation, shard or attempt, there is no job of it, or
+            another launcher started the attempt.
         UsageError: several ids of evaluations begin with ``evaluation``.
     """
     if evaluation is None:

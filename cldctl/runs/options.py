@@ -205,7 +205,7 @@ class SubmitOptions:
         """The job that the trainings wait for; None without ``--after``.
 
         Raises:
-            UsageError: it is not of this form, or the cluster has no jobs that wait.
+            UsageError: ``after`` is not JOB or JOB:HOW, or jobs of the cluster cannot wait.
         """
         if self.after is None:
             return None
@@ -266,8 +266,8 @@ def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
     """The axes of ``submit --sweep KEY=a,b,c`` options.
 
     Raises:
-        UsageError: one is not of this form, cannot be swept, or a key or value is given twice; or
-            there are too many cells.
+        UsageError: a text is not of this form, a key cannot be swept, a key or value is given
+            twice, or there are too many cells.
     """
     for text in texts:
         key = text.partition("=")[0]
@@ -468,7 +468,7 @@ def network_evaluations(text: str) -> tuple[int, ...]:
     """The numbers of network evaluations that ``--nfe`` lists, in their order.
 
     Raises:
-        UsageError: one is not a positive whole number, or is given twice.
+        UsageError: a number is not positive and whole, or is given twice.
     """
     words = [word.strip() for word in text.split(",")]
     for word in words:
@@ -486,7 +486,7 @@ def minutes(text: str) -> float | None:
     """The minutes of ``--budget``; None for no limit.
 
     Raises:
-        UsageError: it is not a number of them.
+        UsageError: ``text`` is neither a number nor "none".
     """
     try:
         return None if text.strip() == "none" else float(text)

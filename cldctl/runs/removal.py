@@ -73,7 +73,7 @@ def remove(removal: Removal) -> None:
     `clear_left`.
 
     Raises:
-        CldError: it is alive, or others start a job of it.
+        CldError: the run is alive, or another command is starting a job of it.
     """
     run = removal.run
     group = Group.of(run)
@@ -295,7 +295,7 @@ def prune(pruning: Pruning) -> None:
     """Remove the checkpoints and rows, unless the run has come to life since.
 
     Raises:
-        CldError: it has, or a job of it is being started.
+        CldError: the run is alive, or another command is starting a job of it.
         OSError: a file cannot be removed.
     """
     run = pruning.run

@@ -236,7 +236,7 @@ def _status_of_dead(run: RunFolder, answers: Answers, is_abandoned: bool) -> Run
     """The status of a run that is not alive.
 
     Raises:
-        UsageError: it is.
+        UsageError: the run is alive.
         SchedulerAway: the cluster that would know does not answer.
     """
     status = status_of(run, answers)
@@ -307,8 +307,7 @@ def _check_data(
         Warnings, a line each.
 
     Raises:
-        RecipeError: the data are known to be others; names the fix. Or a plug-in cannot be
-            imported.
+        RecipeError: the run has trained on other data, or a plug-in cannot be imported.
     """
     fix = f"`cldctl resume {run.name} --update-code` takes the new one"
     warnings = [] if update else list(snapshot.changed_plugins(run, recipe.plugins, fix))

@@ -107,7 +107,7 @@ class Observed:
         """The observation of an example of ``model``.
 
         Raises:
-            UsageError, DataError: it does not fit the data.
+            UsageError, DataError: the observation does not fit the data.
         """
         from cld_core.conditioning import observation
 

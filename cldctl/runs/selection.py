@@ -119,7 +119,7 @@ def moment(text: str) -> float:
     """A time in the past, seconds since 1970: "7d", "12h" ago, or since "2026-11-01" (local time).
 
     Raises:
-        UsageError: it is not one.
+        UsageError: ``text`` is not such a time.
     """
     text = text.strip()
     if match := re.fullmatch(r"([0-9]{1,6})([mhdw])", text):

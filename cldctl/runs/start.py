@@ -467,7 +467,7 @@ def _ask_about(works: Iterable[Work]) -> "Answers":
     """The answers of the clusters about all jobs of works.
 
     Raises:
-        SchedulerAway, UsageError: it cannot be known whether they are being computed.
+        SchedulerAway, UsageError: a cluster cannot be asked whether it computes them.
     """
     from . import survey
 

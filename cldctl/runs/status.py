@@ -144,7 +144,7 @@ def message_of(error: Exception) -> str:
 def status_or_reason(
     run: RunFolder, answers: Answers, works: Sequence[RequestedWork] | None = None
 ) -> RunStatus:
-    """As `status_of`, but never raises: if the files cannot be read, the row says why."""
+    """The status of one run; if its files cannot be read, a row that says why. Never raises."""
     try:
         problem = run.format_problem()
         if problem is None:
@@ -157,7 +157,7 @@ def status_or_reason(
 
 
 def named_status(run: RunFolder, answers: Answers) -> RunStatus:
-    """As `status_or_reason`, with the damaged files of the run and later edits of its recipe."""
+    """The row of `status_or_reason`, with damaged files and later edits of the recipe."""
     row = status_or_reason(run, answers)
     if row.is_readable:
         row = replace(row, problems=damages(run))
@@ -453,7 +453,7 @@ def changed_between(history: History) -> list[str]:
 
 
 def changed_by_now(run: RunFolder, history: History) -> list[str]:
-    """As `changed_between`, with edits of the recipe since the last start."""
+    """The changes of `changed_between`, and edits of the recipe since the last start."""
     edited = frozen.seen(run)
     return changed_between(history if edited is None else replace(history, edited=edited))
 

@@ -209,7 +209,7 @@ def jobs_of(run: RunFolder, works: Iterable[Work] | None = None) -> Iterator[tup
 
 
 def jobs_of_all(runs: Iterable[RunFolder]) -> list[tuple[JobRef, bool]]:
-    """As `jobs_of`, of several runs, except for damaged ones."""
+    """The jobs of several runs, each with whether its end is known; damaged runs are skipped."""
     jobs: list[tuple[JobRef, bool]] = []
     for run in runs:
         # A damaged run does not hide the others; `status_or_reason` says what is wrong with it.

@@ -58,7 +58,7 @@ _OF_ROW = (
 _ENDS = {
     "preempted": "was preempted",
     "timeout": "reached its time limit",
-    "terminated": "was told to end",
+    "terminated": "was terminated",
     "cancelled": "was cancelled",
     "requeued": "was requeued by an administrator",
     "node_failure": "lost its node",
@@ -376,7 +376,7 @@ def _next(
 def _next_of_stopped(
     row: RunStatus, history: History, failed: FirstFailure | None
 ) -> tuple[str | None, list[str]]:
-    """As `_next`, of a run that can be resumed."""
+    """The advice and the commands for a run that can be resumed."""
     name = row.name
     logs: list[str] = []
     if not history.by_other_launcher:

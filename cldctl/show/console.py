@@ -86,7 +86,7 @@ class PlainConsole(Console):
         super().print(*objects, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As the base class, without control characters, so that they do not count as width."""
+        """Measure a string without its control characters, which have no width."""
         return super().render_str(printable(text), **options)
 
     def render(

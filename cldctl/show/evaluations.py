@@ -381,7 +381,7 @@ def show_tunings(run: RunFolder, works: "Sequence[Tuning]", as_json: bool, waite
             if work.solution is not None and work.solution.cut_off:
                 err.print(
                     f"{work.name} is cut off: its budget was spent before the last iteration; a "
-                    "larger --budget goes on from there",
+                    "larger --budget continues from there",
                     style="yellow",
                 )
     else:

@@ -137,7 +137,7 @@ class View(Bars):
         self.update(bar.id, head=head, detail=detail, refresh=True)
 
     def _print(self, line: ProgressLine) -> None:
-        """Print a line, if the phase is new or it is time for one."""
+        """Print a line of progress if the phase is new, or after `EVERY_S` or `EVERY_PART`."""
         now = time.monotonic()
         last, when, phases = self._lines.get(line.name, (line, now, set()))
         if line.state != last.state or bool(line.remark) != bool(last.remark):
@@ -319,7 +319,7 @@ def _counted(works: Iterable[PlannedWork]) -> str:
 
 
 def say_next_of_trainings(submission: Submission) -> None:
-    """Print what to type while trainings go on."""
+    """Print what to type while trainings run."""
     place = submission.place
     if submission.group is None:
         then = f"logs {place.name} -f"
@@ -331,7 +331,7 @@ def say_next_of_trainings(submission: Submission) -> None:
 
 
 def say_next_of_evaluations(submission: Submission) -> None:
-    """Print the names of evaluations that are not followed, and what to type next."""
+    """Print the names of evaluations that the command does not wait for, and what to type next."""
     place = submission.place
     if submission.group is not None:
         out.print(place.name)
@@ -348,7 +348,7 @@ def say_next_of_evaluations(submission: Submission) -> None:
 
 
 def say_end_of_run(run: RunFolder, row: "RunStatus", works: Sequence[Work]) -> int:
-    """Print how a training ended, and the results of the evaluations that have followed it.
+    """Print how a training ended, and the results of its chained evaluations.
 
     Returns:
         1 if an evaluation is not complete.
@@ -369,7 +369,7 @@ def say_end_of_run(run: RunFolder, row: "RunStatus", works: Sequence[Work]) -> i
 
 
 def say_end_of_evaluations(submission: Submission, *, waited: bool) -> int:
-    """Print the results of evaluations, or of those that are not complete what to type next.
+    """Print the results of evaluations, or if some are not complete, what to type next.
 
     Args:
         waited: whether the command has waited for them.

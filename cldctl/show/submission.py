@@ -40,8 +40,8 @@ def preview(
             it is unknown.
 
     Raises:
-        CldError: the evaluation that is to follow lacks what it needs; raised last, so that it is
-            below the preview.
+        CldError: the chained evaluation lacks a setting; raised last, so that the message is below
+            the preview.
     """
     spec = with_code(spec, options, cluster)
     _differences(options.file, options.given, find_profile(options.profile))
@@ -141,11 +141,12 @@ def say_continues(
 
 
 def say_interrupted(run: RunFolder) -> None:
-    """Print what goes on after Ctrl-C, and what does not."""
+    """Print which jobs continue after Ctrl-C, and what was not submitted."""
     job = run.ledger.history().submitted[-1].job
     cancel = command(f"cancel {run.name}", run)
     err.print(
-        f"interrupted; {run.name} is submitted as job {job.job_id} and goes on (`{cancel}` ends it)"
+        f"interrupted; {run.name} is submitted as job {job.job_id} and continues "
+        f"(`{cancel}` ends it)"
     )
     if (left := without_jobs(run)) is not None:
         err.print(left)
@@ -155,7 +156,8 @@ def say_estimate(options: SubmitOptions, start: Callable[[], float | None] | Non
     """Print how long a run will take, and when it begins, as far as this is known.
 
     Args:
-        start: as in `preview`.
+        start: waits for the time at which a job would begin, see `Cluster.ask_for_start`; None if
+            it is unknown.
     """
     time_estimate = estimate(options.root, options.cells[0].recipe, without=options.run().name)
     err.print(estimate_line(time_estimate, None if start is None else start()))

@@ -181,7 +181,8 @@ def cancel(job_ids: Collection[str]) -> None:
     """Call scancel; jobs that have ended are not an error.
 
     Raises:
-        SchedulerRefused, SchedulerAway
+        SchedulerRefused: Slurm refused the request.
+        SchedulerAway: it gave no answer.
     """
     # scancel would take any other text for an option or for other jobs.
     for job_id in job_ids:

@@ -123,7 +123,7 @@ class SlurmCluster(base.Cluster):
         return submit.expected_start(replace(spec, after=None))
 
     def ended_tasks(self, text: str) -> tuple[base.EndedTask, ...]:
-        """In the order of srun's lines, which is about that in which the tasks ended."""
+        """Processes that ended badly, in the order of srun's lines, roughly that of their ends."""
         ended: list[base.EndedTask] = []
         for message in _ENDED.finditer(text):
             exited = _CODE.match(message["how"])

@@ -166,17 +166,17 @@ def test_nobody_waits_for_it(run):
     with_command(run, f"cat {gate} > /dev/null; {TELL}")
     hooks.fire(run)
     hooks.settle(run, 0.0)
-    assert len(hooks._started) == 1, "it is not over"
+    assert len(hooks._processes) == 1, "it is not over"
     gate.write_text("go")
     hooks.settle(run)
-    assert hooks._started == []
+    assert hooks._processes == []
     assert states(run) == ["RUNNING"]
 
 
 def test_a_requeue_is_told_before_it_is_wished_for(run):
     """Which may end the job's processes."""
     job, seen = inside(), []
-    job.wish = lambda wish: seen.append(len(hooks._started))
+    job.wish = lambda wish: seen.append(len(hooks._processes))
     note(run, ended("preempted", 30))
     wish_requeue(Training(run.path, hooks.heard(run.path)), job, "preempted")
     assert seen == [1]

@@ -231,7 +231,8 @@ def test_what_goes_on_and_what_does_not_is_said(tmp_path, monkeypatch, times):
     submit = "submit toy train.steps=20 eval.samples=32 --name mine --eval elbo"
     done = invoke(submit, runs=tmp_path / "runs", code=130)
     assert (
-        "interrupted; mine is submitted as job 1_0 and goes on (`cldctl cancel mine" in done.stderr
+        "interrupted; mine is submitted as job 1_0 and continues (`cldctl cancel mine"
+        in done.stderr
     )
     assert ("cldctl eval mine --elbo" in done.stderr) == (times == 2)
     assert jobs(RunFolder(tmp_path / "runs" / "mine")) == (["1_0"], ["2_0"] if times == 1 else [])

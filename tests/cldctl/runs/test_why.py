@@ -84,7 +84,7 @@ def test_evaluations_that_are_not_finished_are_explained(run, scripted, monkeypa
         ("finished", "FINISHED", "all 150 steps are done", "eval mine --elbo"),
         ("nonfinite", "FAILED", "step 150", "resume mine optim.lr=VALUE"),
         ("killed", "LOST", "its job was killed, at step 150", "resume mine"),
-        ("terminated", "STOPPED", "it was told to end (SIGTERM) at step 150", "resume mine"),
+        ("terminated", "STOPPED", "it was terminated (SIGTERM) at step 150", "resume mine"),
         ("node_failure", "LOST", "it lost its node", "resume mine"),
     ],
 )
