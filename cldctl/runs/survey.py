@@ -131,14 +131,14 @@ def started_works(run: RunFolder, name: str) -> list[RequestedWork]:
     """
     from cld_core.run.evaluations import sweeps_of
 
-    by_name = {work.name: work for work in works_of(run) if work.ledger.history().jobs}
+    works = {work.name: work for work in works_of(run) if work.ledger.history().jobs}
+    by_name = {key: [work] for key, work in works.items()}
     for _, sweep in sweeps_of(run):
-        if sweep.id == name:
-            members = [work for key, work in by_name.items() if key in sweep.evaluations]
-            if members:
-                return members
+        members = [work for key, work in works.items() if key in sweep.evaluations]
+        if members:
+            by_name[sweep.id] = members
     if name in by_name:
-        return [by_name[name]]
+        return by_name[name]
     close = [key for key in by_name if name and key.startswith(name)]
     if len(close) > 1:
         raise UsageError(
@@ -150,7 +150,7 @@ def started_works(run: RunFolder, name: str) -> list[RequestedWork]:
         raise NotFoundError(
             f"{run.name} has no evaluation {name} that was started. It has: {existing}."
         )
-    return [by_name[close[0]]]
+    return by_name[close[0]]
 
 
 def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:

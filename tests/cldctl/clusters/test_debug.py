@@ -1,5 +1,6 @@
 """Jobs in the process of the command, and what a launcher calls in each process of a job."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -48,6 +49,23 @@ def test_tasks_run_one_after_another_after_they_were_noted(tmp_path):
         "submit has returned"
     )
     assert CLUSTER.log_files(jobs[0], 0) == []
+
+
+def test_a_task_outlives_the_reader_of_its_output(tmp_path, monkeypatch):
+    done = []
+
+    def work(job, stop):
+        print("step 1", flush=True)
+        done.append(job.ref)
+
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        CLUSTER.submit(spec(tmp_path), [work], lambda jobs: None)
+        with contextlib.suppress(BrokenPipeError):
+            closed.close()
+    assert done
 
 
 def test_an_error_is_the_commands_own(tmp_path):

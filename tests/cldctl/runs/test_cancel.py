@@ -6,6 +6,7 @@ from unittest.mock import Mock
 import pytest
 
 from cld_core.errors import UsageError
+from cld_core.run.evaluations import Axis, Sweep, SweepCell
 from cld_core.run.events import Cancelled, Refused
 from cldctl.clusters.base import Answer, SchedulerAway, Survey
 from cldctl.runs import cancel
@@ -56,6 +57,19 @@ def test_one_evaluation_ends_and_the_others_and_the_training_go_on(tmp_path, scr
     assert [it.ledger.history().cancelled for it in (work, other, run)] == [{"2"}, set(), set()]
     again = invoke(f"cancel a --eval {work.name}", runs=tmp_path)
     assert f"a: nothing is running ({work.name}: not complete)" in again.stderr
+
+
+def test_the_beginning_of_a_sweep_names_its_evaluations(tmp_path, scripted):
+    run = run_of(tmp_path / "a", "1")
+    works = [evaluated(run, "2"), evaluated(run, "3", "loss")]
+    axis = Axis(key="eval.seed", values=("0", "1"))
+    cells = [
+        SweepCell(values={axis.key: value}, evaluation=work.name)
+        for value, work in zip(axis.values, works, strict=True)
+    ]
+    Sweep(axes=(axis,), cells=tuple(cells)).save(run)
+    invoke("cancel a --eval sweep-", runs=tmp_path)
+    assert scripted.calls == [("cancel", ["2", "3"])]
 
 
 def test_what_is_left_after_the_grace_is_killed(tmp_path, scripted):
