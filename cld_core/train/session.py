@@ -239,7 +239,7 @@ class Session:
                     if compared is not None:
                         monitor.warn(*compared)
             # The last checkpoint is still being written.
-            monitor.write(done, "saving")
+            monitor.enter("saving", done)
             return done, code
 
     def _must_fail(self) -> bool:

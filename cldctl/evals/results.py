@@ -6,7 +6,7 @@ import io
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -499,7 +499,7 @@ def unlike(first: Result, other: Result) -> list[str]:
 def differences(columns: Sequence[Column]) -> list[str]:
     """How each run differs from the first one, a line each.
 
-    That is in data, diffusion, network, objective, and steps.
+    That is in data, diffusion, network, objective, steps, and how its results were computed.
     """
     first = columns[0]
     texts = []
@@ -507,6 +507,7 @@ def differences(columns: Sequence[Column]) -> list[str]:
         parts = [_keys(first, other, section, word) for section, word in _SECTIONS.items()]
         if first.step and other.step != first.step:
             parts.append(f"{other.step / first.step:.3g} times the steps")
+        parts += _methods(first, other)
         if any(parts):
             texts.append(f"{other.run} differs from {first.run}: {'; '.join(filter(None, parts))}")
     return texts
@@ -528,6 +529,17 @@ def _keys(first: Column, other: Column, section: str, word: str) -> str:
     if len(shown) > _MOST_KEYS:
         shown[_MOST_KEYS:] = [f"{len(shown) - _MOST_KEYS} more keys of {section}"]
     return "; ".join(shown)
+
+
+def _methods(first: Column, other: Column) -> Iterator[str]:
+    """How results of a run were computed, such as the sampler, where the first run's were not."""
+    labels: dict[tuple[str, str], list[str]] = {}
+    for key, result in other.results.items():
+        of_first = first.results.get(key)
+        if of_first is not None and result.how != of_first.how:
+            labels.setdefault((result.how, of_first.how), []).append(result.quantity.label)
+    for (how, how_of_first), quantities in labels.items():
+        yield f"{', '.join(quantities)} by {how}, not by {how_of_first}"
 
 
 def _shown(value: Any) -> str:

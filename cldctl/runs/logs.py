@@ -159,7 +159,7 @@ class Log:
         elif self.is_growing():
             why = "The job has not begun; try -f"
         else:
-            why = "The job ended without any output"
+            why = "It ended without output, or printed to the terminal (--cluster debug)"
         return NotFoundError(
             f"{run.name}: no log of rank {self.rank} of job {self.job.job_id} "
             f"in {self.job.logs}. {why}."

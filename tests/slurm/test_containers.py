@@ -61,6 +61,8 @@ def test_crashes(lab, containers, monkeypatch):
 def test_time_limits(lab, containers, tmp_path):
     """During the training, and during the setup. What has no scontrol knows the limit that the job
     began with."""
+    # A batch script that is in its setup decides after SIGTERM, which takes a busy machine long.
+    lab.slurm.configure(kill_wait=120)
     begun = tmp_path / "begun"
     slow = f"cluster.setup=['[ -e {begun} ] || {{ touch {begun}; sleep 600; }}']"
     setup = lab.submit("setup", slow, *containers.apptainer)

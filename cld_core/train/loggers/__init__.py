@@ -223,10 +223,9 @@ class Monitor:
         self._reported_at = time.perf_counter()
         self._reported_step = step
 
-    def write(self, step: int, phase: str | None = None) -> None:
-        """Replace `progress.json`, with a new ``phase`` if one is passed; print it to the log."""
+    def write(self, step: int) -> None:
+        """Replace `progress.json`, and print it to the log."""
         progress = self._progress
-        progress["phase"] = phase or progress["phase"]
         now = time.perf_counter()
         if self._written_at > 0:
             progress["every_s"] = round(now - self._written_at, 3)

@@ -124,6 +124,15 @@ def test_it_is_said_how_runs_differ(tmp_path):
     assert of_runs([first, other]).to_dict()["differences"] == [text]
 
 
+def test_it_is_said_that_samplers_differ(tmp_path):
+    first = trained(tmp_path / "a", "sampler.name=em", metric="energy")
+    other = trained(tmp_path / "b", "sampler.name=sscs", metric="energy")
+    (text,) = results.differences([first, other])
+    assert "energy" in text
+    for sampler in ("by sscs", "not by em"):
+        assert sampler in text
+
+
 @pytest.mark.parametrize(
     ("overrides", "metric", "words"),
     [
