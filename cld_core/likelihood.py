@@ -191,7 +191,7 @@ def log_density(
         SolverError: the tolerance is out of reach.
     """
     field = density_field(score, sde, u.shape[1:], u.dtype, probes)
-    flat = u.flatten(1).to(torch.float64)
+    flat = u.flatten(1).double()
     solution = solve(field, torch.nn.functional.pad(flat, (0, 1)), eps, 1.0, rtol=rtol, atol=atol)
     u_end = solution.y[:, :-1].view_as(u)
     return sde.prior_logp(u_end) + solution.y[:, -1], u_end, solution.nfe

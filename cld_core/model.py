@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cld_core.checkpoint import FORMAT, Weights, exported_weights, write_weights
+from cld_core.checkpoint import FORMAT, Tensors, Weights, exported_weights, write_weights
 from cld_core.run.checkpoints import pick_checkpoint, weights_digest
 
 from . import likelihood, nets, pictures, samplers, sde
@@ -54,6 +54,8 @@ _log = logging.getLogger(__name__)
 
 # A class by number or name, one for each example, or None.
 Label = int | str | Sequence[int | str] | Tensor | None
+# A function of two numbers that describe the progress; None: it is not reported.
+Progress = Callable[[int, int], object] | None
 # An array or a tensor, or nested lists.
 Numbers = Tensor | np.ndarray | Sequence[Any]
 # The keys of diffusions and samplers that `repr` shows.
@@ -269,7 +271,7 @@ class Model:
     def _of_tensors(
         cls,
         recipe: Recipe,
-        tensors: Mapping[str, Tensor],
+        tensors: Tensors,
         data: Source,
         classes: Any,
         step: int,
@@ -340,7 +342,7 @@ class Model:
         points: int | None = None,
         budget_min: float | None = None,
         seed: int = 0,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress = None,
     ) -> None:
         """Fit a sampler of ``nfe`` evaluations to the network, as `cldctl tune` does.
 
@@ -434,7 +436,7 @@ class Model:
         first: int = 0,
         batch_size: int | None = None,
         label: Label = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress = None,
         observation: "Observation | None" = None,
         by: "Way | None" = None,
         **settings: Any,
@@ -464,7 +466,7 @@ class Model:
         label: Label = None,
         observation: "Observation | None" = None,
         by: "Way | None" = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress = None,
         watcher: Watcher | None = None,
     ) -> samplers.Samples:
         """Draw samples.

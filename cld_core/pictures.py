@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
@@ -52,7 +51,7 @@ _MOST_EXAMPLES = 20_000
 # The number of test examples that are searched for those of a class, in multiples of the samples.
 _SEARCHED = 16
 
-Array = npt.NDArray[Any]
+Array = np.ndarray
 # The size of a figure with data and samples, in inches.
 SIDE_BY_SIDE = (8.0, 4.4)
 # The size of a figure with pairs of features, in inches: its numbers are legible at half the width.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, dataclass_transform
 
 from cld_core.errors import RecipeError
+from cld_core.records import record
 from cld_core.sanitize import is_control
 
 # A key, another key that it does not go with (or itself), and the rest of the sentence that begins
@@ -47,7 +48,7 @@ Spec = TypeVar("Spec")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def spec_class(cls: type[Spec]) -> type[Spec]:
-    """The decorator of specs: frozen dataclasses, which are made with keyword arguments.
+    """The decorator of specs, which are records.
 
     A subclass changes the default of an inherited key with ``eta: float = 1.0``; its bounds and
     description remain.
@@ -57,7 +58,7 @@ def spec_class(cls: type[Spec]) -> type[Spec]:
         default = vars(cls).get(key_field.name, key_field)
         if not isinstance(default, dataclasses.Field):
             setattr(cls, key_field.name, field(default=default, metadata=key_field.metadata))
-    return dataclass(frozen=True, kw_only=True)(cls)
+    return record(cls)
 
 
 def key(default: Any, doc: str, *, is_path: bool = False, **bounds: float) -> Any:

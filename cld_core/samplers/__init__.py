@@ -25,6 +25,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from cld_core.config.keys import Shape
 from cld_core.config.registry import implementation_of
 from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError
@@ -101,7 +102,7 @@ class Watcher:
 class Noise(Protocol):
     """The part of `cld_core.seeds.SampleNoise` that samplers use; other classes can provide it."""
 
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
+    def normal(self, shape: Shape) -> Tensor:
         """Standard normal noise (B, *shape)."""
 
 
@@ -145,7 +146,7 @@ def sample(
     sde: Diffusion,
     spec: SamplingSpec,
     noise: Noise,
-    data_shape: tuple[int, ...],
+    data_shape: Shape,
     watcher: Watcher | None = None,
     solution: TunedSampler | None = None,
 ) -> Samples:
@@ -257,7 +258,7 @@ def _made(steps: FixedSteps, u: Tensor, watcher: Watcher) -> Tensor:
     return u
 
 
-def stream(noise: Noise, shape: tuple[int, ...], steps: int) -> Iterator[Tensor]:
+def stream(noise: Noise, shape: Shape, steps: int) -> Iterator[Tensor]:
     """``steps`` standard normal tensors (B, *shape). For small shapes, one call of ``noise`` serves
     many steps."""
     at_once = max(1, BLOCK // math.prod(shape))

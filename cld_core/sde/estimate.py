@@ -45,7 +45,7 @@ def estimate(
     sde: Diffusion, t: float | Tensor, *, score_error: float = 0.0, data_std: float = 1.0
 ) -> Estimate:
     """The `Estimate` at t, numerical_eps included."""
-    first = sde.n - sde.m
+    first = sde.unscored
     whiten, q = sde.information(t)
     scored = q[..., first:, :]
     of_u = (whiten[..., first:, :].mT @ scored)[..., 0]
