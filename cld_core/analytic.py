@@ -51,7 +51,7 @@ class GaussianMixture:
         constant = self.dimension * math.log(math.sqrt(2.0 * math.pi) * self.std)
         return torch.logsumexp(exponent, dim=1) - constant
 
-    def entropy(self, *, per_std: float = 4.0, reach: float = 9.0) -> float:
+    def entropy(self, *, per_std: float = 4.0) -> float:
         """Differential entropy in nats of a mixture on the plane, by the trapezoid rule.
 
         The integrand is smooth on the scale of std, so with ``per_std`` nodes per std the rule is
@@ -61,7 +61,7 @@ class GaussianMixture:
             f"the quadrature is two-dimensional, the law has d = {self.dimension}"
         )
         h = self.std / per_std
-        margin = reach * self.std
+        margin = 9.0 * self.std
         axes = []
         for m in self.means.T:
             low = float(m.min()) - margin

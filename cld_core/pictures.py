@@ -527,19 +527,10 @@ def _against_line(axes: "Axes", values: Tensor, nodes: Tensor, p: Tensor) -> Non
     low = float(likely[0])
     high = float(likely[-1])
     margin = 0.1 * (high - low)
-    axes.hist(
-        values.numpy(),
-        bins=120,
-        range=(low - margin, high + margin),
-        density=True,
-        color="tab:red",
-        alpha=0.5,
-    )
+    limits = (low - margin, high + margin)
+    axes.hist(values.numpy(), bins=120, range=limits, density=True, color="tab:red", alpha=0.5)
     axes.plot(nodes.numpy(), p.numpy(), color="black", linewidth=1.0)
-    axes.set(
-        xlim=(low - margin, high + margin),
-        title="unknown coordinate: samples, and the exact density",
-    )
+    axes.set(xlim=limits, title="unknown coordinate: samples, and the exact density")
 
 
 # All pictures of a run show the same square, and computing its density may take half a second.

@@ -170,10 +170,9 @@ class Score:
         kernel = self.objective.kernel
         if self.objective.precondition == "data":
             factors = self._coefficients(t)
-            first = self.sde.unscored
             assert factors.precision is not None, "preconditioning has a linear part"
-            # The score times -E^-1, which is the transpose of the scored block of L.
-            unscale = -self.sde.factor(t, kernel)[..., first:, first:].mT
+            # The score times -E^-1.
+            unscale = -self.sde.inverse_target(t, kernel)
             scaled = Coefficients(
                 unscale @ factors.output, unscale @ factors.precision, factors.whiten
             )

@@ -64,23 +64,22 @@ class SampleNoise:
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Standard normal noise of shape (last - first, *shape)."""
-        return delivered(self._draw(torch.randn, shape, dtype), self.device)
+        return self._draw(torch.randn, shape, dtype)
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Uniform noise on [0, 1) of shape (last - first, *shape)."""
-        return delivered(self._draw(torch.rand, shape, dtype), self.device)
+        return self._draw(torch.rand, shape, dtype)
 
-    def rademacher(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def rademacher(self, shape: Sequence[int]) -> torch.Tensor:
         """Signs, -1 or 1, of shape (last - first, *shape)."""
-        signs = torch.where(self._draw(torch.rand, shape, torch.float32) < 0.5, -1.0, 1.0)
-        return delivered(signs.to(dtype), self.device)
+        return torch.where(self.uniform(shape) < 0.5, -1.0, 1.0)
 
     def _draw(
         self, draw: Callable[..., torch.Tensor], shape: Sequence[int], dtype: torch.dtype
     ) -> torch.Tensor:
         size = (SAMPLE_BLOCK, *shape)
         blocks = [draw(size, generator=each, dtype=dtype) for each in self._generators]
-        return torch.cat(blocks)[self._slice]
+        return delivered(torch.cat(blocks)[self._slice], self.device)
 
 
 def delivered(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -14,14 +14,13 @@ coefficients multiply. So a point in the plane takes two passes, whatever the nu
 and, except for the times, no finite differences of a float32 network.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -192,7 +191,7 @@ def by_copies(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> Tenso
     sde = fitted.sde
     states = []
     alphas: list[Tensor] = []
-    for t, matrix in zip(linear.times.tolist(), linear.matrices, strict=True):
+    for t, matrix in linear.steps:
         alphas = [fitted.alpha(u, t), *alphas][: linear.memory]
         states.append((t, matrix, u, alphas))
         u = stepped(sde, matrix, u, alphas)
@@ -227,7 +226,7 @@ def by_backpropagation(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool)
     sources: list[Tensor] = []
     added: list[Tensor] = []
     shifts: list[Tensor] = []  # of the logarithms of times
-    for number, (t, matrix) in enumerate(zip(linear.times.tolist(), linear.matrices, strict=True)):
+    for number, (t, matrix) in enumerate(linear.steps):
         alpha = fitted.alpha(u, t)
         if number in free(linear, denoise):
             shifts.append(u.new_zeros(len(u), *[1] * (u.ndim - 1), requires_grad=True))
@@ -582,7 +581,7 @@ class Fitting:
             "budget_min": request.budget_min,
             "seconds": round(state.seconds, 3),
             "model": request.model_digest,
-            "sde": dataclasses.asdict(self._model.recipe.sde),
+            "sde": asdict(self._model.recipe.sde),
             "created": time.time(),
         }
         return TunedSampler(

@@ -3,14 +3,13 @@
 A spec is a frozen dataclass whose fields are made by `key` and `section`, and read by `entries`.
 """
 
-import dataclasses
 import functools
 import math
 import operator
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, dataclass_transform
 
@@ -53,10 +52,10 @@ def spec_class(cls: type[Spec]) -> type[Spec]:
     A subclass changes the default of an inherited key with ``eta: float = 1.0``; its bounds and
     description remain.
     """
-    inherited = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    inherited = fields(cls) if is_dataclass(cls) else ()
     for key_field in inherited:
         default = vars(cls).get(key_field.name, key_field)
-        if not isinstance(default, dataclasses.Field):
+        if not isinstance(default, Field):
             setattr(cls, key_field.name, field(default=default, metadata=key_field.metadata))
     return record(cls)
 
@@ -98,7 +97,7 @@ class Entry:
 
     @functools.cached_property
     def is_section(self) -> bool:
-        return dataclasses.is_dataclass(self.hint)
+        return is_dataclass(self.hint)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -143,8 +142,8 @@ def entries(spec: type) -> dict[str, Entry]:
     """The keys and sections of a spec by name."""
     hints = typing.get_type_hints(spec)
     by_name = {}
-    for own in dataclasses.fields(spec):
-        usual = None if own.default is dataclasses.MISSING else own.default
+    for own in fields(spec):
+        usual = None if own.default is MISSING else own.default
         by_name[own.name] = Entry(hints[own.name], usual, **own.metadata)
     return by_name
 

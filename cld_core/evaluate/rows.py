@@ -4,12 +4,11 @@ The job of an evaluation computes the rows, and then makes the report, TensorBoa
 picture.
 """
 
-import dataclasses
 import functools
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -226,7 +225,7 @@ class EvaluationComputation(Computation):
         )
         # The model uses the run's copies of plug-ins, samplers and metrics those of the request.
         use_plugins(self.work.folder)
-        self.model.recipe = dataclasses.replace(self.model.recipe, sampling=request.sampling)
+        self.model.recipe = replace(self.model.recipe, sampling=request.sampling)
         return {
             kind: resolve(registry.ROWS[kind].implementation)(self.model, request)
             for kind in request.sizes

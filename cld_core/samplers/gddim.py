@@ -107,13 +107,9 @@ def _noise(sde: Diffusion, t: float, root: Tensor) -> NoiseConversion:
 
 
 def _scored_noise(sde: Diffusion, t: float) -> NoiseConversion:
-    """The conversion for the noise of the scored halves.
-
-    E^-1 is the transpose of the scored block of L.
-    """
-    first = sde.unscored
-    inverse = sde.factor(t)[first:, first:].T
-    return NoiseConversion(torch.nn.functional.pad(-inverse, (sde.n, 0)), -sde.target(t))
+    """The conversion for the noise of the scored halves."""
+    forth = torch.nn.functional.pad(-sde.inverse_target(t), (sde.n, 0))
+    return NoiseConversion(forth, -sde.target(t))
 
 
 def _stochastic(

@@ -15,11 +15,10 @@ scale of t. On a panel, Gauss-Legendre collocation with 16 nodes gives Phi, and 
 summed at the same nodes: both are exact to rounding.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -95,7 +94,7 @@ def segments(times: Sequence[float], matrix: Callable[[Tensor], Tensor]) -> list
 def with_middles(times: Sequence[float]) -> list[float]:
     """The times of a grid and, between two of them, the middle."""
     halves = [(0.5 * (t + t_next), t_next) for t, t_next in pairwise(times)]
-    return [times[0], *itertools.chain.from_iterable(halves)]
+    return [times[0], *chain.from_iterable(halves)]
 
 
 def _panel_edges(low: float, high: float) -> list[float]:

@@ -5,11 +5,10 @@ halves change, with the others fixed.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Literal
 
 import torch
@@ -160,8 +159,7 @@ def _plain_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator
     first = sde.unscored
     a = torch.tensor(sde.A, dtype=torch.float64)
     if is_noisy:
-        precision = torch.tensor(sde.precision[first:], dtype=torch.float64)
-        a.diagonal()[first:] -= 0.5 * torch.tensor(sde.D) * precision
+        a[first:, first:] -= 0.5 * torch.tensor(sde.D) * sde.scored_precision
 
     def nothing(t: Tensor) -> Tensor:
         return torch.zeros(len(t), sde.n, sde.n, dtype=torch.float64)
@@ -223,13 +221,12 @@ def method(score: ScoreFunction, sde: Diffusion, spec: Spec, u: Tensor, draws: D
     """
     times = grid_of(spec, sde.schedule, per_step=sum(evaluating(sde, spec)))
     updates = steps(sde, tuple(times), spec)
-    draws_of_noise = [update.noise is not None for update in itertools.chain.from_iterable(updates)]
+    draws_of_noise = [update.noise is not None for update in chain.from_iterable(updates)]
     noises = draws(sum(draws_of_noise), sde.m)
     # Updates before the first evaluation use that at t = 1, which is known: the law is the prior.
     newest = torch.zeros_like(sde.scored(u))
     if not spec.conjugate:
-        precision = torch.tensor(sde.precision[-sde.m :], dtype=torch.float64)
-        newest = apply(-torch.diag(precision), sde.scored(u))
+        newest = apply(-sde.scored_precision, sde.scored(u))
 
     def evaluate(u: Tensor, t: float) -> Tensor:
         return rest(score, sde, u, t) if spec.conjugate else score(u, t)

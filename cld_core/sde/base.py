@@ -152,6 +152,12 @@ class Diffusion(ABC):
         return tuple(1.0 / (std * std) for std in self.prior_std)
 
     @property
+    def scored_precision(self) -> Tensor:
+        """P, (m, m), the precision of the scored halves of the prior."""
+        scored = torch.tensor(self.precision[self.unscored :], dtype=torch.float64)
+        return torch.diag(scored)
+
+    @property
     def trace_weights(self) -> PerHalf:
         """(m,), D / D[-1]: weights of the scored halves in the trace of `flow_divergence`."""
         return tuple(d / self.D[-1] for d in self.D)
@@ -196,6 +202,10 @@ class Diffusion(ABC):
         """
 
         return self._at(t, lambda moments: [self._target(self._lower(moments, objective))])[0]
+
+    def inverse_target(self, t: Times, objective: str = "hsm") -> Tensor:
+        """E^-1, (..., m, m), the transpose of the scored block of L."""
+        return self.factor(t, objective)[..., self.unscored :, self.unscored :].mT
 
     def mixed(self, t: Times, objective: str = "hsm") -> tuple[Tensor, ...]:
         """E, P and E^-1 P, each (..., m, m), of a mixed score s = -E alpha - P u_S."""

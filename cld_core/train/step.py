@@ -1,10 +1,9 @@
 """One optimiser step on any number of ranks: the state of training, and how a step changes it."""
 
-import dataclasses
 import inspect
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -277,7 +276,7 @@ class Trainer:
             transformations = draw_transformations(generator, train.batch_size, side, self._augment)
             transformations = transformations.rows(rows).on(device)
             x = transformations.apply(x)
-            draws = dataclasses.replace(draws, augmented=transformations.conditions)
+            draws = replace(draws, augmented=transformations.conditions)
         if self._dropout:
             torch.manual_seed(seeds.key_of(*self._key, step, "dropout", self.ranks.rank))
         shares = []
