@@ -108,7 +108,7 @@ def fit_steps(
     labels: Any = None,
     size: str = "s",
     seed: int = 0,
-    device: torch.device | str | None = None,
+    device: execution.Device = None,
     every: int = 1,
     **keys: Any,
 ) -> Generator[Step, None, None]:

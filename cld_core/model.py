@@ -32,7 +32,7 @@ from .errors import CheckpointError, DataError, RecipeError, SaveError, UsageErr
 from .files import replacing
 from .likelihood import Likelihood
 from .nets import execution
-from .nets.execution import Compiled
+from .nets.execution import Compiled, Device
 from .plugins import resolve
 from .records import from_plain, to_plain
 from .run.folder import named
@@ -102,7 +102,7 @@ class Model:
     def __init__(
         self,
         recipe: Recipe,
-        device: torch.device | str | None = "cpu",
+        device: Device = "cpu",
         *,
         net: nn.Module | None = None,
         data: Source | None = None,
@@ -194,7 +194,7 @@ class Model:
         cls,
         run: str | Path,
         checkpoint: int | str = "last",
-        device: torch.device | str | None = None,
+        device: Device = None,
         *,
         allow_plugin: bool = False,
         ema_length: float | None = None,
@@ -224,7 +224,7 @@ class Model:
     def from_file(
         cls,
         file: str | Path,
-        device: torch.device | str | None = None,
+        device: Device = None,
         *,
         allow_plugin: bool = False,
         network: nn.Module | None = None,
@@ -275,7 +275,7 @@ class Model:
         data: Source,
         classes: Any,
         step: int,
-        device: torch.device | str | None,
+        device: Device,
         network: nn.Module | None = None,
     ) -> Self:
         """A model of a recipe with these weights: all tensors of its network, by name.

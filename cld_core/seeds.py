@@ -7,6 +7,7 @@ computes it.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -72,7 +73,11 @@ class SampleNoise:
 
     def rademacher(self, shape: Sequence[int]) -> torch.Tensor:
         """Signs, -1 or 1, of shape (last - first, *shape)."""
-        return torch.where(self.uniform(shape) < 0.5, -1.0, 1.0)
+
+        def signs(size: Sequence[int], **settings: Any) -> torch.Tensor:
+            return torch.where(torch.rand(size, **settings) < 0.5, -1.0, 1.0)
+
+        return self._draw(signs, shape, torch.float32)
 
     def _draw(
         self, draw: Callable[..., torch.Tensor], shape: Sequence[int], dtype: torch.dtype

@@ -514,10 +514,8 @@ class Fitting:
         self._model = model
         self._request = request
         self._checkpoint = checkpoint
-        self._flow: Columns = {
-            "x": np.empty((0, *model.data_shape), np.float32),
-            "nfe": np.empty(0, np.int64),
-        }
+        ends = np.empty((0, *model.data_shape), np.float32)
+        self._flow: Columns = {"x": ends, "nfe": np.empty(0, np.int64)}
         self._state = TuningState("")
         self._evaluated: list[int] = []
 

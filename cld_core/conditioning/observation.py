@@ -28,6 +28,7 @@ _TOLERANCE = 1e-4
 # The most values for which the (k, k) matrix H H^T is computed: 128 MB in float64.
 MOST_VALUES = 4096
 _RANK_TOLERANCE = 1e-10
+LinearMap = Callable[[Tensor], Tensor]
 # What a file of arrays may have, in messages.
 _FORMS = "x and mask, y and matrix, or y and factor; and sigma"
 
@@ -50,8 +51,8 @@ class Observation:
     y: Tensor
     sigma: float
     shape: Shape
-    apply: Callable[[Tensor], Tensor]
-    transpose: Callable[[Tensor], Tensor]
+    apply: LinearMap
+    transpose: LinearMap
     gram: float | Tensor
     mask: Tensor | None = None
 
@@ -209,8 +210,8 @@ class Observation:
     @classmethod
     def of_functions(
         cls,
-        forward: Callable[[Tensor], Tensor],
-        transpose: Callable[[Tensor], Tensor],
+        forward: LinearMap,
+        transpose: LinearMap,
         y: Tensor,
         shape: Shape,
         sigma: float = 0.0,

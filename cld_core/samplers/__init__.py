@@ -37,7 +37,6 @@ from cld_core.sde.matrices import combined
 from cld_core.solver import Observer, Steps
 
 T = TypeVar("T", bound=Any)
-Nfe = TypeVar("Nfe", int, Tensor)
 # Network evaluations per sample: the same for all, or (B,), int64.
 Evaluations = int | Tensor
 
@@ -360,8 +359,8 @@ def score_from_rest(alpha: Tensor, sde: Diffusion, u: Tensor, t: float) -> Tenso
 
 
 def ended(
-    score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, nfe: Nfe
-) -> tuple[Tensor, Nfe]:
+    score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, nfe: Evaluations
+) -> tuple[Tensor, Evaluations]:
     """The sample, from u at ``spec.eps`` after ``nfe`` evaluations, and all evaluations.
 
     If ``spec.denoise``, the sample is the mean of one Euler-Maruyama step to time 0 (docs/math.md

@@ -30,6 +30,8 @@ from .matrices import (
 TYPICAL_DATA_STD = 0.5
 # A time that all examples share, or times (...,), float64.
 Times = float | Tensor
+# Matrices at the same times, (..., k, j) each.
+Matrices = tuple[Tensor, ...]
 # What `Diffusion.moments` returns: Psi and the covariance of the noise, (n, n, N) each.
 Moments = tuple[Any, Any]
 
@@ -207,14 +209,14 @@ class Diffusion(ABC):
         """E^-1, (..., m, m), the transpose of the scored block of L."""
         return self.factor(t, objective)[..., self.unscored :, self.unscored :].mT
 
-    def mixed(self, t: Times, objective: str = "hsm") -> tuple[Tensor, ...]:
+    def mixed(self, t: Times, objective: str = "hsm") -> Matrices:
         """E, P and E^-1 P, each (..., m, m), of a mixed score s = -E alpha - P u_S."""
         target, precision, _, shift = self._at(
             t, lambda moments: self._split(moments, objective, self._mixed)
         )
         return target, precision, shift
 
-    def known(self, t: Times) -> tuple[Tensor, ...]:
+    def known(self, t: Times) -> Matrices:
         """E of HSM, K, E^-1 and E^-1 K, each (..., m, m).
 
         -K u_S is the part of the score that samplers solve exactly. The rest of the score is -E
@@ -234,7 +236,7 @@ class Diffusion(ABC):
         halves = range(self.n)
         return self._at(t, lambda moments: [self._factor(moments, stds, halves, numerical_eps)])[0]
 
-    def information(self, t: Times) -> tuple[Tensor, ...]:
+    def information(self, t: Times) -> Matrices:
         """L^-1 (..., n, n), and L^-1 Psi_0 (..., n, 1).
 
         The latter are the factors of x_0 in L^-1 u, whose noise has variance 1.
@@ -246,7 +248,7 @@ class Diffusion(ABC):
 
         return self._at(t, formula)
 
-    def auxiliary(self, t: Times) -> tuple[Tensor, ...]:
+    def auxiliary(self, t: Times) -> Matrices:
         """The Gaussian law of the halves other than x at t > 0, given x at time 0, without
         numerical_eps.
 
@@ -285,7 +287,7 @@ class Diffusion(ABC):
         noise = (0.0,) * self.unscored + tuple(self.D)
         return series(a, noise, tuple(self.prior_std), self.schedule.integral(1.0))
 
-    def _at(self, t: Times, formula: Callable[[Moments], Sequence[Any]]) -> tuple[Tensor, ...]:
+    def _at(self, t: Times, formula: Callable[[Moments], Sequence[Any]]) -> Matrices:
         """The matrices (k, j, N) that ``formula`` makes of `moments` at t, each as (..., k, j).
 
         A formula is dozens of operations on a few hundred numbers. On the CPU, numpy takes half the
