@@ -22,10 +22,10 @@ class GaussianMixture:
     def __init__(self, means: Tensor, std: float, weights: Tensor | None = None) -> None:
         """``means`` (K, d); ``weights`` (K,), positive, are normalised, and equal by default."""
         assert means.ndim == 2, f"means must be (K, d), not {tuple(means.shape)}"
-        self.means = means.to(torch.float64)
+        self.means = means.double()
         self.std = std
         weights = torch.ones(len(means)) if weights is None else weights
-        self.weights = weights.to(torch.float64) / weights.to(torch.float64).sum()
+        self.weights = weights.double() / weights.double().sum()
 
     @property
     def dimension(self) -> int:
@@ -40,7 +40,7 @@ class GaussianMixture:
     def log_density(self, x: Tensor) -> Tensor:
         """log p(x), (n,), float64, nats, of x (n, d)."""
         rows = max(1, _ROWS_TIMES_COMPONENTS // len(self.means))
-        return torch.cat([self._log_density(part) for part in x.to(torch.float64).split(rows)])
+        return torch.cat([self._log_density(part) for part in x.double().split(rows)])
 
     def _log_density(self, x: Tensor) -> Tensor:
         # The square is not expanded, which would cancel if std is small.
@@ -51,7 +51,7 @@ class GaussianMixture:
         constant = self.dimension * math.log(math.sqrt(2.0 * math.pi) * self.std)
         return torch.logsumexp(exponent, dim=1) - constant
 
-    def entropy(self, *, per_std: float = 4.0, reach: float = 9.0) -> float:
+    def entropy(self, *, per_std: float = 4.0) -> float:
         """Differential entropy in nats of a mixture on the plane, by the trapezoid rule.
 
         The integrand is smooth on the scale of std, so with ``per_std`` nodes per std the rule is
@@ -61,7 +61,7 @@ class GaussianMixture:
             f"the quadrature is two-dimensional, the law has d = {self.dimension}"
         )
         h = self.std / per_std
-        margin = reach * self.std
+        margin = 9.0 * self.std
         axes = []
         for m in self.means.T:
             low = float(m.min()) - margin
@@ -80,7 +80,7 @@ class GaussianMixture:
         """
 
         def along(nodes: Tensor, axis: int) -> Tensor:
-            distances = (nodes.to(torch.float64)[:, None] - self.means[:, axis]) / self.std
+            distances = (nodes.double()[:, None] - self.means[:, axis]) / self.std
             return torch.exp(-0.5 * distances.square()) / (math.sqrt(2.0 * math.pi) * self.std)
 
         return (along(x, 0) * self.weights) @ along(y, 1).T
@@ -149,7 +149,7 @@ class MixtureScore:
 
         # L^-1 (u - mean), half by half: the square is a sum of n terms, and nothing cancels.
         noises: list[Tensor] = []
-        for i, half in enumerate(sde.halves(u.to(torch.float64))):
+        for i, half in enumerate(sde.halves(u.double())):
             rest = half[:, None, :] - psi[:, i, 0] * means
             for j, noise in enumerate(noises):
                 rest = rest - lower[:, i, j] * noise
@@ -161,7 +161,7 @@ class MixtureScore:
 
         # -L^-T of these, for the scored halves only, from the last half backwards.
         scores: list[Tensor] = []
-        for i in reversed(range(sde.n - sde.m, sde.n)):
+        for i in reversed(range(sde.unscored, sde.n)):
             pull = -noises[i]
             for k, score in zip(range(i + 1, sde.n), scores, strict=True):
                 pull = pull - lower[:, k, i] * score

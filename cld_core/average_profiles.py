@@ -12,7 +12,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cld_core.config.train import LONGEST, UNIFORM_LENGTH
 from cld_core.errors import UsageError
@@ -60,7 +59,7 @@ def key_of(length: float) -> str:
     return repr(float(length))
 
 
-def inner(these: Sequence[Profile], those: Sequence[Profile]) -> NDArray[np.float64]:
+def inner(these: Sequence[Profile], those: Sequence[Profile]) -> np.ndarray:
     """The integral of the product of each of ``these`` with each of ``those``, (n, m)."""
     gammas = np.array([[exponent(profile.length)] for profile in these])
     ends = np.array([[float(profile.updates)] for profile in these])
@@ -69,9 +68,7 @@ def inner(these: Sequence[Profile], those: Sequence[Profile]) -> NDArray[np.floa
     common = np.minimum(ends, other_ends)
     longer = np.maximum(ends, other_ends)
     decay = (common / ends) ** gammas * (common / other_ends) ** others
-    result: NDArray[np.float64] = (
-        (gammas + 1.0) * (others + 1.0) / (gammas + others + 1.0) * decay / longer
-    )
+    result: np.ndarray = (gammas + 1.0) * (others + 1.0) / (gammas + others + 1.0) * decay / longer
     return result
 
 
@@ -86,7 +83,7 @@ class Basis:
         self._gram = products / np.outer(self._scale, self._scale)
         self._inverse = np.linalg.pinv(self._gram, rcond=_RCOND, hermitian=True)
 
-    def fit(self, profile: Profile) -> tuple[NDArray[np.float64], float]:
+    def fit(self, profile: Profile) -> tuple[np.ndarray, float]:
         """The closest weighted sum to ``profile``, with weights that sum to 1.
 
         Each profile integrates to 1, so weights of the network that do not change during training

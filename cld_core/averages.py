@@ -16,7 +16,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cld_core.checkpoint import ABOUT, averaged_weights, read_tensors, tensors_digest, write_weights
+from cld_core.checkpoint import (
+    ABOUT,
+    State,
+    Tensors,
+    averaged_weights,
+    read_tensors,
+    tensors_digest,
+    write_weights,
+)
 from cld_core.errors import CheckpointError
 from cld_core.files import passes, replacing
 from cld_core.records import real
@@ -86,10 +94,10 @@ class Averages:
             # The kernels for lists take a factor of the same type.
             _move(average, live, weight.to(average[0].dtype))
 
-    def _named(self, average: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _named(self, average: Sequence[Tensor]) -> Tensors:
         return dict(zip(self.names, average, strict=True))
 
-    def _copy(self, average: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> None:
+    def _copy(self, average: Sequence[Tensor], tensors: Tensors) -> None:
         """Copy ``tensors``, by name, into an average of a network of the same shape."""
         for name, tensor in self._named(average).items():
             tensor.copy_(tensors[name])
@@ -126,10 +134,10 @@ class Ema(Averages):
             parameter.copy_(value)
             value.copy_(previous)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {"updates": self.updates, "average": self._named(self.average)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Continue from a `state_dict` of the same network."""
         self._copy(self.average, state["average"])
         self._updates = int(state["updates"])
@@ -168,7 +176,7 @@ class PowerAverages(Averages):
         """Whether there are averages that have not been updated yet."""
         return bool(self.lengths) and self.updates == 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """For `load_state_dict`, and for averages of other lengths; empty without lengths."""
         if not self.lengths:
             return {}
@@ -181,7 +189,7 @@ class PowerAverages(Averages):
             "averages": averages,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any] | None, step: int) -> None:
+    def load_state_dict(self, state: State | None, step: int) -> None:
         """Continue from a `state_dict`; if it is missing or has other lengths, the averages begin
         at ``step``."""
         if not state or {*state["lengths"]} != {*self.lengths}:
@@ -209,7 +217,7 @@ class Averaged(NamedTuple):
             others.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: Tensors
     classes: Any
     form: Any = None
     error: float | None = None
@@ -259,9 +267,7 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
     return usual._replace(tensors=tensors, error=error)
 
 
-def reconstructed(
-    run: RunFolder, step: int, length: float, like: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], float]:
+def reconstructed(run: RunFolder, step: int, length: float, like: Tensors) -> tuple[Tensors, float]:
     """The average of a relative length for a checkpoint, and the relative error of its profile.
 
     Snapshots are read one after the other, and summed in float64 on the CPU. Damaged ones are left
@@ -310,7 +316,7 @@ def _problem(part: Stored) -> str | None:
 
 
 def _add(
-    total: dict[str, Tensor], part: Stored, weights: Mapping[str, float], like: Mapping[str, Tensor]
+    total: dict[str, Tensor], part: Stored, weights: Mapping[str, float], like: Tensors
 ) -> None:
     """Add the averages of one file, by their weights, to the sum."""
     state = read_tensors(part.path)

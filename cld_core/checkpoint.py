@@ -52,6 +52,14 @@ FORMAT = "cldctl-weights/1"
 ABOUT = "cldctl"
 
 
+# The state of a training: nested dictionaries and lists of tensors and plain values.
+State = dict[str, Any]
+# Tensors by name.
+Tensors = Mapping[str, Tensor]
+# Called right before a new file takes its place; raises if this process may not write.
+Check = Callable[[], None]
+
+
 class Writer:
     """Writes files of one kind without stopping the training.
 
@@ -67,7 +75,7 @@ class Writer:
         store: writes a state of a step; raises SaveError.
     """
 
-    def __init__(self, what: str, store: Callable[[int, dict[str, Any]], None]) -> None:
+    def __init__(self, what: str, store: Callable[[int, State], None]) -> None:
         self._what = what
         self._store = store
         self._buffers: dict[tuple[str, ...], Tensor] = {}
@@ -90,7 +98,7 @@ class Writer:
         """Whether a write is in flight."""
         return self._writing is not None and not self._writing.done()
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
+    def save(self, step: int, state: State) -> None:
         """Start writing ``state``: nested dicts and lists of tensors and plain values.
 
         Tensors on GPUs are copied asynchronously, before any work that the caller queues next.
@@ -153,7 +161,7 @@ class Writer:
             )
         return value
 
-    def _write(self, step: int, state: dict[str, Any], ready: "torch.cuda.Event | None") -> None:
+    def _write(self, step: int, state: State, ready: "torch.cuda.Event | None") -> None:
         """Write until it succeeds, or until it is given up."""
         if ready is not None:
             ready.synchronize()
@@ -196,7 +204,7 @@ def checkpoints(
     keep: int,
     milestone: Callable[[int], bool] = lambda step: False,
     regular: Callable[[int], bool] = lambda step: True,
-    check_owner: Callable[[], None] = lambda: None,
+    check_owner: Check = lambda: None,
 ) -> Writer:
     """The writer of a run's checkpoints, which removes older ones.
 
@@ -206,7 +214,7 @@ def checkpoints(
             write.
     """
 
-    def store(step: int, state: dict[str, Any]) -> None:
+    def store(step: int, state: State) -> None:
         write(folder, step, state, check_owner=check_owner)
         try:
             prune(folder, keep=keep, milestone=milestone, regular=regular)
@@ -219,7 +227,7 @@ def checkpoints(
 
 
 def snapshots(
-    folder: RunFolder, *, half: bool = False, check_owner: Callable[[], None] = lambda: None
+    folder: RunFolder, *, half: bool = False, check_owner: Check = lambda: None
 ) -> Writer:
     """The writer of snapshots of a run's averages, which stay when checkpoints are removed.
 
@@ -228,7 +236,7 @@ def snapshots(
         check_owner: called right before a new file takes its place, see `checkpoints`.
     """
 
-    def store(step: int, state: dict[str, Any]) -> None:
+    def store(step: int, state: State) -> None:
         folder.averages.mkdir(exist_ok=True)
         stored = _halved(state) if half else state
         _write(folder.snapshot_file(step), "snapshot", step, stored, check_owner)
@@ -248,9 +256,9 @@ def _halved(value: Any) -> Any:
 def write(
     folder: RunFolder,
     step: int,
-    state: dict[str, Any],
+    state: State,
     *,
-    check_owner: Callable[[], None] = lambda: None,
+    check_owner: Check = lambda: None,
 ) -> None:
     """Write the files of a checkpoint, the sidecar last.
 
@@ -278,9 +286,9 @@ def _write(
     path: Path,
     what: str,
     step: int,
-    state: dict[str, Any],
-    check_owner: Callable[[], None],
-    averaged: tuple[Path, Mapping[str, Tensor], Mapping[str, str]] | None = None,
+    state: State,
+    check_owner: Check,
+    averaged: tuple[Path, Tensors, Mapping[str, str]] | None = None,
 ) -> None:
     """Write a state, averaged weights beside it if there are any, and the sidecar."""
     sidecar = path.with_suffix(".json")
@@ -322,7 +330,7 @@ def _write(
 
 
 def write_weights(
-    file: "IO[bytes] | _HashingFile", tensors: Mapping[str, Tensor], about: Mapping[str, str]
+    file: "IO[bytes] | _HashingFile", tensors: Tensors, about: Mapping[str, str]
 ) -> None:
     """Write tensors, of any device, as safetensors with metadata.
 
@@ -349,9 +357,7 @@ def write_weights(
 
 
 @contextlib.contextmanager
-def _replacing(
-    target: Path, sidecar: Path, check_owner: Callable[[], None]
-) -> "Iterator[_HashingFile]":
+def _replacing(target: Path, sidecar: Path, check_owner: Check) -> "Iterator[_HashingFile]":
     """A file that replaces ``target``; its checksum goes into a sidecar."""
     with replacing(target) as file:
         hashing = _HashingFile(file)
@@ -383,7 +389,7 @@ class _HashingFile:
         self._file.flush()
 
 
-def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> dict[str, Any]:
+def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> State:
     """The state of one verified checkpoint, on the CPU.
 
     Its tensors are mapped, and read when they are used.
@@ -411,7 +417,7 @@ def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> di
         ) from error
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
+def read_tensors(path: Path) -> State:
     """The dictionary in a verified file of `torch.save`, on the CPU.
 
     Its tensors are mapped, and read when they are used.
@@ -447,7 +453,7 @@ class Weights:
     def __init__(self, content: Any) -> None:
         self.about: dict[str, str] = content.metadata() or {}
         names = content.keys()
-        self.tensors: dict[str, Tensor] = {name: content.get_tensor(name) for name in names}
+        self.tensors: Tensors = {name: content.get_tensor(name) for name in names}
 
     def described(self, name: str) -> dict[str, Any]:
         """An object in the metadata.
@@ -503,7 +509,7 @@ def _read(file: Path, fix: str) -> Weights:
         ) from error
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+def tensors_digest(tensors: Tensors) -> str:
     """SHA-256 of tensors on the CPU: their names, kinds, shapes and bytes."""
     total = hashlib.sha256()
     for name in sorted(tensors):

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from . import nets
 from .config.data import ArraysSpec, StoredDataSpec
+from .config.keys import Values
 from .config.loader import from_arguments, path_of, whole_number
 from .config.network import ModuleSpec
 from .config.registry import SECTIONS
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 Data: TypeAlias = "numpy.ndarray | torch.Tensor | str | Path | Mapping[str, Any]"
 # The name of a variant, or a section of a recipe.
-Keys: TypeAlias = str | Mapping[str, Any]
+Keys: TypeAlias = str | Values
 
 # The most updates of the progress bar.
 _UPDATES = 200
@@ -107,7 +108,7 @@ def fit_steps(
     labels: Any = None,
     size: str = "s",
     seed: int = 0,
-    device: torch.device | str | None = None,
+    device: execution.Device = None,
     every: int = 1,
     **keys: Any,
 ) -> Generator[Step, None, None]:
@@ -206,9 +207,7 @@ def _averaged(trainer: Trainer) -> torch.nn.Module:
     return net
 
 
-def _data(
-    data: Any, labels: Any, given: Mapping[str, Any], device: torch.device
-) -> tuple[Mapping[str, Any], Source]:
+def _data(data: Any, labels: Any, given: Values, device: torch.device) -> tuple[Values, Source]:
     """The keys of the recipe's `data` section that follow from ``data``, and the examples."""
     more = {
         key: value for key, value in given.items() if key.partition(".")[0] in ("data", "plugins")
@@ -245,7 +244,7 @@ def _data(
     return section, StoredSource(spec, device, stored)
 
 
-def _given(section: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _given(section: str, given: Values) -> Values:
     """The keys of a section among arguments, without its name."""
     whole = given.get(section)
     prefix = f"{section}."
@@ -256,7 +255,7 @@ def _given(section: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     return keys
 
 
-def _suggested(examples: Source, given: Mapping[str, Any], size: str) -> Mapping[str, Any]:
+def _suggested(examples: Source, given: Values, size: str) -> Values:
     """Keys that suit the examples."""
     train: int | None = None
     tests: int | None = None

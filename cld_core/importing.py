@@ -17,14 +17,13 @@ import shutil
 import time
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from cld_core.checkpoint import averaged_weights, exported_weights, write
+from cld_core.checkpoint import State, Tensors, averaged_weights, exported_weights, write
 
 from . import nets, optim
 from .config import Recipe
@@ -35,7 +34,7 @@ from .errors import CheckpointError, NotFoundError, UsageError, WrongCheckpointE
 from .files import write_json
 from .model import Model
 from .ranks import Ranks
-from .records import whole
+from .records import record, whole
 from .run import RunFolder, events
 from .run.checkpoints import pick_checkpoint
 from .run.folder import ReportedProgress, meant
@@ -56,7 +55,7 @@ _AT_STEP = re.compile(r"(.+)@(last|[0-9]{1,18})")
 # --- weights of another run
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class StartingWeights:
     """Averaged weights that new runs start from: of another run, or of an exported file.
 
@@ -68,7 +67,7 @@ class StartingWeights:
 
     path: Path
     step: int
-    tensors: Mapping[str, Tensor]
+    tensors: Tensors
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -154,7 +153,7 @@ class StartingWeights:
             state = trainer.state_dict()
         finally:
             trainer.close()
-        own: dict[str, Tensor] = state["model"]
+        own: Tensors = state["model"]
         fresh = [name for name in self._others(own) if name in own]
         state["model"] = {
             name: own[name] if name in fresh else self.tensors[name].to(own[name].dtype)
@@ -169,7 +168,7 @@ class StartingWeights:
         )
         run.ledger.append(event)
 
-    def _others(self, own: Mapping[str, Tensor]) -> list[str]:
+    def _others(self, own: Tensors) -> list[str]:
         """The names of tensors in which these weights and the network ``own`` differ."""
         names = dict.fromkeys((*own, *self.tensors))
         return [name for name in names if _kind(self.tensors.get(name)) != _kind(own.get(name))]
@@ -240,7 +239,7 @@ class Mismatch(Exception):
     """A file does not fit the recipe's network. The message names neither the file nor the fix."""
 
 
-def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, Any]]:
+def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, State]:
     """The step and the state of a published checkpoint, named as a `Trainer` of ``net`` names them.
 
     Raises:
@@ -271,7 +270,7 @@ def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, An
         ) from error
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(file: Path) -> State:
     if not file.is_file():
         raise NotFoundError(
             f"{file}: no such file. Pass a checkpoint, such as checkpoint_800000.pth."
@@ -307,7 +306,7 @@ def _load(file: Path) -> dict[str, Any]:
     return content
 
 
-def _from_lightning(content: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
+def _from_lightning(content: State, net: nn.Module) -> State:
     """A checkpoint of PSLD's code in the layout of the CLD code."""
     state = {str(name): tensor for name, tensor in content["state_dict"].items()}
     other = next((name for name in state if not name.startswith((_LIVE, _AVERAGE))), None)
@@ -332,7 +331,7 @@ def _from_lightning(content: Mapping[str, Any], net: nn.Module) -> dict[str, Any
     }
 
 
-def _model(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+def _model(state: Tensors, net: nn.Module) -> Tensors:
     theirs = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
     own = net.state_dict()
     for name in dict.fromkeys((*own, *theirs)):
@@ -340,7 +339,7 @@ def _model(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     return {name: theirs[name].to(tensor.dtype) for name, tensor in own.items()}
 
 
-def _ema(state: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
+def _ema(state: State, net: nn.Module) -> State:
     trainable = _trainable(net)
     averages = list(state["shadow_params"])
     for (name, parameter), average in zip(trainable.items(), averages, strict=False):
@@ -354,16 +353,16 @@ def _ema(state: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
     return {"updates": updates, "average": dict(zip(trainable, averages, strict=True))}
 
 
-def _trainable(net: nn.Module) -> dict[str, Tensor]:
+def _trainable(net: nn.Module) -> Tensors:
     """The parameters of a network that are trained, by name."""
     return {name: tensor for name, tensor in net.named_parameters() if tensor.requires_grad}
 
 
-def _optimiser(state: Mapping[str, Any], spec: OptimSpec, net: nn.Module) -> dict[str, Any]:
+def _optimiser(state: State, spec: OptimSpec, net: nn.Module) -> State:
     """The state of our optimiser: moments by the numbers that it gives to parameters."""
     parameters = dict(net.named_parameters())
     indices = [index for group in state["param_groups"] for index in group["params"]]
-    by_index: dict[int, dict[str, Tensor]] = optim.portable(dict(state))["state"]
+    by_index: dict[int, Tensors] = optim.portable(dict(state))["state"]
     # A file has the moments of all parameters, or of those that are trained.
     with_moments = parameters if len(indices) == len(parameters) else _trainable(net)
     if len(indices) != len(with_moments):
@@ -380,9 +379,7 @@ def _optimiser(state: Mapping[str, Any], spec: OptimSpec, net: nn.Module) -> dic
     return {"state": moments, "param_groups": groups}
 
 
-def _moments(
-    theirs: Mapping[str, Tensor], spec: OptimSpec, name: str, parameter: Tensor
-) -> dict[str, Tensor]:
+def _moments(theirs: Tensors, spec: OptimSpec, name: str, parameter: Tensor) -> Tensors:
     wanted = ("exp_avg", "exp_inf" if spec.name == "adamax" else "exp_avg_sq")
     for moment in wanted:
         if moment not in theirs:

@@ -13,6 +13,7 @@ from torch import Tensor
 from cld_core.config.eval import ElboSpec
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion
+from cld_core.sde.base import Matrices
 from cld_core.sde.matrices import combined
 from cld_core.seeds import SampleNoise
 from cld_core.solver import Field, solve
@@ -191,7 +192,7 @@ def log_density(
         SolverError: the tolerance is out of reach.
     """
     field = density_field(score, sde, u.shape[1:], u.dtype, probes)
-    flat = u.flatten(1).to(torch.float64)
+    flat = u.flatten(1).double()
     solution = solve(field, torch.nn.functional.pad(flat, (0, 1)), eps, 1.0, rtol=rtol, atol=atol)
     u_end = solution.y[:, :-1].view_as(u)
     return sde.prior_logp(u_end) + solution.y[:, -1], u_end, solution.nfe
@@ -260,7 +261,7 @@ def _probes(noise: SampleNoise, sde: Diffusion, spec: ElboSpec, shape: tuple[int
     return (halves * (math.sqrt(halves.shape[3]) / lengths)).view_as(normal)
 
 
-def _with_others(law: tuple[Tensor, ...], x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+def _with_others(law: Matrices, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """u (B, nC, ...), whose halves other than x are drawn from ``law`` with the noise e, and their
     log-density (B,).
 
@@ -273,6 +274,6 @@ def _with_others(law: tuple[Tensor, ...], x: Tensor, e: Tensor) -> tuple[Tensor,
     return torch.cat([x, auxiliary], dim=1), -0.5 * (square + log_volume)
 
 
-def _log_det(law: tuple[Tensor, ...]) -> float:
+def _log_det(law: Matrices) -> float:
     """The logarithm of the determinant of the covariance of `Diffusion.auxiliary`."""
     return 2.0 * float(law[1].diag().log().sum())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cld_core import sde
 from cld_core.config import Recipe
+from cld_core.config.keys import Shape
 from cld_core.config.registry import implementation_of
 from cld_core.config.train import ObjectiveSpec
 from cld_core.plugins import is_shipped, trial
@@ -64,7 +65,7 @@ def build(sde: Diffusion, objective: ObjectiveSpec) -> "ScoreMatching":
     return made
 
 
-def require_usable(recipe: Recipe, data_shape: tuple[int, ...]) -> None:
+def require_usable(recipe: Recipe, data_shape: Shape) -> None:
     """Compute the losses of two examples of noise of this shape, with a network that returns 0.
 
     Raises:
@@ -149,7 +150,7 @@ class ScoreMatching:
         self,
         generator: torch.Generator,
         batch: int,
-        data_shape: tuple[int, ...],
+        data_shape: Shape,
         device: torch.device | str = "cpu",
     ) -> Draws:
         """Draws for the *global* batch: every rank takes its `Draws.rows` of the same numbers."""
@@ -162,7 +163,7 @@ class ScoreMatching:
         u01 = torch.rand(batch, generator=generator, device=where, dtype=torch.float64)
         return self._draws(u01.to(device), normal)
 
-    def draw_each(self, noise: SampleNoise, data_shape: tuple[int, ...]) -> Draws:
+    def draw_each(self, noise: SampleNoise, data_shape: Shape) -> Draws:
         """Draws on the device of ``noise``, in which an example depends on its own noise only."""
         u01 = noise.uniform((), torch.float64)
         return self._draws(u01, lambda halves: noise.normal(_with_halves(data_shape, halves)))
@@ -220,6 +221,6 @@ class ScoreMatching:
         return Losses(weighted, error.detach().square().flatten(1).sum(1))
 
 
-def _with_halves(data_shape: tuple[int, ...], halves: int) -> tuple[int, ...]:
+def _with_halves(data_shape: Shape, halves: int) -> Shape:
     channels, *rest = data_shape
     return (channels * halves, *rest)

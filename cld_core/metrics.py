@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # The kinds of examples: images; vectors, which are arrays of any other shape, flattened; and "law"
 # if their density is known, or any number of true samples can be drawn.
 Kind = Literal["images", "vectors", "law"]
+# The section of a report that a metric makes, as plain values.
+Section = Mapping[str, Any]
 # Rows of images in a file, unless their kind has another number. A killed task loses a chunk.
 CHUNK = 128
 # Rows of points in the plane in a file. They are computed at once: in smaller chunks, a likelihood
@@ -110,7 +112,7 @@ def remark_on_nonfinite(count: int, of: int) -> str | None:
     return f"{count:,} of {of:,} samples {'is' if count == 1 else 'are'} not finite"
 
 
-def _nonfinite(section: Mapping[str, Any]) -> str | None:
+def _nonfinite(section: Section) -> str | None:
     return remark_on_nonfinite(section.get("nonfinite", 0), section.get("samples", 0))
 
 
@@ -145,9 +147,9 @@ class Metric:
     help: str
     rows: str
     quantities: tuple[Quantity, ...]
-    section: "str | Callable[[Table], dict[str, Any]]"
+    section: "str | Callable[[Table], Section]"
     how: "Callable[[EvalRequest], str]" = _sampler
-    remark: Callable[[Mapping[str, Any]], str | None] = _nonfinite
+    remark: Callable[[Section], str | None] = _nonfinite
     reads: tuple[str, ...] = ()
     reference: Literal["moments", "features", "classes"] | None = None
     needs_labels: bool = False
@@ -171,7 +173,7 @@ def _of_bound(request: "EvalRequest") -> str:
     return f"velocities {spec.velocities}, probes {spec.probes}, from t = {spec.eps:g}"
 
 
-def _left_out(section: Mapping[str, Any]) -> str | None:
+def _left_out(section: Section) -> str | None:
     """A remark on classes that are not part of the means, and on samples that are not finite."""
     texts = []
     if left_out := section.get("left_out", 0):
@@ -183,7 +185,7 @@ def _left_out(section: Mapping[str, Any]) -> str | None:
     return _joined(*texts, _nonfinite(section))
 
 
-def _on_units(section: Mapping[str, Any]) -> str | None:
+def _on_units(section: Section) -> str | None:
     """A remark on the units of a distance, its interval, and samples that are not finite."""
     units = f"distances are in {section['units']}" if "units" in section else None
     if units and section.get("t95"):
@@ -195,7 +197,7 @@ def _joined(*remarks: str | None) -> str | None:
     return "; ".join(filter(None, remarks)) or None
 
 
-def _on_bound(section: Mapping[str, Any]) -> str | None:
+def _on_bound(section: Section) -> str | None:
     texts = []
     if section.get("conditional"):
         texts.append("the bound is of log p(x | label), each test point given its label")

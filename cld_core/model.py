@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cld_core.checkpoint import FORMAT, Weights, exported_weights, write_weights
+from cld_core.checkpoint import FORMAT, Tensors, Weights, exported_weights, write_weights
 from cld_core.run.checkpoints import pick_checkpoint, weights_digest
 
 from . import likelihood, nets, pictures, samplers, sde
@@ -32,7 +32,7 @@ from .errors import CheckpointError, DataError, RecipeError, SaveError, UsageErr
 from .files import replacing
 from .likelihood import Likelihood
 from .nets import execution
-from .nets.execution import Compiled
+from .nets.execution import Compiled, Device
 from .plugins import resolve
 from .records import from_plain, to_plain
 from .run.folder import named
@@ -54,6 +54,8 @@ _log = logging.getLogger(__name__)
 
 # A class by number or name, one for each example, or None.
 Label = int | str | Sequence[int | str] | Tensor | None
+# A function of two numbers that describe the progress; None: it is not reported.
+Progress = Callable[[int, int], object] | None
 # An array or a tensor, or nested lists.
 Numbers = Tensor | np.ndarray | Sequence[Any]
 # The keys of diffusions and samplers that `repr` shows.
@@ -100,7 +102,7 @@ class Model:
     def __init__(
         self,
         recipe: Recipe,
-        device: torch.device | str | None = "cpu",
+        device: Device = "cpu",
         *,
         net: nn.Module | None = None,
         data: Source | None = None,
@@ -192,7 +194,7 @@ class Model:
         cls,
         run: str | Path,
         checkpoint: int | str = "last",
-        device: torch.device | str | None = None,
+        device: Device = None,
         *,
         allow_plugin: bool = False,
         ema_length: float | None = None,
@@ -222,7 +224,7 @@ class Model:
     def from_file(
         cls,
         file: str | Path,
-        device: torch.device | str | None = None,
+        device: Device = None,
         *,
         allow_plugin: bool = False,
         network: nn.Module | None = None,
@@ -269,11 +271,11 @@ class Model:
     def _of_tensors(
         cls,
         recipe: Recipe,
-        tensors: Mapping[str, Tensor],
+        tensors: Tensors,
         data: Source,
         classes: Any,
         step: int,
-        device: torch.device | str | None,
+        device: Device,
         network: nn.Module | None = None,
     ) -> Self:
         """A model of a recipe with these weights: all tensors of its network, by name.
@@ -340,7 +342,7 @@ class Model:
         points: int | None = None,
         budget_min: float | None = None,
         seed: int = 0,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress = None,
     ) -> None:
         """Fit a sampler of ``nfe`` evaluations to the network, as `cldctl tune` does.
 
@@ -434,7 +436,7 @@ class Model:
         first: int = 0,
         batch_size: int | None = None,
         label: Label = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress = None,
         observation: "Observation | None" = None,
         by: "Way | None" = None,
         **settings: Any,
@@ -464,7 +466,7 @@ class Model:
         label: Label = None,
         observation: "Observation | None" = None,
         by: "Way | None" = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress = None,
         watcher: Watcher | None = None,
     ) -> samplers.Samples:
         """Draw samples.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
@@ -52,7 +51,7 @@ _MOST_EXAMPLES = 20_000
 # The number of test examples that are searched for those of a class, in multiples of the samples.
 _SEARCHED = 16
 
-Array = npt.NDArray[Any]
+Array = np.ndarray
 # The size of a figure with data and samples, in inches.
 SIDE_BY_SIDE = (8.0, 4.4)
 # The size of a figure with pairs of features, in inches: its numbers are legible at half the width.
@@ -528,19 +527,10 @@ def _against_line(axes: "Axes", values: Tensor, nodes: Tensor, p: Tensor) -> Non
     low = float(likely[0])
     high = float(likely[-1])
     margin = 0.1 * (high - low)
-    axes.hist(
-        values.numpy(),
-        bins=120,
-        range=(low - margin, high + margin),
-        density=True,
-        color="tab:red",
-        alpha=0.5,
-    )
+    limits = (low - margin, high + margin)
+    axes.hist(values.numpy(), bins=120, range=limits, density=True, color="tab:red", alpha=0.5)
     axes.plot(nodes.numpy(), p.numpy(), color="black", linewidth=1.0)
-    axes.set(
-        xlim=(low - margin, high + margin),
-        title="unknown coordinate: samples, and the exact density",
-    )
+    axes.set(xlim=limits, title="unknown coordinate: samples, and the exact density")
 
 
 # All pictures of a run show the same square, and computing its density may take half a second.

@@ -7,14 +7,13 @@ it is imported before the recipe is checked, and calls `register`, or decorates 
 """
 
 import contextlib
-import dataclasses
 import importlib
 import importlib.util
 import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def register(section: str, name: str, implementation: Any, spec: type | None = N
         RecipeError: there is no such section, it needs a spec or another type of object, or cldctl
             itself has an entry of this name.
     """
-    if section in SECTIONS and (spec is None or not dataclasses.is_dataclass(spec)):
+    if section in SECTIONS and (spec is None or not is_dataclass(spec)):
         raise RecipeError(
             f"{section} {name!r} is registered without its spec. Pass the dataclass of its keys."
         )

@@ -1,8 +1,8 @@
 """Conversion between dataclasses and the JSON of files and ledgers.
 
-A record is a dataclass. The annotations of its fields decide what is a tuple, a nested record, a
-literal or a union, which JSON cannot express. Numbers are finite and within `MAX_NUMBER`, and
-strings can be written as UTF-8.
+A record is a dataclass; `record` makes most of them. The annotations of its fields decide what is a
+tuple, a nested record, a literal or a union, which JSON cannot express. Numbers are finite and
+within `MAX_NUMBER`, and strings can be written as UTF-8.
 
 Unknown fields are ignored, unless a field of the record keeps them (`keeping`). A `TypedDict` whose
 fields may all be missing keeps unknown fields, and drops fields of a wrong type: a file that is
@@ -13,9 +13,9 @@ import functools
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 from cld_core.errors import CldError
 from cld_core.files import MAX_JSON_BYTES, parse_json, read_bytes
@@ -31,6 +31,12 @@ _Reader = Callable[[Any, str], Any]
 
 class RecordError(CldError, ValueError):
     """A record is damaged or of another version. The message names the field, and any file."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def record(cls: type[T]) -> type[T]:
+    """The decorator of records: frozen dataclasses, which are made with keyword arguments."""
+    return dataclass(frozen=True, kw_only=True)(cls)
 
 
 def keeping() -> Any:

@@ -1,10 +1,11 @@
 """The runs of a folder as a table, from their folders alone. Loads no torch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self, overload
 
+from cld_core.records import record
 from cld_core.run.evaluations import numbers
 from cld_core.run.work import evaluations_of
 
@@ -19,7 +20,7 @@ from .sanitize import one_line
 _RESULTS = ("bpd", "nll", "fid")
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Run:
     """One row; a value that the folder does not contain is None.
 

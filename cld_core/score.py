@@ -70,7 +70,7 @@ def preconditioning(sde: Diffusion, t: float | Tensor, data_std: float) -> Coeff
     The coefficients are the same for both objectives: halves other than x have their random initial
     values, as in samples. numerical_eps is included.
     """
-    first = sde.n - sde.m
+    first = sde.unscored
     factor = sde.law(t, data_std=data_std, numerical_eps=sde.numerical_eps)
     identity = torch.eye(sde.n, dtype=torch.float64, device=factor.device)
     whiten = torch.linalg.solve_triangular(factor, identity, upper=False)
@@ -170,10 +170,9 @@ class Score:
         kernel = self.objective.kernel
         if self.objective.precondition == "data":
             factors = self._coefficients(t)
-            first = self.sde.n - self.sde.m
             assert factors.precision is not None, "preconditioning has a linear part"
-            # The score times -E^-1, which is the transpose of the scored block of L.
-            unscale = -self.sde.factor(t, kernel)[..., first:, first:].mT
+            # The score times -E^-1.
+            unscale = -self.sde.inverse_target(t, kernel)
             scaled = Coefficients(
                 unscale @ factors.output, unscale @ factors.precision, factors.whiten
             )

@@ -7,6 +7,7 @@ computes it.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -64,23 +65,26 @@ class SampleNoise:
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Standard normal noise of shape (last - first, *shape)."""
-        return delivered(self._draw(torch.randn, shape, dtype), self.device)
+        return self._draw(torch.randn, shape, dtype)
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Uniform noise on [0, 1) of shape (last - first, *shape)."""
-        return delivered(self._draw(torch.rand, shape, dtype), self.device)
+        return self._draw(torch.rand, shape, dtype)
 
-    def rademacher(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def rademacher(self, shape: Sequence[int]) -> torch.Tensor:
         """Signs, -1 or 1, of shape (last - first, *shape)."""
-        signs = torch.where(self._draw(torch.rand, shape, torch.float32) < 0.5, -1.0, 1.0)
-        return delivered(signs.to(dtype), self.device)
+
+        def signs(size: Sequence[int], **settings: Any) -> torch.Tensor:
+            return torch.where(torch.rand(size, **settings) < 0.5, -1.0, 1.0)
+
+        return self._draw(signs, shape, torch.float32)
 
     def _draw(
         self, draw: Callable[..., torch.Tensor], shape: Sequence[int], dtype: torch.dtype
     ) -> torch.Tensor:
         size = (SAMPLE_BLOCK, *shape)
         blocks = [draw(size, generator=each, dtype=dtype) for each in self._generators]
-        return torch.cat(blocks)[self._slice]
+        return delivered(torch.cat(blocks)[self._slice], self.device)
 
 
 def delivered(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -232,7 +232,7 @@ def _begin(
     """
     index = torch.arange(len(y), device=y.device)
     t = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
-    slope = field(prepare(t[None])[0], y, index).to(torch.float64)
+    slope = field(prepare(t[None])[0], y, index).double()
     span = abs(end - start)
     sign = math.copysign(1.0, end - start)
     scale = atol + rtol * y.abs()

@@ -14,14 +14,13 @@ coefficients multiply. So a point in the plane takes two passes, whatever the nu
 and, except for the times, no finite differences of a float32 network.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +32,13 @@ from cld_core.computation import joined, patiently
 from cld_core.config.sampling import OdeSpec
 from cld_core.digests import digest
 from cld_core.files import write_arrays, write_json
-from cld_core.model import Model
+from cld_core.model import Model, Progress
 from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.records import RecordError, read_record, to_plain
 from cld_core.run import tunings
 from cld_core.run.checkpoints import required_digest
+from cld_core.run.shards import Columns
 from cld_core.run.tunings import (
     CANDIDATES,
     PLAIN,
@@ -191,7 +191,7 @@ def by_copies(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> Tenso
     sde = fitted.sde
     states = []
     alphas: list[Tensor] = []
-    for t, matrix in zip(linear.times.tolist(), linear.matrices, strict=True):
+    for t, matrix in linear.steps:
         alphas = [fitted.alpha(u, t), *alphas][: linear.memory]
         states.append((t, matrix, u, alphas))
         u = stepped(sde, matrix, u, alphas)
@@ -226,7 +226,7 @@ def by_backpropagation(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool)
     sources: list[Tensor] = []
     added: list[Tensor] = []
     shifts: list[Tensor] = []  # of the logarithms of times
-    for number, (t, matrix) in enumerate(zip(linear.times.tolist(), linear.matrices, strict=True)):
+    for number, (t, matrix) in enumerate(linear.steps):
         alpha = fitted.alpha(u, t)
         if number in free(linear, denoise):
             shifts.append(u.new_zeros(len(u), *[1] * (u.ndim - 1), requires_grad=True))
@@ -510,21 +510,22 @@ class Fitting:
         checkpoint: `TunedSampler.checkpoint` of the result.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        request: tunings.TuneRequest,
-        checkpoint: str = "",
-    ) -> None:
+    def __init__(self, model: Model, request: tunings.TuneRequest, checkpoint: str) -> None:
         self._model = model
         self._request = request
         self._checkpoint = checkpoint
-        self._flow: dict[str, np.ndarray] = {"x": np.empty((0, *model.data_shape), np.float32)}
-        self._flow["nfe"] = np.empty(0, np.int64)
+        ends = np.empty((0, *model.data_shape), np.float32)
+        self._flow: Columns = {"x": ends, "nfe": np.empty(0, np.int64)}
         self._state = TuningState("")
         self._evaluated: list[int] = []
 
-    def lacks(self, stage: str) -> bool:
+    def steps(self) -> Iterator[str]:
+        """Take all missing steps, one after another; yields the line of each."""
+        for stage in ("flow", *STAGES):
+            while self._lacks(stage):
+                yield self.step(stage)
+
+    def _lacks(self, stage: str) -> bool:
         """Whether another batch of the flow, or another row of a stage, has to be computed."""
         if stage == "flow":
             return self._state.flow < self._request.sizes[stage]
@@ -578,7 +579,7 @@ class Fitting:
             "budget_min": request.budget_min,
             "seconds": round(state.seconds, 3),
             "model": request.model_digest,
-            "sde": dataclasses.asdict(self._model.recipe.sde),
+            "sde": asdict(self._model.recipe.sde),
             "created": time.time(),
         }
         return TunedSampler(
@@ -612,7 +613,7 @@ class Fitting:
             labels = labels[torch.arange(first, last, device=labels.device) % len(labels)]
         return labelled(self._model.score, self._spec, labels, none=len(self._model.classes or ()))
 
-    def _batch(self, first: int) -> dict[str, np.ndarray]:
+    def _batch(self, first: int) -> Columns:
         """Draw the points from index ``first`` on, one batch, and solve the flow from them.
 
         Returns:
@@ -655,7 +656,7 @@ def fitted(
     points: int | None,
     budget_min: float | None,
     seed: int,
-    progress: Callable[[int, int], object] | None,
+    progress: Progress,
 ) -> TunedSampler:
     """The solution for a model in memory; see `Model.fit_sampler`."""
     request = tunings.TuneRequest.of(
@@ -664,13 +665,9 @@ def fitted(
     request = replace(request, ema_length=model.ema_length)
     fitting = Fitting(model, request, model.checkpoint)
     total = sum(request.sizes.values())
-    done = 0
-    for stage in ("flow", *STAGES):
-        while fitting.lacks(stage):
-            fitting.step(stage)
-            done += 1
-            if progress is not None:
-                progress(done, total)
+    for done, _ in enumerate(fitting.steps(), start=1):
+        if progress is not None:
+            progress(done, total)
     return fitting.solution
 
 
@@ -710,14 +707,13 @@ class Job(Fitting):
         """
         print(self._request.cost, flush=True)
         self._save()
-        for stage in ("flow", *STAGES):
-            while self.lacks(stage):
-                self._stop.check()
-                print(self.step(stage), flush=True)
+        for line in self.steps():
+            print(line, flush=True)
         content = self.solution.content()
         self._patiently(lambda: write_json(self._work.folder / tunings.SOLUTION, content))
 
     def step(self, stage: str) -> str:
+        self._stop.check()
         line = super().step(stage)
         if stage == "flow":
             self._patiently(lambda: write_arrays(self.flow_file, self._flow))
@@ -730,7 +726,7 @@ class Job(Fitting):
         name = digest([self._request.flow_id, self._weights])[:16]
         return self._work.run.tuned / f"flow-{name}.npz"
 
-    def _solved(self) -> dict[str, np.ndarray]:
+    def _solved(self) -> Columns:
         """The stored ends of the flow, x (k, C, ...), and their network evaluations, nfe (k,)."""
         try:
             arrays, _ = self._patiently(lambda: npz.load(self.flow_file))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cld_core import npz
+from cld_core.config.keys import Shape
 from cld_core.data.folder import read_exactly
 from cld_core.data.format import DataFormat
 from cld_core.data.images import to_model
@@ -27,6 +28,7 @@ _TOLERANCE = 1e-4
 # The most values for which the (k, k) matrix H H^T is computed: 128 MB in float64.
 MOST_VALUES = 4096
 _RANK_TOLERANCE = 1e-10
+LinearMap = Callable[[Tensor], Tensor]
 # What a file of arrays may have, in messages.
 _FORMS = "x and mask, y and matrix, or y and factor; and sigma"
 
@@ -48,9 +50,9 @@ class Observation:
 
     y: Tensor
     sigma: float
-    shape: tuple[int, ...]
-    apply: Callable[[Tensor], Tensor]
-    transpose: Callable[[Tensor], Tensor]
+    shape: Shape
+    apply: LinearMap
+    transpose: LinearMap
     gram: float | Tensor
     mask: Tensor | None = None
 
@@ -79,7 +81,7 @@ class Observation:
                     "the rows of H depend on each other, so an exact y may not exist. Set sigma "
                     "above 0."
                 )
-        object.__setattr__(self, "y", self.y.to(torch.float64))
+        object.__setattr__(self, "y", self.y.double())
 
     @property
     def count(self) -> int:
@@ -170,7 +172,7 @@ class Observation:
 
     @classmethod
     def linear(
-        cls, matrix: Tensor, y: Tensor, sigma: float = 0.0, shape: tuple[int, ...] | None = None
+        cls, matrix: Tensor, y: Tensor, sigma: float = 0.0, shape: Shape | None = None
     ) -> Self:
         """An observation of the product of a matrix (k, d) and the d numbers of an example.
 
@@ -195,7 +197,7 @@ class Observation:
             )
         if not bool(matrix.isfinite().all()):
             raise UsageError("the matrix H has entries that are not finite. Correct them.")
-        h = matrix.to(torch.float64)
+        h = matrix.double()
 
         def transpose(w: Tensor) -> Tensor:
             return (w @ h.to(w)).view(-1, *shape)
@@ -208,10 +210,10 @@ class Observation:
     @classmethod
     def of_functions(
         cls,
-        forward: Callable[[Tensor], Tensor],
-        transpose: Callable[[Tensor], Tensor],
+        forward: LinearMap,
+        transpose: LinearMap,
         y: Tensor,
-        shape: tuple[int, ...],
+        shape: Shape,
         sigma: float = 0.0,
     ) -> Self:
         """An observation through functions.
@@ -245,12 +247,12 @@ class Observation:
             raise UsageError(
                 "the two functions are not each other's transpose: <H x, w> is not <x, H^T w>."
             )
-        gram = forward(transpose(torch.eye(count))).to(torch.float64)
+        gram = forward(transpose(torch.eye(count))).double()
         return cls(
             y=y, sigma=sigma, shape=tuple(shape), apply=forward, transpose=transpose, gram=gram
         )
 
-    def require_fit(self, shape: tuple[int, ...], *, is_image: bool) -> None:
+    def require_fit(self, shape: Shape, *, is_image: bool) -> None:
         """Check that the observation fits the examples of a model, of this shape.
 
         Raises:
@@ -326,7 +328,7 @@ class Observation:
         return self.transpose(weights.float())[0]
 
 
-def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) -> Observation:
+def from_arrays(path: Path, shape: Shape, sigma: float | None = None) -> Observation:
     """The observation in a file of arrays.
 
     The file has one of three pairs, and may have sigma, a number:
@@ -383,7 +385,7 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
 
 
 def from_pictures(
-    picture: Path, mask: Path, shape: tuple[int, ...], sigma: float | None = None
+    picture: Path, mask: Path, shape: Shape, sigma: float | None = None
 ) -> Observation:
     """Inpainting: a picture, and a mask that is black where the picture is known, else white.
 
@@ -418,7 +420,7 @@ def from_pictures(
     return Observation.masked(to_model(pixels), ~white, sigma or 0.0)
 
 
-def _picture(path: Path, shape: tuple[int, ...]) -> Tensor:
+def _picture(path: Path, shape: Shape) -> Tensor:
     """The picture in a file, uint8, (C, H, W); see `from_pictures` for the errors."""
     if not path.is_file():
         raise WrongSourceError(
@@ -433,20 +435,20 @@ def _picture(path: Path, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(pixels[0].copy())
 
 
-def _numbers(array: "np.ndarray[Any, Any]") -> Tensor:
+def _numbers(array: np.ndarray) -> Tensor:
     if array.dtype.kind not in "biuf":
         raise UsageError(f"an array has the type {array.dtype}, and numbers are expected")
     return torch.from_numpy(array.astype(np.float64))
 
 
-def _whole(array: "np.ndarray[Any, Any]") -> int:
+def _whole(array: np.ndarray) -> int:
     value = float(array)
     if not value.is_integer():
         raise UsageError(f"factor is {value:g}, and a whole number is expected")
     return int(value)
 
 
-def _mask(array: "np.ndarray[Any, Any]") -> Tensor:
+def _mask(array: np.ndarray) -> Tensor:
     if not np.isin(array, (0, 1)).all():
         raise UsageError("the mask has other values than 0 and 1")
     return torch.from_numpy(array.astype(bool))

@@ -3,18 +3,18 @@
 A spec is a frozen dataclass whose fields are made by `key` and `section`, and read by `entries`.
 """
 
-import dataclasses
 import functools
 import math
 import operator
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, dataclass_transform
 
 from cld_core.errors import RecipeError
+from cld_core.records import record
 from cld_core.sanitize import is_control
 
 # A key, another key that it does not go with (or itself), and the rest of the sentence that begins
@@ -47,17 +47,17 @@ Spec = TypeVar("Spec")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def spec_class(cls: type[Spec]) -> type[Spec]:
-    """The decorator of specs: frozen dataclasses, which are made with keyword arguments.
+    """The decorator of specs, which are records.
 
     A subclass changes the default of an inherited key with ``eta: float = 1.0``; its bounds and
     description remain.
     """
-    inherited = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    inherited = fields(cls) if is_dataclass(cls) else ()
     for key_field in inherited:
         default = vars(cls).get(key_field.name, key_field)
-        if not isinstance(default, dataclasses.Field):
+        if not isinstance(default, Field):
             setattr(cls, key_field.name, field(default=default, metadata=key_field.metadata))
-    return dataclass(frozen=True, kw_only=True)(cls)
+    return record(cls)
 
 
 def key(default: Any, doc: str, *, is_path: bool = False, **bounds: float) -> Any:
@@ -97,7 +97,7 @@ class Entry:
 
     @functools.cached_property
     def is_section(self) -> bool:
-        return dataclasses.is_dataclass(self.hint)
+        return is_dataclass(self.hint)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -142,8 +142,8 @@ def entries(spec: type) -> dict[str, Entry]:
     """The keys and sections of a spec by name."""
     hints = typing.get_type_hints(spec)
     by_name = {}
-    for own in dataclasses.fields(spec):
-        usual = None if own.default is dataclasses.MISSING else own.default
+    for own in fields(spec):
+        usual = None if own.default is MISSING else own.default
         by_name[own.name] = Entry(hints[own.name], usual, **own.metadata)
     return by_name
 

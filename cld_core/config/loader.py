@@ -556,7 +556,7 @@ def read(path: Path, *, follow: bool = True) -> Layer:
     return Layer(name, _anchored(content, path.absolute().parent), lines, path)
 
 
-def _anchored(keys: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _anchored(keys: Values, folder: Path) -> Values:
     """The keys of a recipe with `plugins` as a list, and its paths absolute.
 
     Args:
@@ -773,7 +773,7 @@ class Assembly:
                     r"Write ${train.steps}, for example, or \${ for the text ${.",
                 )
 
-    def _resolved(self) -> dict[str, Any]:
+    def _resolved(self) -> Values:
         """The values, with references replaced."""
         has_references = False
         if not self.frozen:

@@ -164,6 +164,16 @@ class UnetSpec(NetworkSpec):
         0.0, "initial variance scale of each branch's last layer; 0: nearly zero", ge=0
     )
 
+    @property
+    def skip_scale(self) -> float:
+        """The factor of every sum of two branches."""
+        return math.sqrt(0.5) if self.skip_rescale else 1.0
+
+    @property
+    def taps(self) -> tuple[int, ...] | None:
+        """The taps of the FIR filter; None without one."""
+        return self.fir_kernel if self.fir else None
+
     def problems(self) -> Iterator[Problem]:
         multipliers = self.multipliers
         taps = self.fir_kernel

@@ -14,9 +14,8 @@ A further variant is a spec, an implementation and one line here. A plug-in regi
 Loads no torch.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from typing import Any, Literal
 
 from cld_core.errors import RecipeError, UsageError, nearest
@@ -219,9 +218,7 @@ def spec_of(section: str, keys: Values) -> type:
         (name, Any, key(convert(keys.get(name), Any), "of a plug-in"))
         for name in dict.fromkeys([*entries(base), *keys])
     ]
-    return dataclasses.make_dataclass(
-        "UnregisteredSpec", fields, bases=(base,), frozen=True, kw_only=True
-    )
+    return make_dataclass("UnregisteredSpec", fields, bases=(base,), frozen=True, kw_only=True)
 
 
 def known(specs: Specs) -> dict[str, Entry]:

@@ -1,9 +1,8 @@
 """The recipe: a frozen dataclass of sections, and the checks across them. Loads no torch."""
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -120,11 +119,11 @@ def _anchored(spec: Any, folder: Path) -> Any:
     changes = {}
     for name, entry in entries(spec.__class__).items():
         value = getattr(spec, name)
-        if dataclasses.is_dataclass(value):
+        if is_dataclass(value):
             changes[name] = _anchored(value, folder)
         elif entry.is_path and value is not None:
             changes[name] = absolute(name, value, folder)
-    return dataclasses.replace(spec, **changes)
+    return replace(spec, **changes)
 
 
 def problems(recipe: Recipe) -> Iterator[Problem]:

@@ -241,7 +241,7 @@ def _make(picture: Member, size: int, channels: int = CHANNELS) -> np.ndarray:
         ) from error
 
 
-def read_exactly(path: Path, size: int, channels: int = CHANNELS) -> np.ndarray:
+def read_exactly(path: Path, size: int, channels: int) -> np.ndarray:
     """The picture in a file of ``size`` x ``size`` pixels, uint8 (1, channels, size, size).
 
     Transparent parts are white.

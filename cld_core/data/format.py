@@ -1,10 +1,10 @@
 """The form of examples: what a model needs to know about its data to draw samples without them."""
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cld_core.config.keys import Shape
+from cld_core.records import record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ MOST_NUMBERS = 2**28
 _MOST_AXES = 4
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class DataFormat:
     """The shape and kind of examples x, and their scaling: the model sees z, x = scale z + shift.
 

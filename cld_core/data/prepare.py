@@ -34,7 +34,7 @@ from cld_core.config.registry import SECTIONS
 from cld_core.errors import DataError, UsageError, WrongSourceError, did_you_mean
 from cld_core.files import replacing, sync_folder, write_json
 from cld_core.plugins import resolve
-from cld_core.records import find_record, to_plain
+from cld_core.records import find_record, record, to_plain
 from cld_core.sanitize import one_line
 
 from . import store
@@ -72,7 +72,7 @@ _TAR = b"ustar"
 _TAR_AT = 257
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class SourcePart:
     """A part of the source.
 
@@ -89,7 +89,7 @@ class SourcePart:
     labels: Sequence[int] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Plan:
     """A plan of a data set: the parts of its source, and the form of its images.
 

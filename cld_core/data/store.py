@@ -25,7 +25,7 @@ from cld_core.config.data import ArraysSpec, DataSpec, ImageDataSpec, StoredData
 from cld_core.config.keys import Shape
 from cld_core.errors import DataError
 from cld_core.files import parse_json, read_bytes
-from cld_core.records import from_plain
+from cld_core.records import from_plain, record
 from cld_core.sanitize import one_line
 
 from .format import GREY_LEVELS, SPLITS, Split
@@ -49,7 +49,7 @@ _UNWRITTEN_PAGES = 16
 _AGAIN = "Copy or prepare it again."
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class SplitInfo:
     """The number of images of a split, and the digest of their bytes.
 
@@ -60,7 +60,7 @@ class SplitInfo:
     digest: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class DatasetInfo:
     """The description of a prepared data set.
 

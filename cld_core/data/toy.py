@@ -239,16 +239,16 @@ def _roll() -> GaussianMixture:
 def _swissroll_log_density(x: Tensor) -> Tensor:
     # Rolls are 350 noise stds apart: at any point, the densities of all but the nearest one are 0
     # in float64.
-    x = x.to(torch.float64)
+    x = x.double()
     return _roll().log_density(x - _ROLL_CENTRES[_nearest_roll(x)]) - math.log(len(_ROLL_CENTRES))
 
 
 def _log_density_of_roll(x: Tensor, label: int) -> Tensor:
-    return _roll().log_density(x.to(torch.float64) - _ROLL_CENTRES[label])
+    return _roll().log_density(x.double() - _ROLL_CENTRES[label])
 
 
 def _nearest_roll(x: Tensor) -> Tensor:
-    return torch.cdist(x.to(torch.float64), _ROLL_CENTRES).argmin(1)
+    return torch.cdist(x.double(), _ROLL_CENTRES).argmin(1)
 
 
 def _swissroll_entropy() -> float:
@@ -287,7 +287,7 @@ _GAUSSIAN = analytic.gaussian()
 def _nearest_mode(x: Tensor) -> Tensor:
     # Modes are 12 standard deviations apart: points nearer to another one than to their own have a
     # share of 2e-9.
-    return torch.cdist(x.to(torch.float64), _DIAMOND.means).argmin(1)
+    return torch.cdist(x.double(), _DIAMOND.means).argmin(1)
 
 
 def _log_density_of_mode(x: Tensor, label: int) -> Tensor:

@@ -8,7 +8,6 @@ published file with the right SHA-256.
 
 import functools
 import io
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -278,7 +277,7 @@ class ImageRows(Computer):
         return self._extractor(pixels)
 
 
-def fid(table: Table) -> dict[str, Any]:
+def fid(table: Table) -> registry.Section:
     """Fréchet distance between the features of samples and of training images, in float64."""
     value = frechet(table.arrays["features"], table.reference.mu, table.reference.sigma)
     return {"value": value, **table.about_compared()}
@@ -296,7 +295,7 @@ def frechet(ours: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> float:
     return max(0.0, float(result["frechet_inception_distance"]))
 
 
-def kid(table: Table) -> dict[str, Any]:
+def kid(table: Table) -> registry.Section:
     """Kernel distance between the features of samples and of training images."""
     from torch_fidelity.metric_kid import kid_features_to_metric
 
@@ -313,7 +312,7 @@ def kid(table: Table) -> dict[str, Any]:
     }
 
 
-def isc(table: Table) -> dict[str, Any]:
+def isc(table: Table) -> registry.Section:
     """Inception Score of samples."""
     from torch_fidelity.metric_isc import isc_features_to_metric
 
@@ -328,7 +327,7 @@ def isc(table: Table) -> dict[str, Any]:
     }
 
 
-def prc(table: Table) -> dict[str, Any]:
+def prc(table: Table) -> registry.Section:
     """Precision and recall of the features of samples against those of training images."""
     spec = table.request.prc
     ours, theirs = _both_features(table)
@@ -348,7 +347,7 @@ def _precision_and_recall(ours: Tensor, theirs: Tensor, neighbours: int) -> dict
     return {key: result[key] for key in ("precision", "recall", "f_score")}
 
 
-def classes(table: Table) -> dict[str, Any]:
+def classes(table: Table) -> registry.Section:
     """Fréchet distance, precision and recall of each class, against its training images."""
     classes = table.model.classes
     reference = table.reference
@@ -363,7 +362,7 @@ def classes(table: Table) -> dict[str, Any]:
     label = np.array(classes.drawn(0, len(ours)))
     neighbours = table.request.prc.neighbours
     least = max(_LEAST, neighbours + 1)
-    by_class: dict[str, Mapping[str, Any]] = {}
+    by_class: dict[str, registry.Section] = {}
     for number, name in enumerate(classes.names):
         samples = ours[label == number].numpy()
         images = theirs[reference.labels == number].numpy()
@@ -383,7 +382,7 @@ def classes(table: Table) -> dict[str, Any]:
     }
 
 
-def _of_class(ours: np.ndarray, theirs: np.ndarray, neighbours: int) -> dict[str, Any]:
+def _of_class(ours: np.ndarray, theirs: np.ndarray, neighbours: int) -> registry.Section:
     of_both = _precision_and_recall(torch.from_numpy(ours), torch.from_numpy(theirs), neighbours)
     return {
         "fid": frechet(ours, *stats_file.moments([theirs])),

@@ -16,6 +16,7 @@ from cld_core.config.loader import sampling_spec
 from cld_core.errors import SolverError
 from cld_core.likelihood import likelihood
 from cld_core.loss import build as objective_of
+from cld_core.metrics import Section
 from cld_core.nets import execution
 from cld_core.run.shards import Columns
 from cld_core.score import Conditional, Score
@@ -69,7 +70,7 @@ class ElboRows(PointRows):
         return {name: values.double().cpu().numpy() for name, values in rows.items()}
 
 
-def elbo(table: Table) -> dict[str, Any]:
+def elbo(table: Table) -> Section:
     """The likelihood bound and its estimators, in nats or bits/dim, and the gap to the truth."""
     model = table.model
     arrays = table.arrays
@@ -106,7 +107,7 @@ def elbo(table: Table) -> dict[str, Any]:
         report["conditional"] = True
     if table.request.elbo_eps_asked is not None:
         report["eps_asked"] = table.request.elbo_eps_asked
-    return report | _against_truth(table)
+    return {**report, **_against_truth(table)}
 
 
 @functools.lru_cache(maxsize=16)
@@ -134,7 +135,7 @@ def raised_by_tolerance(sde: Diffusion, spec: ElboSpec, dimensions: int) -> floa
     return (bounds[0] - bounds[1]) * dimensions / size
 
 
-def _against_truth(table: Table) -> dict[str, Any]:
+def _against_truth(table: Table) -> Section:
     """The gap between the true log-density and the bound, and the true entropy, as far as known.
 
     Both are given the label if the model has classes.
@@ -183,7 +184,7 @@ class LossRows(PointRows):
         return {"loss": (total / draws).cpu().numpy()}
 
 
-def loss(table: Table) -> dict[str, Any]:
+def loss(table: Table) -> Section:
     """The mean training objective of test points, summed over dimensions, as in training."""
     losses = table.arrays["loss"]
     objective = table.request.objective
@@ -245,7 +246,7 @@ class FlowRows(SampleRows):
         return tensors_digest({name: tensor.cpu() for name, tensor in weights.items()})
 
 
-def flow_distance(table: Table) -> dict[str, Any]:
+def flow_distance(table: Table) -> Section:
     """Root mean square distance of samples from the network's flow from the same noise."""
     arrays = table.arrays
     spec = table.request.flow

@@ -4,12 +4,11 @@ The job of an evaluation computes the rows, and then makes the report, TensorBoa
 picture.
 """
 
-import dataclasses
 import functools
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from cld_core.computation import Computation, Computer, joined
 from cld_core.config.eval import PUBLISHED_SHA256
 from cld_core.errors import RecipeError, UnusableSamplesError, UsageError
 from cld_core.files import write_json
-from cld_core.metrics import Number
+from cld_core.metrics import Number, Section
 from cld_core.model import Model
 from cld_core.plugins import is_shipped, resolve, trial
 from cld_core.run import RunFolder
@@ -74,7 +73,7 @@ def standard_error(values: np.ndarray) -> float | None:
     return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
-def means_of(sections: Iterable[Mapping[str, Any]], keys: Iterable[str]) -> dict[str, Any]:
+def means_of(sections: Iterable[Section], keys: Iterable[str]) -> dict[str, Any]:
     """The means of the numbers that sections, such as those of classes, have under these keys."""
     columns = {key: [section[key] for section in sections] for key in keys}
     return {key: float(np.mean(column)) for key, column in columns.items()}
@@ -171,12 +170,12 @@ class Table:
         rows: np.ndarray = self.arrays["x"][~self.arrays["nonfinite"]]
         return rows
 
-    def about_drawn(self) -> dict[str, Any]:
+    def about_drawn(self) -> Section:
         """The entries of a section about samples."""
         nfe = self.arrays["nfe"]
         return {"samples": len(nfe), "nonfinite": self._nonfinite, "nfe_mean": float(nfe.mean())}
 
-    def about_features(self) -> dict[str, Any]:
+    def about_features(self) -> Section:
         """The entries of a section about samples and their features."""
         inputs = self.request.inputs
         weights = {
@@ -192,7 +191,7 @@ class Table:
             "weights": weights,
         }
 
-    def about_compared(self) -> dict[str, Any]:
+    def about_compared(self) -> Section:
         """The entries of a section about samples, their features, and the statistics to compare."""
         outline = self.reference.outline
         stats = {
@@ -226,7 +225,7 @@ class EvaluationComputation(Computation):
         )
         # The model uses the run's copies of plug-ins, samplers and metrics those of the request.
         use_plugins(self.work.folder)
-        self.model.recipe = dataclasses.replace(self.model.recipe, sampling=request.sampling)
+        self.model.recipe = replace(self.model.recipe, sampling=request.sampling)
         return {
             kind: resolve(registry.ROWS[kind].implementation)(self.model, request)
             for kind in request.sizes
@@ -266,7 +265,7 @@ class EvaluationComputation(Computation):
         # Last, so that everything else exists once the report does.
         write_json(work.folder / "report.json", report)
 
-    def _about_solution(self) -> dict[str, Any] | None:
+    def _about_solution(self) -> Section | None:
         """The tuned sampler of the samples, with a remark on its network; None if none was used."""
         request = self.work.request
         network = self.model.network
@@ -306,13 +305,13 @@ class EvaluationComputation(Computation):
             print(f"no samples.png: {error}", flush=True)
 
 
-def _section(metric: registry.Metric, table: Table) -> dict[str, Any]:
+def _section(metric: registry.Metric, table: Table) -> Section:
     """The section of a report that a metric makes of a table.
 
     Raises:
         RecipeError: the metric is a plug-in's, and its section lacks its numbers.
     """
-    section: dict[str, Any] = resolve(metric.section)(table)
+    section: Section = resolve(metric.section)(table)
     fields = [quantity.field for quantity in metric.quantities]
     has_number = any(section.get(field) is not None for field in fields)
     if fields and not has_number and not is_shipped("metrics", metric.name):

@@ -6,7 +6,6 @@ to compute them only, and numpy to read a file of statistics only.
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,13 +15,14 @@ from cld_core.config.data import StoredDataSpec
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, UsageError
 from cld_core.ownership import make_private
+from cld_core.records import record
 from cld_core.run.evaluations import Extraction
 from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
 
 from .request import extractor, kinds_of
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class StatsRequest(ShardedRequest):
     """The images, the extractor, and the file of statistics.
 

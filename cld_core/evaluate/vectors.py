@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cld_core.conditioning import Observation
 from cld_core.data.source import test_count
 from cld_core.errors import UsageError
+from cld_core.metrics import Section
 from cld_core.model import Model
 from cld_core.pictures import Plane
 from cld_core.run.shards import Columns
@@ -51,7 +51,7 @@ class VectorRows(SampleRows):
         return {"x": samples.x.flatten(1).float().cpu().numpy(), **self.about(samples)}
 
 
-def w2(table: Table) -> dict[str, Any]:
+def w2(table: Table) -> Section:
     """Sliced 2-Wasserstein distance of samples from sets of as many true samples.
 
     The value is the mean over the true sets; the floor is the mean distance between two of them.
@@ -72,16 +72,16 @@ def w2(table: Table) -> dict[str, Any]:
     return {**section, **asdict(spec), **table.about_drawn()}
 
 
-def energy(table: Table) -> dict[str, Any]:
+def energy(table: Table) -> Section:
     """Energy distance of samples from true samples or test data, see `energy_of`."""
     return _of_parts(table, lambda ours, true: energy_of([*ours], [*true]), _ENERGY_POINTS)
 
 
 def _of_parts(
     table: Table,
-    compare: Callable[[Iterable[Tensor], Iterable[Tensor]], dict[str, Any]],
+    compare: Callable[[Iterable[Tensor], Iterable[Tensor]], Section],
     most: int | None = None,
-) -> dict[str, Any]:
+) -> Section:
     """The section of a metric that compares parts of samples with parts of true examples.
 
     There are `eval.w2.sets` disjoint parts of each, (k, d), of at most ``most`` points. They are in
@@ -117,7 +117,7 @@ def _of_parts(
     return {**compare(parts_of(x), parts_of(truth)), **about}
 
 
-def density(table: Table) -> dict[str, Any]:
+def density(table: Table) -> Section:
     """The mean true log-density of samples, and of true samples (minus the entropy), in nats."""
     toy = table.model.source.density
     if toy is None or toy.log_density is None:
@@ -137,7 +137,7 @@ def _mean_density(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else -math.inf
 
 
-def class_law(table: Table) -> dict[str, Any]:
+def class_law(table: Table) -> Section:
     """Compare samples of each class of labelled toy data with the known law of that class.
 
     If a label is a function of x, then p(x | label) is p(x) / P(label) where x has this label, and
@@ -157,7 +157,7 @@ def class_law(table: Table) -> dict[str, Any]:
     counts = np.bincount(label[is_finite], minlength=len(classes))
     sizes = {int(number): max(int(counts[number]), 1) for number in np.unique(label)}
     sets = [_true_points(model.source, seed, sizes, len(x)) for seed in range(spec.sets)]
-    by_class: dict[str, dict[str, Any]] = {}
+    by_class: dict[str, Section] = {}
     densities = [np.zeros(0)]
     for number in sizes:
         is_member = label == number
@@ -243,7 +243,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 def from_sets(
     points: Tensor, sets: Sequence[Tensor], directions: int = DIRECTIONS
-) -> tuple[float, npt.NDArray[np.float64]]:
+) -> tuple[float, np.ndarray]:
     """The mean distance of n points (n, d) from sets of n, and the distances between the sets.
 
     Without points, the first is infinite.
@@ -289,7 +289,7 @@ def energy_of(ours: Sequence[Tensor], true: Sequence[Tensor]) -> dict[str, float
     return _across(2.0 * between - within_ours[:, None] - within_true)
 
 
-def _across(pairs: npt.NDArray[np.float64]) -> dict[str, float | None]:
+def _across(pairs: np.ndarray) -> dict[str, float | None]:
     """The mean over pairs of parts (s, s), its standard error, and the t95 of `w2_of`.
 
     Rows and columns are drawn independently; the degrees of freedom are Welch and Satterthwaite's.
@@ -356,7 +356,7 @@ class ConditionalDensity:
 
         def joint(x: Tensor) -> Tensor:
             """log p(x, y), (n,); for an exact y, log p(x) with y in place of its coordinate."""
-            x = x.to(torch.float64)
+            x = x.double()
             if mask is not None:
                 return prior(torch.where(mask, observation.transpose(observation.y[None]), x))
             squares = (observation.residual(x) / observation.sigma).square().sum(1)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from cld_core import sde
 from cld_core.config import Recipe, registry
+from cld_core.config.keys import Shape
 from cld_core.config.network import ModuleSpec, NetworkSpec
 from cld_core.errors import RecipeError
 from cld_core.plugins import described, is_shipped, register, trial
@@ -38,9 +39,7 @@ __all__ = ["build", "of_recipe", "require_usable"]
 LABEL_FEATURES = 16
 
 
-def of_recipe(
-    recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None = None
-) -> nn.Module:
+def of_recipe(recipe: Recipe, data_shape: Shape, classes: Sized | None = None) -> nn.Module:
     """The network of a recipe, for the halves of its diffusion; see `build`."""
     diffusion = sde.build(recipe.sde)
     sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": len(classes or ())}
@@ -50,7 +49,7 @@ def of_recipe(
 def build(
     spec: NetworkSpec,
     *,
-    data_shape: tuple[int, ...],
+    data_shape: Shape,
     halves_in: int,
     halves_out: int,
     classes: int = 0,
@@ -92,7 +91,7 @@ def _module(spec: ModuleSpec, *sizes: object, **more: object) -> nn.Module:
 register("network", ModuleSpec.name, _module, ModuleSpec)
 
 
-def outline(recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None = None) -> nn.Module:
+def outline(recipe: Recipe, data_shape: Shape, classes: Sized | None = None) -> nn.Module:
     """The network of a recipe without the numbers of its tensors, for comparing names, shapes and
     types. The network of a plug-in has numbers."""
     where = "meta" if is_shipped("network", recipe.network.name) else "cpu"
@@ -101,7 +100,7 @@ def outline(recipe: Recipe, data_shape: tuple[int, ...], classes: Sized | None =
 
 
 def require_usable(
-    recipe: Recipe, data_shape: tuple[int, ...], net: object = None, classes: Sized | None = None
+    recipe: Recipe, data_shape: Shape, net: object = None, classes: Sized | None = None
 ) -> None:
     """Call the network of a recipe once, as training does, on two examples of noise of this shape.
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from cld_core.errors import RecipeError
 from cld_core.sanitize import one_line
 
+# Where to compute; None: on a GPU if one is available.
+Device = torch.device | str | None
 # By the names of recipes. TF32 is a setting of the whole process (`using`), not of a network.
 AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The number of sizes to which batches are padded. The adaptive solver's batch shrinks as rows
@@ -27,7 +29,7 @@ LIMIT = 64
 BACKEND = "inductor"
 
 
-def usable(device: torch.device | str | None) -> torch.device:
+def usable(device: Device) -> torch.device:
     """Choose a device, and try to compute there; None: a GPU if one is available, else the CPU.
 
     Raises:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from cld_core.config.keys import Shape
 from cld_core.config.network import MlpSpec, ResnetSpec
 
 from . import LABEL_FEATURES, embedding
@@ -65,7 +66,7 @@ class MLP(nn.Module):
     def __init__(
         self,
         spec: MlpSpec,
-        data_shape: tuple[int, ...],
+        data_shape: Shape,
         halves_in: int,
         halves_out: int,
         classes: int = 0,
@@ -258,7 +259,7 @@ class ResNet(nn.Module):
     def __init__(
         self,
         spec: ResnetSpec,
-        data_shape: tuple[int, ...],
+        data_shape: Shape,
         halves_in: int,
         halves_out: int,
         classes: int = 0,

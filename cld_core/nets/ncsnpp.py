@@ -179,7 +179,7 @@ class Attention(nn.Module):
         self.NIN_1 = NIN(channels, channels)
         self.NIN_2 = NIN(channels, channels)
         self.NIN_3 = NIN(channels, channels, spec.init_scale)
-        self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
+        self.skip_scale = spec.skip_scale
 
     def forward(self, x: Tensor) -> Tensor:
         # (B, heads = 1, H W, C): a view if x is channels_last.
@@ -192,7 +192,7 @@ class Attention(nn.Module):
         return scaled_sum(x, h, self.skip_scale)
 
 
-def fir_kernel(taps: Sequence[float], axes: int = 3) -> Tensor:
+def fir_kernel(taps: Sequence[float], axes: int) -> Tensor:
     """The separable filter with these taps, normalised to sum 1: (K, K), K = len(taps) even."""
     h = torch.tensor(taps, dtype=torch.get_default_dtype())
     h = h / h.sum()
@@ -277,7 +277,7 @@ class ConvResample(Resample):
         fir: Sequence[float] | None,
         channels_in: int,
         channels_out: int,
-        axes: int = 3,
+        axes: int,
     ) -> None:
         super().__init__(direction, fir, axes)
         # Published checkpoints use different names for the filtered and the plain layer.
@@ -322,12 +322,11 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         axes = spec.axes
-        fir = spec.fir_kernel if spec.fir else None
         self.act = ACTIVATIONS[spec.nonlinearity]
         self.dropout = spec.dropout
-        self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
+        self.skip_scale = spec.skip_scale
         self.GroupNorm_0 = group_norm(channels_in)
-        self.resample = None if resample is None else Resample(resample, fir, axes)
+        self.resample = None if resample is None else Resample(resample, spec.taps, axes)
         self.Conv_0 = conv(channels_in, channels_out, 3, axes=axes)
         self.Dense_0 = dense(4 * spec.channels, channels_out)
         self.GroupNorm_1 = group_norm(channels_out)
@@ -413,15 +412,14 @@ class Ncsnpp(nn.Module):
         self.channels_in = halves_in * folded
         self.channels_out = halves_out * folded
         self.act = ACTIVATIONS[spec.nonlinearity]
-        self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
+        self.skip_scale = spec.skip_scale
         self.all_modules = nn.ModuleList()
-        self._fir = spec.fir_kernel if spec.fir else None
         self.image_down = None
         if spec.progressive_input == "input_skip":
-            self.image_down = Resample("down", self._fir, spec.axes)
+            self.image_down = Resample("down", spec.taps, spec.axes)
         self.image_up = None
         if spec.progressive_output == "output_skip":
-            self.image_up = Resample("up", self._fir, spec.axes)
+            self.image_up = Resample("up", spec.taps, spec.axes)
 
         self._embedding = self._add_embedding()
         self._first = self._add(conv(self.channels_in, spec.channels, 3, axes=spec.axes))
@@ -571,7 +569,7 @@ class Ncsnpp(nn.Module):
                     merge = self._add(Combine(image_channels, channels, spec.combine, spec.axes))
                     channels *= 2 if spec.combine == "cat" else 1
                 elif spec.progressive_input == "residual":
-                    layer = ConvResample("down", self._fir, image_channels, channels, spec.axes)
+                    layer = ConvResample("down", spec.taps, image_channels, channels, spec.axes)
                     merge = self._add(layer)
                     image_channels = channels
                 skips.append(channels)
@@ -602,7 +600,7 @@ class Ncsnpp(nn.Module):
                 if level == lowest:
                     read_out = self._add_read_out(channels, channels, 1.0)
                 else:
-                    layer = ConvResample("up", self._fir, image_channels, channels, spec.axes)
+                    layer = ConvResample("up", spec.taps, image_channels, channels, spec.axes)
                     merge = self._add(layer)
                 image_channels = channels
             resample = self._add_resample("up", channels) if level else None
@@ -617,8 +615,8 @@ class Ncsnpp(nn.Module):
         if spec.resblock == "biggan":
             return self._add(ResBlock(spec, channels, channels, direction))
         if spec.resample_with_conv:
-            return self._add(ConvResample(direction, self._fir, channels, channels, spec.axes))
-        return self._add(Resample(direction, self._fir, spec.axes))
+            return self._add(ConvResample(direction, spec.taps, channels, channels, spec.axes))
+        return self._add(Resample(direction, spec.taps, spec.axes))
 
     def _add_read_out(self, channels: int, channels_out: int, scale: float) -> ReadOut:
         layer = conv(channels, channels_out, 3, scale, axes=self.spec.axes)

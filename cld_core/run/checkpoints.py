@@ -23,7 +23,7 @@ from cld_core.config.train import LONGEST
 from cld_core.digests import checksum, digest
 from cld_core.errors import CheckpointError, CldError, NotFoundError
 from cld_core.files import NO_FILE, existing_object, passes
-from cld_core.records import RecordError, find_record, from_plain
+from cld_core.records import RecordError, find_record, from_plain, record
 from cld_core.sanitize import is_count, one_line
 
 from .folder import RunFolder
@@ -85,7 +85,7 @@ class Content:
         return None
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Sidecar:
     """The content of the JSON file beside a checkpoint or snapshot.
 

@@ -16,7 +16,7 @@ import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ from cld_core.digests import checksum, digest, digest_of
 from cld_core.errors import CldError
 from cld_core.files import retried
 from cld_core.ownership import problem_of as ownership_problem
-from cld_core.records import find_record
+from cld_core.records import find_record, record
 
 from .ledger import Ledger
 
@@ -50,7 +50,7 @@ class DamagedCode(CldError):
     """The stored code of a run has changed since it was stored."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Plugin:
     """A plug-in file.
 
@@ -64,7 +64,7 @@ class Plugin:
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Manifest:
     """The content of `manifest.json`.
 

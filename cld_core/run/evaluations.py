@@ -25,7 +25,7 @@ from cld_core.digests import digest
 from cld_core.errors import NotFoundError
 from cld_core.files import by_age, write_json
 from cld_core.metrics import Number
-from cld_core.records import RecordError, Result, find_record, to_plain, whole
+from cld_core.records import RecordError, Result, find_record, record, to_plain, whole
 from cld_core.sanitize import one_line
 
 from .checkpoints import REMARK_ABOVE, is_replaced, required_digest
@@ -41,7 +41,7 @@ UNNAMED_S = 24 * 3600.0
 Files = dict[str, str | None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Extraction:
     """A feature extractor, by content.
 
@@ -70,7 +70,7 @@ class Extraction:
         return digest({**self.to_dict(), "data": data})[:16]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class FeatureInputs(Extraction):
     """The source of features of samples, and the statistics that they are compared with.
 
@@ -83,7 +83,7 @@ class FeatureInputs(Extraction):
     stats: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class EvalRequest(ShardedRequest, EvalSpec):
     """One evaluation of one checkpoint: the `eval` section of a recipe, resolved for it.
 
@@ -315,7 +315,7 @@ def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
     return results
 
 
-def _number(section: Mapping[str, Any], value: float, stderr: float | None) -> Number:
+def _number(section: registry.Section, value: float, stderr: float | None) -> Number:
     """A result in a section of a report, with the counts that the section has."""
     samples = whole(section.get("samples"))
     nonfinite = whole(section.get("nonfinite")) or 0
@@ -347,7 +347,7 @@ def remarks(report: Mapping[str, Any] | None) -> list[str]:
     return list(dict.fromkeys(filter(None, messages)))
 
 
-def remark_on(metric: registry.Metric, section: Mapping[str, Any]) -> str | None:
+def remark_on(metric: registry.Metric, section: registry.Section) -> str | None:
     """The remark on a section; None if nothing is unusual, or the section is damaged."""
     try:
         return metric.remark(section)

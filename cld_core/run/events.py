@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, get_args
 
-from cld_core.records import keeping
+from cld_core.records import keeping, record
 
 # Why an attempt ended. The code of the cluster decides what a signal means.
 Cause = Literal[
@@ -69,7 +69,7 @@ def fate_of(cause: Cause | None) -> Literal["preemption", "crashes"] | None:
     return "preemption" if cause in _TAKEN else "crashes"
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class JobRef:
     """A submitted task, and the data with which another process finds it.
 
@@ -87,7 +87,7 @@ class JobRef:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Event:
     """An event at ``time``; ``extra`` has the fields that this version does not know."""
 
@@ -95,7 +95,7 @@ class Event:
     extra: Mapping[str, Any] = keeping()
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Requested(Event):
     """Training is to begin or to continue. Written before there is a job.
 
@@ -123,7 +123,7 @@ class Requested(Event):
     cluster: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Submitted(Event):
     """A job exists.
 
@@ -141,7 +141,7 @@ class Submitted(Event):
     exclude: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Imported(Event):
     """The run begins with a checkpoint from elsewhere: attempt 0; the first start is attempt 1.
 
@@ -171,7 +171,7 @@ class Imported(Event):
         return f"{started}, {count} tensor{'' if count == 1 else 's'} afresh"
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Started(Event):
     """An attempt begins to train at ``step``.
 
@@ -248,7 +248,7 @@ class Failed(Event):
         return self.job_id, self.restart
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Ended(Event):
     """An attempt ended.
 
@@ -266,7 +266,7 @@ class Ended(Event):
     afterwards: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class RolledBack(Event):
     """After a non-finite loss, training was rolled back to the checkpoint of ``to_step``."""
 
@@ -275,7 +275,7 @@ class RolledBack(Event):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Wished(Event):
     """The job requested a requeue, which its launcher carries out when its processes have ended.
 
@@ -293,7 +293,7 @@ class Wished(Event):
     exclude: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class GivenUp(Event):
     """The run is not started again: a retry budget is spent.
 
@@ -325,7 +325,7 @@ class Refused(Event):
     away: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class TurnedAway(Event):
     """A job had nothing to do: ``why`` in one word, ``reason`` in more detail if there is any."""
 
@@ -334,14 +334,14 @@ class TurnedAway(Event):
     reason: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Cancelled(Event):
     """A job was cancelled; an `Ended` event may follow."""
 
     job_id: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Labelled(Event):
     """Tags were added or removed, or the note was replaced; an empty note removes it."""
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cld_core.records import record
+
 from .events import (
     CRASHES,
     RESTARTED_BY_LAUNCHER,
@@ -33,7 +35,7 @@ from .events import (
 _OF_REQUEST = ("steps", "overrides", "from_step", "code", "stored")
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Attempt(Started):
     """One stretch of training: how it started, and how it ended.
 

@@ -43,6 +43,10 @@ _NUMBERED = re.compile(r"(\d{8})\.json")
 _UNKNOWN = {"job_id": "unknown", "host": "unknown", "pid": 0, "restart": 0, "process_started": None}
 
 
+# The owner of a folder, with "unknown" where its file says nothing.
+Holder = dict[str, Any]
+
+
 class _Owner(TypedDict, total=False):
     """The content of a numbered file: the job and the process that own the folder."""
 
@@ -61,7 +65,7 @@ class Lease:
         lost: whether another owner was seen.
     """
 
-    def __init__(self, folder: Path, number: int, owner: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, number: int, owner: Holder) -> None:
         self.folder = folder
         self.number = number
         self.owner = owner
@@ -163,7 +167,7 @@ class Lease:
                 os.utime(self._file)
 
 
-def newest(folder: Path) -> tuple[int, dict[str, Any] | None]:
+def newest(folder: Path) -> tuple[int, Holder | None]:
     """The highest number, 0 if there is none, and its owner, None if the owner released it.
 
     Raises:
@@ -186,7 +190,7 @@ def _newest_number(folder: Path) -> int:
     return max((int(match[1]) for match in matches if match), default=0)
 
 
-def _holder(file: Path) -> dict[str, Any]:
+def _holder(file: Path) -> Holder:
     """The owner that a file names; values that are missing, damaged or of another type are unknown.
 
     Raises:
@@ -195,11 +199,11 @@ def _holder(file: Path) -> dict[str, Any]:
     return {**_UNKNOWN, **from_plain(_Owner, existing_object(file) or {})}
 
 
-def _job_of(holder: dict[str, Any] | None) -> str:
+def _job_of(holder: Holder | None) -> str:
     return "another job" if holder is None else f"job {holder['job_id']} on {holder['host']}"
 
 
-def held_message(run: Path, holder: dict[str, Any]) -> str:
+def held_message(run: Path, holder: Holder) -> str:
     """The message for a folder that another job writes into."""
     owner = {**_UNKNOWN, **holder}
     return (
@@ -227,7 +231,7 @@ def seems_alive(folder: Path) -> bool:
         return False
 
 
-def local_holder(folder: Path) -> dict[str, Any] | None:
+def local_holder(folder: Path) -> Holder | None:
     """The owner of a folder, if it is a live process of this machine."""
     try:
         _, holder = newest(folder)
@@ -236,7 +240,7 @@ def local_holder(folder: Path) -> dict[str, Any] | None:
     return holder if holder is not None and _is_alive(holder) else None
 
 
-def _taken(folder: Path, owner: dict[str, Any], gone: Collection[str]) -> int:
+def _taken(folder: Path, owner: Holder, gone: Collection[str]) -> int:
     """The number under which ``owner`` owns the folder.
 
     Raises:
@@ -256,7 +260,7 @@ def _taken(folder: Path, owner: dict[str, Any], gone: Collection[str]) -> int:
             return number + 1
 
 
-def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
+def _create(folder: Path, number: int, owner: Holder) -> bool:
     """Create the numbered file with its content, atomically; False if it exists already."""
     draft = folder / f".draft.{os.getpid()}.{secrets.token_hex(4)}"
     try:
@@ -275,9 +279,7 @@ def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
     return True
 
 
-def _may_take_over(
-    folder: Path, number: int, holder: dict[str, Any], owner: dict[str, Any]
-) -> bool:
+def _may_take_over(folder: Path, number: int, holder: Holder, owner: Holder) -> bool:
     """Whether the holder is dead; watches it for up to `STALE_AFTER_S` seconds if in doubt.
 
     Raises:
@@ -321,7 +323,7 @@ def _heartbeat(folder: Path, number: int) -> tuple[int, int] | None:
     return stat.st_ino, stat.st_mtime_ns
 
 
-def _is_alive(holder: dict[str, Any]) -> bool | None:
+def _is_alive(holder: Holder) -> bool | None:
     """Whether the holder's process is alive; None if it is on another host."""
     if holder["host"] != socket.gethostname() or holder["pid"] <= 0:
         return None

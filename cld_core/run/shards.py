@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Self
 from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.files import NO_FILE, write_arrays
 from cld_core.metrics import CHUNK
+from cld_core.records import record
 
 from .folder import names_in
 from .work import MAX_SHARDS, Request, RequestedWork
@@ -47,7 +48,7 @@ Columns = dict[str, "np.ndarray"]
 Lengths = Mapping[str, Mapping[int, int]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ShardedRequest(Request):
     """A request for rows, and how they are divided.
 

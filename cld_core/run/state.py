@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cld_core.files import opened
+from cld_core.records import record
 
 from .events import (
     CRASHES,
@@ -114,7 +115,7 @@ class NoAnswers:
         return None
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class State:
     """What a work is doing.
 

@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from cld_core.records import record
 
 from .events import Failed, fate_of
 from .history import Attempt, History
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Stretch:
     """One attempt, from the moment at which its job was put into the queue to its end.
 

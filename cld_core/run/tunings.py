@@ -32,7 +32,7 @@ from cld_core.config.sampling import SamplingSpec, TunedSpec
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.files import parse_json, read_object
-from cld_core.records import find_record, from_plain, real, to_plain
+from cld_core.records import find_record, from_plain, real, record, to_plain
 
 from .checkpoints import is_replaced
 from .folder import RunFolder
@@ -75,7 +75,7 @@ _log = logging.getLogger(__name__)
 Matrix = tuple[tuple[float, ...], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Flow:
     """A network's probability flow.
 
@@ -119,7 +119,7 @@ class SamplerCoefficients:
     matrices: tuple[Matrix, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class TunedSampler:
     """A sampler that was fitted to a network, and a description of the fit.
 
@@ -185,7 +185,7 @@ def solutions_of(run: RunFolder) -> list[TunedSampler]:
     return solutions
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Network:
     """The network for which a solution is requested.
 
@@ -359,7 +359,7 @@ def _warn(message: str) -> None:
     _log.warning("%s", message)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class TuneRequest(Request):
     """One tuning, which is a single shard.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from cld_core.errors import NotFoundError
 from cld_core.files import by_age, existing_object, passes, retried, write_json
 from cld_core.plugins import import_plugins, resolve
-from cld_core.records import from_plain, text, to_plain
+from cld_core.records import from_plain, record, text, to_plain
 from cld_core.sanitize import one_line
 from cld_core.stop import StopCode, StopFlag, Stopped
 
@@ -135,7 +135,7 @@ def use_plugins(folder: Path) -> None:
     import_plugins(plugins, f"{folder}/request.json")
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Request(ABC):
     """The order for a work: everything that its numbers depend on, and how it is divided.
 
@@ -208,7 +208,7 @@ class Request(ABC):
             ) from error
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Budget:
     """How often a task is started again after it crashed.
 
@@ -239,7 +239,7 @@ class Outcome:
         return self.cause == "finished"
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Start:
     """The start of a task that computes, as its launcher describes it.
 

@@ -25,6 +25,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from cld_core.config.keys import Shape
 from cld_core.config.registry import implementation_of
 from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError
@@ -36,7 +37,6 @@ from cld_core.sde.matrices import combined
 from cld_core.solver import Observer, Steps
 
 T = TypeVar("T", bound=Any)
-Nfe = TypeVar("Nfe", int, Tensor)
 # Network evaluations per sample: the same for all, or (B,), int64.
 Evaluations = int | Tensor
 
@@ -101,7 +101,7 @@ class Watcher:
 class Noise(Protocol):
     """The part of `cld_core.seeds.SampleNoise` that samplers use; other classes can provide it."""
 
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
+    def normal(self, shape: Shape) -> Tensor:
         """Standard normal noise (B, *shape)."""
 
 
@@ -145,7 +145,7 @@ def sample(
     sde: Diffusion,
     spec: SamplingSpec,
     noise: Noise,
-    data_shape: tuple[int, ...],
+    data_shape: Shape,
     watcher: Watcher | None = None,
     solution: TunedSampler | None = None,
 ) -> Samples:
@@ -257,7 +257,7 @@ def _made(steps: FixedSteps, u: Tensor, watcher: Watcher) -> Tensor:
     return u
 
 
-def stream(noise: Noise, shape: tuple[int, ...], steps: int) -> Iterator[Tensor]:
+def stream(noise: Noise, shape: Shape, steps: int) -> Iterator[Tensor]:
     """``steps`` standard normal tensors (B, *shape). For small shapes, one call of ``noise`` serves
     many steps."""
     at_once = max(1, BLOCK // math.prod(shape))
@@ -359,8 +359,8 @@ def score_from_rest(alpha: Tensor, sde: Diffusion, u: Tensor, t: float) -> Tenso
 
 
 def ended(
-    score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, nfe: Nfe
-) -> tuple[Tensor, Nfe]:
+    score: ScoreFunction, sde: Diffusion, spec: SamplingSpec, u: Tensor, nfe: Evaluations
+) -> tuple[Tensor, Evaluations]:
     """The sample, from u at ``spec.eps`` after ``nfe`` evaluations, and all evaluations.
 
     If ``spec.denoise``, the sample is the mean of one Euler-Maruyama step to time 0 (docs/math.md

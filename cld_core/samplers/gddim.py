@@ -88,7 +88,7 @@ def coefficients(
         for segment, end in zip(moving, roots[1:], strict=True):
             inside = torch.linalg.solve(segment.back, end)  # R at the nodes
             scores = torch.linalg.solve(kernel(sde, segment.times), inside)
-            fields.append(pulling(sde, 0.0, segment.times, scores[:, sde.n - sde.m :]))
+            fields.append(pulling(sde, 0.0, segment.times, scores[:, sde.unscored :]))
     return interpolating(sde, times, plain, fields, order, corrector), noises
 
 
@@ -96,24 +96,20 @@ def _closed(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     """Matrix (K, n, n) of the reverse process of a single data point, relative to the mean: its
     score is linear."""
     precision = torch.linalg.inv(kernel(sde, t))
-    return drift(sde, t) + pulling(sde, eta, t, precision[:, sde.n - sde.m :])
+    return drift(sde, t) + pulling(sde, eta, t, precision[:, sde.unscored :])
 
 
 def _noise(sde: Diffusion, t: float, root: Tensor) -> NoiseConversion:
     """The conversion for the noise of all halves."""
     covariance = kernel(sde, t)
     forth = -torch.linalg.solve(root, covariance) @ whole_score(sde, t)
-    return NoiseConversion(forth, -torch.linalg.solve(covariance, root)[sde.n - sde.m :])
+    return NoiseConversion(forth, -torch.linalg.solve(covariance, root)[sde.unscored :])
 
 
 def _scored_noise(sde: Diffusion, t: float) -> NoiseConversion:
-    """The conversion for the noise of the scored halves.
-
-    E^-1 is the transpose of the scored block of L.
-    """
-    first = sde.n - sde.m
-    inverse = sde.factor(t)[first:, first:].T
-    return NoiseConversion(torch.nn.functional.pad(-inverse, (sde.n, 0)), -sde.target(t))
+    """The conversion for the noise of the scored halves."""
+    forth = torch.nn.functional.pad(-sde.inverse_target(t), (sde.n, 0))
+    return NoiseConversion(forth, -sde.target(t))
 
 
 def _stochastic(
@@ -142,7 +138,7 @@ def whole_score(sde: Diffusion, t: float) -> Tensor:
     scored halves; if there are several, it is the least-squares solution for their noises. Their
     own scores are kept as they are, so nothing is derived if all halves are scored.
     """
-    first = sde.n - sde.m
+    first = sde.unscored
     own = torch.eye(sde.n + sde.m, dtype=torch.float64)[sde.n :]
     precision = torch.linalg.inv(kernel(sde, t))
     x = estimate(sde, t)

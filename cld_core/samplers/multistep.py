@@ -15,11 +15,10 @@ scale of t. On a panel, Gauss-Legendre collocation with 16 nodes gives Phi, and 
 summed at the same nodes: both are exact to rounding.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -95,7 +94,7 @@ def segments(times: Sequence[float], matrix: Callable[[Tensor], Tensor]) -> list
 def with_middles(times: Sequence[float]) -> list[float]:
     """The times of a grid and, between two of them, the middle."""
     halves = [(0.5 * (t + t_next), t_next) for t, t_next in pairwise(times)]
-    return [times[0], *itertools.chain.from_iterable(halves)]
+    return [times[0], *chain.from_iterable(halves)]
 
 
 def _panel_edges(low: float, high: float) -> list[float]:
@@ -248,7 +247,7 @@ def _correction(predicted: Tensor, corrected: Tensor, k: int) -> Tensor:
 def noise_factor(sde: Diffusion, segment: Segment, eta: float) -> Tensor:
     """Lower factor (n, n) of the covariance of the noise that a step adds."""
     covariance = torch.zeros(sde.n, sde.n, dtype=torch.float64)
-    for half, rate in enumerate(sde.diffusion2(segment.times).unbind(1), start=sde.n - sde.m):
+    for half, rate in enumerate(sde.diffusion2(segment.times).unbind(1), start=sde.unscored):
         white = torch.zeros(len(segment.times), sde.n, dtype=torch.float64)
         white[:, half] = eta * rate.sqrt()
         covariance += segment.gram(white)
@@ -261,13 +260,13 @@ def pulling(sde: Diffusion, eta: float, t: Tensor, scored: Tensor) -> Tensor:
     It is (1 + eta^2)/2 g^2 times that in the scored halves, and 0 in the others.
     """
     strengths = 0.5 * (1.0 + eta * eta) * sde.diffusion2(t)[:, :, None]
-    return torch.nn.functional.pad(strengths * scored, (0, 0, sde.n - sde.m, 0))
+    return torch.nn.functional.pad(strengths * scored, (0, 0, sde.unscored, 0))
 
 
 def known_part(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     """The linear part that is solved exactly: the drift and what K adds to it, (K, n, n),
     float64."""
-    of_scored = torch.nn.functional.pad(sde.known_precision(t), (sde.n - sde.m, 0))
+    of_scored = torch.nn.functional.pad(sde.known_precision(t), (sde.unscored, 0))
     return drift(sde, t) + pulling(sde, eta, t, of_scored)
 
 
@@ -278,8 +277,7 @@ def alpha_fields(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
 
 def drift(sde: Diffusion, t: Tensor) -> Tensor:
     """beta(t) A, (K, n, n), float64."""
-    beta = sde.schedule.beta(t) * torch.ones_like(t)
-    return beta[:, None, None] * torch.tensor(sde.A, dtype=torch.float64)
+    return sde.schedule.beta(t)[:, None, None] * torch.tensor(sde.A, dtype=torch.float64)
 
 
 def lagrange(sde: Diffusion, points: Sequence[float], t: Tensor) -> Tensor:

@@ -5,11 +5,10 @@ halves change, with the others fixed.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Literal
 
 import torch
@@ -89,7 +88,7 @@ def evaluating(sde: Diffusion, spec: Spec) -> tuple[bool, ...]:
     and updates after it share it.
     """
     updates = SCHEMES[spec.scheme]
-    scored = {group_of(sde, half) for half in range(sde.n - sde.m, sde.n)}
+    scored = {group_of(sde, half) for half in range(sde.unscored, sde.n)}
     needed = [entry is not None and (spec.conjugate or entry[0] in scored) for entry in updates]
     if not spec.reduced:
         return tuple(needed)
@@ -143,7 +142,7 @@ def _relaxation(sde: Diffusion, big_d: float, noise_scale: float) -> Update:
     matrix = torch.eye(sde.n, dtype=torch.float64)
     noise = torch.zeros(sde.n, sde.m, dtype=torch.float64)
     for j, rate in enumerate(sde.D):
-        half = sde.n - sde.m + j
+        half = sde.unscored + j
         relaxed = rate * sde.precision[half] * big_d
         matrix[half, half] = math.exp(-0.5 * relaxed)
         scale = 1.0 if half == sde.n - 1 else noise_scale
@@ -157,11 +156,10 @@ def _plain_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator
     They are those of the flow or, if there is noise, of the reverse SDE without its relaxation.
     """
     is_noisy = None in SCHEMES[spec.scheme]
-    first = sde.n - sde.m
+    first = sde.unscored
     a = torch.tensor(sde.A, dtype=torch.float64)
     if is_noisy:
-        precision = torch.tensor(sde.precision[first:], dtype=torch.float64)
-        a.diagonal()[first:] -= 0.5 * torch.tensor(sde.D) * precision
+        a[first:, first:] -= 0.5 * torch.tensor(sde.D) * sde.scored_precision
 
     def nothing(t: Tensor) -> Tensor:
         return torch.zeros(len(t), sde.n, sde.n, dtype=torch.float64)
@@ -181,8 +179,7 @@ def _conjugate_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iter
     shift = spec.conjugate_lambda * matrix
 
     def exact(t: Tensor) -> Tensor:
-        beta = sde.schedule.beta(t) * torch.ones_like(t)
-        return known_part(sde, 0.0, t) - beta[:, None, None] * shift
+        return known_part(sde, 0.0, t) - sde.schedule.beta(t)[:, None, None] * shift
 
     return _parts(sde, times, exact, shift, functools.partial(alpha_fields, sde, 0.0))
 
@@ -224,13 +221,12 @@ def method(score: ScoreFunction, sde: Diffusion, spec: Spec, u: Tensor, draws: D
     """
     times = grid_of(spec, sde.schedule, per_step=sum(evaluating(sde, spec)))
     updates = steps(sde, tuple(times), spec)
-    draws_of_noise = [update.noise is not None for update in itertools.chain.from_iterable(updates)]
+    draws_of_noise = [update.noise is not None for update in chain.from_iterable(updates)]
     noises = draws(sum(draws_of_noise), sde.m)
     # Updates before the first evaluation use that at t = 1, which is known: the law is the prior.
     newest = torch.zeros_like(sde.scored(u))
     if not spec.conjugate:
-        precision = torch.tensor(sde.precision[-sde.m :], dtype=torch.float64)
-        newest = apply(-torch.diag(precision), sde.scored(u))
+        newest = apply(-sde.scored_precision, sde.scored(u))
 
     def evaluate(u: Tensor, t: float) -> Tensor:
         return rest(score, sde, u, t) if spec.conjugate else score(u, t)

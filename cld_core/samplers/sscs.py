@@ -76,18 +76,13 @@ def _reverse(sde: Diffusion, big_d: float) -> Tensor:
 Kicks = Sequence[tuple[Tensor | None, Tensor]]
 
 
-def _prior(sde: Diffusion) -> Tensor:
-    """P, (m, m)."""
-    return torch.diag(torch.tensor(sde.precision[-sde.m :], dtype=torch.float64))
-
-
 def _first_order(sde: Diffusion, times: Sequence[float]) -> Kicks:
     """Euler steps, with the score itself in place of alpha."""
     eye = torch.eye(sde.m, dtype=torch.float64)
     kicks = []
     for t, t_next in pairwise(times):
         rate = (t - t_next) * torch.diag(sde.diffusion2(t))
-        kicks.append((None, torch.cat([eye + rate @ _prior(sde), rate], dim=1)))
+        kicks.append((None, torch.cat([eye + rate @ sde.scored_precision, rate], dim=1)))
     return kicks
 
 
@@ -107,7 +102,7 @@ def _second_order(sde: Diffusion, times: tuple[float, ...]) -> Kicks:
         return part.integral(rates(part.times) * sde.target(part.times))
 
     half_steps = segments(
-        with_middles(times), lambda t: rates(t) * (sde.known_precision(t) - _prior(sde))
+        with_middles(times), lambda t: rates(t) * (sde.known_precision(t) - sde.scored_precision)
     )
     kicks = []
     for first, second in zip(half_steps[::2], half_steps[1::2], strict=True):

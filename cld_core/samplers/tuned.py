@@ -50,6 +50,11 @@ class Linear:
         """How many of the newest alphas a step uses at most."""
         return max(matrix.shape[1] - self.n for matrix in self.matrices) // self.m
 
+    @property
+    def steps(self) -> list[tuple[float, Tensor]]:
+        """The time and the matrix of each step."""
+        return list(zip(self.times.tolist(), self.matrices, strict=True))
+
     def plain(self) -> SamplerCoefficients:
         """The coefficients as plain numbers."""
         matrices = (tuple(map(tuple, matrix.tolist())) for matrix in self.matrices)
@@ -105,7 +110,7 @@ def follow(
 ) -> Tensor:
     """u (B, nC, ...) at the end, from u before the step ``first``, with the ``alphas`` so far, the
     newest first."""
-    for t, matrix in zip(linear.times.tolist()[first:], linear.matrices[first:], strict=True):
+    for t, matrix in linear.steps[first:]:
         alphas = [alpha(u, t), *alphas][: linear.memory]
         u = stepped(sde, matrix, u, alphas)
     return u

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .matrices import (
     Entries,
+    PerHalf,
     add_column,
     apply,
     cholesky,
@@ -27,6 +28,10 @@ from .matrices import (
 # The standard deviation of images that are scaled to [-1, 1]. It only decides which part of the
 # score samplers solve exactly, and which they interpolate.
 TYPICAL_DATA_STD = 0.5
+# A time that all examples share, or times (...,), float64.
+Times = float | Tensor
+# Matrices at the same times, (..., k, j) each.
+Matrices = tuple[Tensor, ...]
 # What `Diffusion.moments` returns: Psi and the covariance of the noise, (n, n, N) each.
 Moments = tuple[Any, Any]
 
@@ -42,7 +47,7 @@ class Schedule:
     def beta(self, t: Any) -> Any:
         return self.beta0 + self.beta1 * t
 
-    def rate(self, t: float | Tensor) -> float | Tensor:
+    def rate(self, t: Times) -> float | Tensor:
         """beta(t); a single float if it is the same at all times."""
         rate: float | Tensor = self.beta(t) if self.beta1 else self.beta0
         return rate
@@ -118,17 +123,17 @@ class Diffusion(ABC):
 
     @property
     @abstractmethod
-    def D(self) -> tuple[float, ...]:
+    def D(self) -> PerHalf:
         """(m,), the squared diffusion coefficients of the scored halves per unit of beta."""
 
     @property
     @abstractmethod
-    def prior_std(self) -> tuple[float, ...]:
+    def prior_std(self) -> PerHalf:
         """(n,), standard deviations of the prior."""
 
     @property
     @abstractmethod
-    def initial_std(self) -> tuple[float, ...]:
+    def initial_std(self) -> PerHalf:
         """(n - 1,), standard deviations of the other halves at time 0, where they are independent
         of the data."""
 
@@ -139,22 +144,33 @@ class Diffusion(ABC):
         return tuple(range(self.n))
 
     @property
-    def precision(self) -> tuple[float, ...]:
+    def unscored(self) -> int:
+        """n - m, the number of halves that are not scored; they are the first ones."""
+        return self.n - self.m
+
+    @property
+    def precision(self) -> PerHalf:
         """(n,), inverse variances of the prior."""
         return tuple(1.0 / (std * std) for std in self.prior_std)
 
     @property
-    def trace_weights(self) -> tuple[float, ...]:
+    def scored_precision(self) -> Tensor:
+        """P, (m, m), the precision of the scored halves of the prior."""
+        scored = torch.tensor(self.precision[self.unscored :], dtype=torch.float64)
+        return torch.diag(scored)
+
+    @property
+    def trace_weights(self) -> PerHalf:
         """(m,), D / D[-1]: weights of the scored halves in the trace of `flow_divergence`."""
         return tuple(d / self.D[-1] for d in self.D)
 
     # The kernel.
 
-    def mean(self, t: float | Tensor) -> Tensor:
+    def mean(self, t: Times) -> Tensor:
         """Psi(B(t)), (..., n, n): the mean of u at t is Psi times u at time 0."""
         return self._at(t, lambda moments: moments[:1])[0]
 
-    def factor(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
+    def factor(self, t: Times, objective: str = "hsm") -> Tensor:
         """L, (..., n, n): Sigma_t = L L^T is the covariance of u at t given the data, numerical_eps
         included.
 
@@ -163,7 +179,7 @@ class Diffusion(ABC):
         """
         return self._at(t, lambda moments: [self._factor_in_place(moments, objective)])[0]
 
-    def perturbation(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
+    def perturbation(self, t: Times, objective: str = "hsm") -> Tensor:
         """The matrix (..., n, 1 + n) that gives u at t from x at time 0 and the noise of n halves.
 
         That of DSM has more columns, for the other halves at time 0: (..., n, 2n).
@@ -178,7 +194,7 @@ class Diffusion(ABC):
 
         return self._at(t, formula)[0]
 
-    def target(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
+    def target(self, t: Times, objective: str = "hsm") -> Tensor:
         """E, (..., m, m), triangular: the regression target of the score is -E times the noise of
         the scored halves.
 
@@ -189,14 +205,18 @@ class Diffusion(ABC):
 
         return self._at(t, lambda moments: [self._target(self._lower(moments, objective))])[0]
 
-    def mixed(self, t: float | Tensor, objective: str = "hsm") -> tuple[Tensor, ...]:
+    def inverse_target(self, t: Times, objective: str = "hsm") -> Tensor:
+        """E^-1, (..., m, m), the transpose of the scored block of L."""
+        return self.factor(t, objective)[..., self.unscored :, self.unscored :].mT
+
+    def mixed(self, t: Times, objective: str = "hsm") -> Matrices:
         """E, P and E^-1 P, each (..., m, m), of a mixed score s = -E alpha - P u_S."""
         target, precision, _, shift = self._at(
             t, lambda moments: self._split(moments, objective, self._mixed)
         )
         return target, precision, shift
 
-    def known(self, t: float | Tensor) -> tuple[Tensor, ...]:
+    def known(self, t: Times) -> Matrices:
         """E of HSM, K, E^-1 and E^-1 K, each (..., m, m).
 
         -K u_S is the part of the score that samplers solve exactly. The rest of the score is -E
@@ -204,11 +224,11 @@ class Diffusion(ABC):
         """
         return self._at(t, lambda moments: self._split(moments, "hsm", self._known))
 
-    def known_precision(self, t: float | Tensor) -> Tensor:
+    def known_precision(self, t: Times) -> Tensor:
         """K, (..., m, m)."""
         return self.known(t)[1]
 
-    def law(self, t: float | Tensor, *, data_std: float, numerical_eps: float = 0.0) -> Tensor:
+    def law(self, t: Times, *, data_std: float, numerical_eps: float = 0.0) -> Tensor:
         """Lower triangular factor (..., n, n) of the covariance of u at t, for data of this
         standard deviation."""
 
@@ -216,7 +236,7 @@ class Diffusion(ABC):
         halves = range(self.n)
         return self._at(t, lambda moments: [self._factor(moments, stds, halves, numerical_eps)])[0]
 
-    def information(self, t: float | Tensor) -> tuple[Tensor, ...]:
+    def information(self, t: Times) -> Matrices:
         """L^-1 (..., n, n), and L^-1 Psi_0 (..., n, 1).
 
         The latter are the factors of x_0 in L^-1 u, whose noise has variance 1.
@@ -228,7 +248,7 @@ class Diffusion(ABC):
 
         return self._at(t, formula)
 
-    def auxiliary(self, t: float | Tensor) -> tuple[Tensor, ...]:
+    def auxiliary(self, t: Times) -> Matrices:
         """The Gaussian law of the halves other than x at t > 0, given x at time 0, without
         numerical_eps.
 
@@ -264,12 +284,10 @@ class Diffusion(ABC):
         return self._series(self.A)(big_b)
 
     def _series(self, a: Entries) -> Callable[[Any], Moments]:
-        noise = (0.0,) * (self.n - self.m) + tuple(self.D)
+        noise = (0.0,) * self.unscored + tuple(self.D)
         return series(a, noise, tuple(self.prior_std), self.schedule.integral(1.0))
 
-    def _at(
-        self, t: float | Tensor, formula: Callable[[Moments], Sequence[Any]]
-    ) -> tuple[Tensor, ...]:
+    def _at(self, t: Times, formula: Callable[[Moments], Sequence[Any]]) -> Matrices:
         """The matrices (k, j, N) that ``formula`` makes of `moments` at t, each as (..., k, j).
 
         A formula is dozens of operations on a few hundred numbers. On the CPU, numpy takes half the
@@ -318,13 +336,13 @@ class Diffusion(ABC):
 
     def _target(self, lower: Any) -> Any:
         """E, from L of `_lower`."""
-        first = self.n - self.m
+        first = self.unscored
         return self._in_place(inverse_of_lower(lower[first:, first:])).swapaxes(0, 1)
 
     def _in_place(self, scored: Any) -> Any:
         """A matrix of the scored halves, with rows and columns as in u, from one in the order of
         `_lower`."""
-        first = self.n - self.m
+        first = self.unscored
         return _permuted(scored, [half - first for half in self.order[first:]])
 
     def _split(
@@ -333,7 +351,7 @@ class Diffusion(ABC):
         """E, a ``precision`` of the scored halves, E^-1 and the product of these."""
         hsm = self._lower(moments, "hsm")
         lower = hsm if objective == "hsm" else self._lower(moments, objective)
-        first = self.n - self.m
+        first = self.unscored
         # E^-1 is the transpose of the scored block of L.
         inverse = self._in_place(lower[first:, first:]).swapaxes(0, 1)
         scored_precision = precision(moments[0], hsm)
@@ -353,7 +371,7 @@ class Diffusion(ABC):
 
     def _precision(self, psi: Any, lower: Any, data_std: float) -> Any:
         """Inverse covariance of the scored halves for data of ``data_std``, from HSM's L."""
-        first = self.n - self.m
+        first = self.unscored
         block = 1.0 * lower[first:, first:]
         for column in range(first):
             add_column(block, 1.0 * lower[first:, column])
@@ -364,7 +382,7 @@ class Diffusion(ABC):
 
     # Tensors.
 
-    def diffusion2(self, t: float | Tensor) -> Tensor:
+    def diffusion2(self, t: Times) -> Tensor:
         """(..., m), squares of the diffusion coefficients at t, beta(t) D."""
         beta = self.schedule.beta(t)
         if isinstance(beta, Tensor):
@@ -378,13 +396,13 @@ class Diffusion(ABC):
     def scored(self, u: Tensor) -> Tensor:
         """The scored halves of u, a view, (B, mC, ...)."""
         channels = u.shape[1] // self.n
-        return u.narrow(1, (self.n - self.m) * channels, self.m * channels)
+        return u.narrow(1, self.unscored * channels, self.m * channels)
 
     def scored_halves(self, s: Tensor) -> tuple[Tensor, ...]:
         """The m parts of ``s`` (B, mC, ...), views, each (B, C, ...)."""
         return s.chunk(self.m, dim=1)
 
-    def flow(self, u: Tensor, score: Tensor, t: float | Tensor) -> Tensor:
+    def flow(self, u: Tensor, score: Tensor, t: Times) -> Tensor:
         """Field du/dt of the probability flow, shaped as u; ``score`` is (B, mC, ...).
 
         Sampling runs backwards in time: a step from t to s < t adds (s - t) du/dt to u.
@@ -421,7 +439,7 @@ class Diffusion(ABC):
 
         Each is a factor, and the place of what it multiplies among the n halves and m scores.
         """
-        first = self.n - self.m
+        first = self.unscored
         rows = []
         for i, row in enumerate(self.A):
             terms = [(a, place) for place, a in enumerate(row) if a]
@@ -430,7 +448,7 @@ class Diffusion(ABC):
             rows.append(tuple(terms or [(0.0, 0)]))
         return tuple(rows)
 
-    def flow_divergence(self, score_trace: Tensor, t: float | Tensor, dimensions: int) -> Tensor:
+    def flow_divergence(self, score_trace: Tensor, t: Times, dimensions: int) -> Tensor:
         """Divergence (B,) of the flow.
 
         Args:

@@ -7,8 +7,8 @@ from typing import Any
 
 from cld_core.config.sde import CldSpec, HoldSpec, PsldSpec, VpsdeSpec
 
-from .base import Diffusion
-from .matrices import Entries, module_of
+from .base import Diffusion, Moments
+from .matrices import Entries, PerHalf, module_of
 
 # Below this value the series is used. The closed form has lost 3 of 16 digits there, the series
 # none.
@@ -51,18 +51,18 @@ class CLD(CldSpec, Diffusion):
         return (0.0, self.m_inv), (-1.0, -self.friction * self.m_inv)
 
     @property
-    def D(self) -> tuple[float, ...]:
+    def D(self) -> PerHalf:
         return (2.0 * self.friction,)
 
     @property
-    def prior_std(self) -> tuple[float, ...]:
+    def prior_std(self) -> PerHalf:
         return 1.0, math.sqrt(self.mass)
 
     @property
-    def initial_std(self) -> tuple[float, ...]:
+    def initial_std(self) -> PerHalf:
         return (math.sqrt(self.gamma * self.mass),)
 
-    def moments(self, big_b: Any) -> tuple[Any, Any]:
+    def moments(self, big_b: Any) -> Moments:
         """Psi and the covariance of the noise, by closed forms.
 
         In the variables b = 2B/Gamma and y = v / sqrt(M), every entry is a sum of terms of one
@@ -123,7 +123,7 @@ class VPSDE(VpsdeSpec, Diffusion):
     prior_std = (1.0,)
     initial_std = ()
 
-    def moments(self, big_b: Any) -> tuple[Any, Any]:
+    def moments(self, big_b: Any) -> Moments:
         module = module_of(big_b)
         psi = module.exp(-0.5 * big_b)
         noise = -module.expm1(-big_b)
@@ -163,15 +163,15 @@ class PSLD(PsldSpec, Diffusion):
         return (-0.5 * self.friction, 0.5 * self.m_inv), (-0.5, -0.5 * self.nu)
 
     @property
-    def D(self) -> tuple[float, ...]:
+    def D(self) -> PerHalf:
         return (self.friction, self.nu / self.m_inv)[-self.m :]
 
     @property
-    def prior_std(self) -> tuple[float, ...]:
+    def prior_std(self) -> PerHalf:
         return 1.0, 1.0 / math.sqrt(self.m_inv)
 
     @property
-    def initial_std(self) -> tuple[float, ...]:
+    def initial_std(self) -> PerHalf:
         return (math.sqrt(self.kappa / self.m_inv),)
 
     @property
@@ -202,14 +202,14 @@ class HOLD(HoldSpec, Diffusion):
         return (0.0, self.m_inv, 0.0), (-1.0, 0.0, g), (0.0, -g, -xi)
 
     @property
-    def D(self) -> tuple[float, ...]:
+    def D(self) -> PerHalf:
         return (2.0 * _FRICTION / self.omega,)
 
     @property
-    def prior_std(self) -> tuple[float, ...]:
+    def prior_std(self) -> PerHalf:
         return 1.0, 1.0 / self.omega, 1.0 / self.omega
 
     @property
-    def initial_std(self) -> tuple[float, ...]:
+    def initial_std(self) -> PerHalf:
         std = math.sqrt(self.kappa) / self.omega
         return std, std

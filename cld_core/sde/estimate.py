@@ -45,12 +45,11 @@ def estimate(
     sde: Diffusion, t: float | Tensor, *, score_error: float = 0.0, data_std: float = 1.0
 ) -> Estimate:
     """The `Estimate` at t, numerical_eps included."""
-    first = sde.n - sde.m
+    first = sde.unscored
     whiten, q = sde.information(t)
     scored = q[..., first:, :]
     of_u = (whiten[..., first:, :].mT @ scored)[..., 0]
-    # E^-1 is the transpose of the scored block of L.
-    of_score = (sde.factor(t)[..., first:, first:] @ scored)[..., 0]
+    of_score = (sde.inverse_target(t).mT @ scored)[..., 0]
     precision = data_std**-2 + q.square().sum(-2)
     weight = scored.square().sum(-2) + score_error**2 * precision
     mean = of_u / weight + score_error**2 / weight * (whiten.mT @ q)[..., 0]

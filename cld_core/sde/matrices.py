@@ -20,7 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Entries = tuple[tuple[float, ...], ...]
+# One number for each of some halves.
+PerHalf = tuple[float, ...]
+# The rows of a matrix.
+Entries = tuple[PerHalf, ...]
 # With ||A|| h <= 1/2 the terms of N fall faster than h^k / (k + 1)!: the 22nd is below 1e-21 of the
 # first.
 _TERMS = 22
@@ -207,9 +210,7 @@ def _on(series: Series, device: torch.device) -> tuple[torch.Tensor, torch.Tenso
 
 
 @functools.lru_cache(maxsize=64)
-def series(
-    a: Entries, noise: tuple[float, ...], prior_std: tuple[float, ...], reach: float
-) -> Series:
+def series(a: Entries, noise: PerHalf, prior_std: PerHalf, reach: float) -> Series:
     """The series for a linear diffusion.
 
     Args:

@@ -143,7 +143,7 @@ class Periodic:
 
     def _section(
         self, name: str, model: Model, request: EvalRequest | None, what: str
-    ) -> dict[str, Any] | None:
+    ) -> registry.Section | None:
         """Compute a metric's rows on all ranks, and its section of a report on rank 0.
 
         Returns:
@@ -163,7 +163,8 @@ class Periodic:
         if parts is None:
             return None
         try:
-            section: dict[str, Any] = resolve(metric.section)(Table(model, request, joined(parts)))
+            table = Table(model, request, joined(parts))
+            section: registry.Section = resolve(metric.section)(table)
         except (CldError, OSError) as error:
             self._monitor.say(f"no {what} this time: {error}")
             return None

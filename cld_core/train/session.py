@@ -18,12 +18,11 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from cld_core import cpu
-from cld_core.checkpoint import Writer, checkpoints, load, snapshots
+from cld_core.checkpoint import State, Writer, checkpoints, load, snapshots
 from cld_core.config import Recipe
 from cld_core.data.source import identity_or_nothing
 from cld_core.errors import (
@@ -278,7 +277,7 @@ class Session:
         kind: str,
         step: int,
         trainer: Trainer,
-        state: Callable[[], dict[str, Any]],
+        state: Callable[[], State],
         monitor: Monitor,
     ) -> None:
         # Rollbacks return to checkpoints and keep all snapshots, so all steps before them must be

@@ -1,10 +1,9 @@
 """One optimiser step on any number of ranks: the state of training, and how a step changes it."""
 
-import dataclasses
 import inspect
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cld_core import loss, nets, optim, sde, seeds
 from cld_core import ranks as distributed
 from cld_core.averages import Ema, PowerAverages
+from cld_core.checkpoint import State, Tensors
 from cld_core.config import Recipe
 from cld_core.config.network import CONDITIONS
 from cld_core.config.train import TrainSpec
@@ -208,7 +208,7 @@ class Trainer:
         """Stop reading ahead."""
         self.source.close()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Everything the next step depends on."""
         state = {
             "model": self.net.state_dict(),
@@ -222,14 +222,14 @@ class Trainer:
             state["classes"] = to_plain(self.classes)
         return state | self.averages_dict()
 
-    def averages_dict(self) -> dict[str, Any]:
+    def averages_dict(self) -> State:
         """The content of a snapshot: the model's digest, and the power-function averages if any."""
-        state: dict[str, Any] = {"model_digest": self.recipe.model_digest()}
+        state: State = {"model_digest": self.recipe.model_digest()}
         if power := self.power.state_dict():
             state["power"] = power
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Continue from the state of a checkpoint.
 
         Raises:
@@ -276,7 +276,7 @@ class Trainer:
             transformations = draw_transformations(generator, train.batch_size, side, self._augment)
             transformations = transformations.rows(rows).on(device)
             x = transformations.apply(x)
-            draws = dataclasses.replace(draws, augmented=transformations.conditions)
+            draws = replace(draws, augmented=transformations.conditions)
         if self._dropout:
             torch.manual_seed(seeds.key_of(*self._key, step, "dropout", self.ranks.rank))
         shares = []
@@ -313,7 +313,7 @@ class Trainer:
         label = label.masked_fill(dropped.to(label.device), self.classes.none)
         return seeds.delivered(x, device), seeds.delivered(label, device)
 
-    def _continue_with_form(self, state: dict[str, Any]) -> None:
+    def _continue_with_form(self, state: State) -> None:
         if "form" not in state:
             return
         form = from_plain(DataFormat, state["form"])
@@ -324,7 +324,7 @@ class Trainer:
             )
         use_form(self.source, form)
 
-    def _require_same_classes(self, state: dict[str, Any]) -> None:
+    def _require_same_classes(self, state: State) -> None:
         names = None if self.classes is None else list(self.classes.names)
         before = state.get("classes", {}).get("names")
         if before != names:
@@ -371,10 +371,10 @@ class GradientFilter:
         """The number of harmful steps. Waits for the device."""
         return int(self._bad)
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> Tensors:
         return {"mean": self._mean, "good": self._good}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Tensors) -> None:
         self._mean.copy_(state["mean"])
         self._good.copy_(state["good"])
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from operator import methodcaller
 from typing import Any, Literal, Protocol
@@ -24,6 +23,7 @@ from cld_core.config.loader import to_yaml
 from cld_core.config.schema import leaves
 from cld_core.files import Dropping, write_json
 from cld_core.plugins import resolve, table
+from cld_core.records import record
 from cld_core.run import RunFolder, events
 from cld_core.run.folder import ReportedProgress
 from cld_core.sanitize import fenced, local_time, one_line
@@ -62,7 +62,7 @@ End = Literal["finished", "stopped", "failed"]
 Over = Callable[[int, str], object]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class LoggedAttempt:
     """The attempt of a run that a logger reports.
 
