@@ -18,12 +18,11 @@ import pytest
 import torch
 import typer.main
 
-from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.pids import is_up
 from cld_core.run.work import Start, Training
-from tests.support.paths import RECIPES
+from tests.support.recipes import shipped_recipe
 
 # Every call of the command line would make all of its commands again, which takes longer than most
 # of them.
@@ -75,16 +74,21 @@ def _expect(code, done):
     return done
 
 
-def invoke(line, *words, runs, code=0, width=200, **env):
-    """As `cldctl`, in this process: for tests without processes, signals and imports."""
+def invoke(line, *words, runs=None, code=0, width=200, **env):
+    """As `cldctl`, in this process: for tests without processes, signals and imports.
+
+    Without ``runs``, those of the environment; in tests/cldctl, that is the folder of the test.
+    """
     from cldctl import app
     from cldctl.show import console
 
+    if runs is not None:
+        env["CLDCTL_RUNS"] = str(runs)
     arguments = [*shlex.split(line), *words]
     out = io.StringIO()
     err = io.StringIO()
     with (
-        mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(runs), **env}),
+        mock.patch.dict(os.environ, env),
         mock.patch.object(console.out, "_width", width),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -109,7 +113,7 @@ def signal_handlers():
 
 def trained(path, recipe, *overrides):
     """A run of a shipped recipe that was trained in this process."""
-    run = RunFolder.create(path, load(RECIPES / f"{recipe}.yaml", overrides), {"created": 1.0})
+    run = RunFolder.create(path, shipped_recipe(recipe, *overrides), {"created": 1.0})
     return train(run)
 
 

@@ -5,7 +5,6 @@ from unittest.mock import Mock
 
 import pytest
 
-from cld_core.config import load
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.files import write_json
 from cld_core.run import RunFolder, find_runs
@@ -13,15 +12,15 @@ from cld_core.run import identity as identities
 from cld_core.run.folder import FORMAT, FormatError, named
 from cld_core.run.identity import identity
 from tests.support.made_up import run_with
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 
 
 def test_names_that_are_taken_or_cannot_be(tmp_path, run):
     with pytest.raises(UsageError, match=r"cldctl resume .*/mine`"):
-        RunFolder.create(run.path, load(TOY), {})
+        RunFolder.create(run.path, toy_recipe(), {})
     for name in ("-x", ".hidden", "a b", "x" * 101):
         with pytest.raises(UsageError, match="cannot name a run"):
-            RunFolder.create(tmp_path / name, load(TOY), {})
+            RunFolder.create(tmp_path / name, toy_recipe(), {})
         assert not (tmp_path / name).exists()
 
 
@@ -52,7 +51,7 @@ def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(
     tmp_path, monkeypatch
 ):
     """As after SIGKILL, without a clean-up."""
-    recipe = load(TOY)
+    recipe = toy_recipe()
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", lambda *arguments, **settings: None)
         patch.setattr("pathlib.Path.rename", Mock(side_effect=SystemExit))
@@ -65,7 +64,7 @@ def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(
 
 
 def test_one_of_two_commands_makes_the_run_of_a_name(tmp_path, monkeypatch):
-    recipe = load(TOY)
+    recipe = toy_recipe()
     rename = Path.rename
 
     def late(self, target):

@@ -13,9 +13,8 @@ from cld_core.samplers import sample
 from cld_core.samplers.gddim import whole_score
 from cld_core.samplers.splitting import evaluating, steps
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
-from cld_core.seeds import SampleNoise
 from tests.support.affine import convergence, output_covariance, spec_of
-from tests.support.numeric import standard_normal
+from tests.support.numeric import noise_of, standard_normal
 
 EXACT = {"numerical_eps": 0.0}
 CONSTANT, RISING, VP = CLD(**EXACT), CLD(beta0=0.1, beta1=6.9, **EXACT), VPSDE()
@@ -93,7 +92,7 @@ def test_a_reduced_oba_step_of_psld(noise_scale):
 
 
 def of_diamond(sde, method, **keys):
-    noise = SampleNoise(0, first=0, last=8)
+    noise = noise_of(8)
     return sample(diamond().score(sde), sde, spec_of(method, **keys), noise, (2,)).x
 
 
@@ -210,7 +209,7 @@ def test_evaluations_are_counted_and_reduced_steps_take_one(scheme, name, sde):
             nfe=8,
             eps=0.05,
         )
-        out = sample(score, sde, spec, SampleNoise(0, first=0, last=2), (1,))
+        out = sample(score, sde, spec, noise_of(2), (1,))
         naive = (
             {"symplectic-euler": 2, "velocity-verlet": 3}[scheme]
             if conjugate
@@ -226,7 +225,7 @@ def test_too_few_evaluations_for_a_step_are_refused():
         RecipeError,
         match=r"nfe=3 is too small for .*splitting, .* 3 evaluations here\. Set .*nfe=4",
     ):
-        sample(gaussian(d=1).score(BOTH), BOTH, spec, SampleNoise(0, first=0, last=2), (1,))
+        sample(gaussian(d=1).score(BOTH), BOTH, spec, noise_of(2), (1,))
 
 
 @pytest.mark.parametrize(
@@ -235,9 +234,7 @@ def test_too_few_evaluations_for_a_step_are_refused():
 def test_the_score_of_all_halves_follows_from_that_of_the_scored_ones(sde):
     law = GaussianMixture(torch.tensor([[-0.4], [0.3]]), 0.2)
     for t in (0.05, 0.3, 1.0):
-        u = torch.randn(
-            5, sde.n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-        ).requires_grad_()
+        u = standard_normal(5, sde.n).requires_grad_()
         exact = torch.autograd.grad(law.score(sde).log_density(u, t).sum(), u)[0]
         whole = torch.cat([u.detach(), sde.scored(exact)], dim=1) @ whole_score(sde, t).T
         assert_close(whole, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))

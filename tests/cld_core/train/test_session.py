@@ -31,6 +31,7 @@ from cld_core.train import loggers, session
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import at_step, attempt, remarks
 from tests.support.clock import Clock
+from tests.support.failing import FULL_DISK
 from tests.support.made_up import note, requested, run_with, started, vouch
 from tests.support.tools import same, signal_handlers, wait_for
 
@@ -219,7 +220,7 @@ def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
 
 def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
     run = make("train.steps=100000")
-    monkeypatch.setattr(torch, "save", Mock(side_effect=OSError(28, "No space left on device")))
+    monkeypatch.setattr(torch, "save", Mock(side_effect=FULL_DISK))
     monkeypatch.setattr("cld_core.checkpoint._GIVE_UP_S", -1.0)
     with pytest.raises(SaveError, match="no space left on the disk"):
         attempt(run)

@@ -29,17 +29,10 @@ def test_prepare_says_where_it_made_the_data_and_checks_it(tmp_path):
             archive.write(file, file.relative_to(FIXTURES / "cifar"))
     files = f"--source {tmp_path}/pictures.zip --out {tmp_path}/set"
     for _ in range(2):
-        done = invoke(f"data prepare folder --size 16 {files}", runs=tmp_path)
+        done = invoke(f"data prepare folder --size 16 {files}")
         assert done.stdout == f"{tmp_path}/set\n"
         assert "30 train, 10 validation images of 16x16" in done.stderr
-    assert "40 images" in invoke(f"data verify {tmp_path}/set", runs=tmp_path).stdout
-
-
-def test_a_recipe_without_its_data_is_refused_before_there_is_a_run(tmp_path, recipe):
-    done = invoke(f"submit {recipe} --cluster debug", runs=tmp_path / "runs", code=2)
-    assert "'data.path': there is no prepared data set" in done.stderr
-    assert "cldctl data prepare folder --source PATH --out set --size 16" in done.stderr
-    assert not (tmp_path / "runs").exists()
+    assert "40 images" in invoke(f"data verify {tmp_path}/set").stdout
 
 
 @pytest.mark.slow
@@ -87,7 +80,7 @@ def test_grey_pictures_of_any_size_from_a_folder_to_samples_bounds_and_fid(tmp_p
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(folder / f"{number}.png")
     data = f"--source {tmp_path}/pictures --out {tmp_path}/set"
-    done = invoke(f"data prepare folder --size 12 {data}", runs=tmp_path)
+    done = invoke(f"data prepare folder --size 12 {data}")
     assert "16 train, 8 validation grey images of 12x12 in 2 classes" in done.stderr
 
     runs = tmp_path / "runs"

@@ -62,7 +62,7 @@ BENCH = "bench samplers done --nfe 2 --samples 20 --seeds 2 --sampler em-quadrat
 def test_from_a_list_of_samplers_to_table_csv_and_picture(runs, tmp_path):
     """As one array of evaluations; again, it computes nothing."""
     files = f"--csv {tmp_path}/a.csv --plot {tmp_path}/a.png"
-    done = invoke(f"{BENCH}{MINE} {files} --cluster debug", runs=runs)
+    done = invoke(f"{BENCH}{MINE} {files} --cluster debug")
     assert "4 evaluations of done: 4 started" in done.stderr
     assert "sliced W2 by sampler and sampling.nfe, 20 samples" in done.stdout
     assert "has no distance from the flow: em-quadratic" in done.stdout
@@ -82,7 +82,7 @@ def test_from_a_list_of_samplers_to_table_csv_and_picture(runs, tmp_path):
         ["sampler", "sampling.nfe"],
     )
 
-    again = invoke(f"{BENCH}{MINE} --json", runs=runs)
+    again = invoke(f"{BENCH}{MINE} --json")
     assert "4 already complete" in again.stderr
     found = json.loads(again.stdout)
     assert (found["complete"], found["noisy"], found["left_out"]) == (True, ["em-quadratic"], [])

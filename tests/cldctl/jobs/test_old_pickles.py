@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.config import load
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.work import open_work
 from cld_core.stop import StopFlag
 from cldctl.clusters.base import InJob, Task
 from tests.support.made_up import note, ordered, requested
-from tests.support.paths import ROOT, TOY
+from tests.support.paths import ROOT
+from tests.support.recipes import toy_recipe
 from tests.support.tools import ONE, cldctl, status, wait_ended
 
 # By what they do: tasks, pickled by the code of 30 November 2026 (commit 3e6daefb). Their folders
@@ -42,7 +42,7 @@ def unpickled(name):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    recipe = load(TOY, SMALL)
+    recipe = toy_recipe(*SMALL)
     run = RunFolder.create(tmp_path_factory.mktemp("runs") / "mine", recipe, {"created": 1.0})
     note(run, requested(3))
     task = unpickled("training")

@@ -56,9 +56,9 @@ def test_other_images_in_the_same_folder(tmp_path):
     said = []
     plan.evaluations(run, EvalOptions(named=("loss",)), said.append)
     assert said == [f"the examples in {tmp_path / 'data'} are not those that run has trained on"]
-    refused = invoke("resume run train.steps=20", runs=tmp_path, code=2)
+    refused = invoke("resume run train.steps=20", code=2)
     assert f"the examples in {tmp_path / 'data'}" in refused.stderr
-    invoke("resume run train.steps=14 --other-data --cluster debug", runs=tmp_path)
+    invoke("resume run train.steps=14 --other-data --cluster debug")
 
 
 def test_what_counts_as_other_data():
