@@ -41,7 +41,7 @@ from tests.support.plugin import toy_plugin
 from tests.support.recipes import toy_recipe
 from tests.support.scheduler import clients
 from tests.support.scripted import Scripted, stopped, submitted, trained
-from tests.support.tools import invoke, wait_for
+from tests.support.tools import invoke, json_of, wait_for
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=2"]
 
@@ -195,7 +195,7 @@ DAMAGE = {
 
 def rows_of(root):
     """What `status` says of the runs in a folder, by their names."""
-    rows = json.loads(invoke("status --json --all", runs=root).stdout)
+    rows = json_of("status --json --all", runs=root)
     return {row["name"]: row for row in rows}
 
 

@@ -39,12 +39,20 @@ from tests.support.made_up import run_with
 from tests.support.numeric import float64, seeded, standard_normal
 from tests.support.paths import ROOT
 from tests.support.recipes import shipped_recipe, toy_recipe
-from tests.support.tools import ONE, stepped, trained
+from tests.support.tools import stepped, trained
+
+SMALL = [
+    "network.width=16",
+    "network.layers=3",
+    "train.steps=20",
+    "train.checkpoint_every=10",
+    "train.batch_size=16",
+]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("runs") / "mine", "toy", *ONE)
+    return trained(tmp_path_factory.mktemp("runs") / "mine", "toy", *SMALL)
 
 
 @pytest.mark.parametrize(("method", "nfe"), [("ode", None), ("em", 20), ("sscs", 20)])
@@ -119,7 +127,7 @@ def test_numbers_out_of_bounds_are_refused(toy, name, value):
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path):
     """The published code warns, and goes on with random weights."""
-    folder = run_with(tmp_path / "empty", overrides=ONE)
+    folder = run_with(tmp_path / "empty", overrides=SMALL)
     with pytest.raises(NotFoundError, match="no usable checkpoint yet"):
         cld_core.load(folder.path)
 
@@ -354,7 +362,7 @@ FAST = {"method": "exponential", "nfe": 5}
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
     return trained(
-        tmp_path_factory.mktemp("runs") / "labelled", "toy_labels", *ONE, "eval.points=40"
+        tmp_path_factory.mktemp("runs") / "labelled", "toy_labels", *SMALL, "eval.points=40"
     )
 
 

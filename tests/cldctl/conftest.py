@@ -29,7 +29,7 @@ def run(tmp_path):
 @pytest.fixture
 def fresh_runs(tmp_path):
     """A folder for runs of one test; whatever still runs in it afterwards is killed."""
-    yield tmp_path / "runs"
+    yield tmp_path
     for process in psutil.process_iter(["cmdline"]):
         if any(str(tmp_path) in word for word in process.info["cmdline"] or ()):
             process.kill()

@@ -99,6 +99,11 @@ def invoke(line, *words, runs=None, code=0, width=200, **env):
     return _expect(code, done)
 
 
+def json_of(line, *words, **how):
+    """What a command prints, as `invoke`."""
+    return json.loads(invoke(line, *words, **how).stdout)
+
+
 @contextlib.contextmanager
 def signal_handlers():
     """Put back the handlers that a job in this process, or a test, replaces."""
@@ -130,8 +135,8 @@ def train(run):
     return run
 
 
-def status(runs, name):
-    return json.loads(invoke(f"status {name} --json", runs=runs).stdout)[0]
+def status(name, runs=None):
+    return json_of(f"status {name} --json", runs=runs)[0]
 
 
 def wait_for(condition, timeout=240, every=0.05, *, what="something", last_seen=lambda: ""):
@@ -182,11 +187,11 @@ def wait_step(run, step):
     wait_for(lambda: run.progress().get("step", 0) >= step)
 
 
-def wait_ended(runs, name, timeout=120):
+def wait_ended(name, runs=None, timeout=120):
     """The status of a run once it is over."""
     over = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
     return wait_for(
-        lambda: (row := status(runs, name))["state"] in over and row, timeout, every=0.1
+        lambda: (row := status(name, runs))["state"] in over and row, timeout, every=0.1
     )
 
 

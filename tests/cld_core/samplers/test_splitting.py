@@ -49,28 +49,27 @@ def last_step(sde, noise=(), **keys):
 
 
 D = 8.0 * 0.2  # the increment of B of such a step
+M_INV, FRICTION, NU = BOTH.m_inv, BOTH.friction, BOTH.nu
 
 
 def test_a_reduced_symplectic_euler_step_of_psld_shares_the_score():
     """First x, then v with the new x. Of a naive step, each takes its own score."""
-    m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
     for reduced in (True, False):
         (x, v), found, score = last_step(BOTH, scheme="symplectic-euler", reduced=reduced)
         s = score(torch.cat([x, v], 1), 1.0)
-        new_x = x + D / 2 * (friction * x - m_inv * v + friction * s[:, [0]])
+        new_x = x + D / 2 * (FRICTION * x - M_INV * v + FRICTION * s[:, [0]])
         s_v = (s if reduced else score(torch.cat([new_x, v], 1), 1.0))[:, [1]]
-        assert_close(found, [new_x, v + D / 2 * (new_x + nu * v + nu / m_inv * s_v)])
+        assert_close(found, [new_x, v + D / 2 * (new_x + NU * v + NU / M_INV * s_v)])
 
 
 def test_a_reduced_velocity_verlet_step_of_psld():
     """Half of x with the last score, here the prior's; v with that of the middle; the other half of
     x with it, too."""
     (x, v), found, score = last_step(BOTH, scheme="velocity-verlet")
-    m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
-    half_x = x + D / 4 * (friction * x - m_inv * v - friction * x)
+    half_x = x + D / 4 * (FRICTION * x - M_INV * v - FRICTION * x)
     s = score(torch.cat([half_x, v], 1), 0.9)
-    new_v = v + D / 2 * (half_x + nu * v + nu / m_inv * s[:, [1]])
-    new_x = half_x + D / 4 * (friction * half_x - m_inv * new_v + friction * s[:, [0]])
+    new_v = v + D / 2 * (half_x + NU * v + NU / M_INV * s[:, [1]])
+    new_x = half_x + D / 4 * (FRICTION * half_x - M_INV * new_v + FRICTION * s[:, [0]])
     assert_close(found, [new_x, new_v])
 
 
@@ -79,15 +78,14 @@ def test_a_reduced_oba_step_of_psld(noise_scale):
     """The exact relaxation with noise, then v, then x, both with the score after the relaxation."""
     e = standard_normal(4, 1, 2, seed=1)
     (x, v), found, score = last_step(BOTH, (e,), scheme="oba", noise_scale=noise_scale)
-    m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
     x = (
-        math.exp(-D / 2 * friction) * x
-        + math.sqrt(1 - math.exp(-noise_scale * D * friction)) * e[:, 0, [0]]
+        math.exp(-D / 2 * FRICTION) * x
+        + math.sqrt(1 - math.exp(-noise_scale * D * FRICTION)) * e[:, 0, [0]]
     )
-    v = math.exp(-D / 2 * nu) * v + math.sqrt((1 - math.exp(-D * nu)) / m_inv) * e[:, 0, [1]]
+    v = math.exp(-D / 2 * NU) * v + math.sqrt((1 - math.exp(-D * NU)) / M_INV) * e[:, 0, [1]]
     s = score(torch.cat([x, v], 1), 1.0)
-    new_v = v + D / 2 * (x + 2 * nu * v + 2 * nu / m_inv * s[:, [1]])
-    new_x = x + D / 2 * (2 * friction * x - m_inv * new_v + 2 * friction * s[:, [0]])
+    new_v = v + D / 2 * (x + 2 * NU * v + 2 * NU / M_INV * s[:, [1]])
+    new_x = x + D / 2 * (2 * FRICTION * x - M_INV * new_v + 2 * FRICTION * s[:, [0]])
     assert_close(found, [new_x, new_v])
 
 

@@ -23,7 +23,7 @@ from tests.support.made_up import (
 )
 from tests.support.other_users import as_user, needs_root, open_folder
 from tests.support.scripted import over
-from tests.support.tools import ONE, invoke
+from tests.support.tools import ONE, invoke, json_of
 
 __all__ = ["open_folder"]
 
@@ -190,19 +190,19 @@ SWEEP = ("submit toy --sweep train.seed=0,1 --name mine --cluster debug", *ONE, 
 
 
 def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_runs, monkeypatch):
-    done = invoke(*SWEEP, runs=fresh_runs)
+    done = invoke(*SWEEP)
     assert done.stdout.startswith("mine\n")
     assert "2 runs of the group mine: 2 new" in done.stderr
-    rows = json.loads(invoke("status mine --json", runs=fresh_runs).stdout)
+    rows = json_of("status mine --json")
     assert [(row["name"], row["state"]) for row in rows] == [
         (f"mine-seed{k}", "FINISHED") for k in (0, 1)
     ]
     assert [(row["group"], row["sweep"]) for row in rows] == [
         ("mine", {"train.seed": str(k)}) for k in (0, 1)
     ]
-    again = invoke(*SWEEP, runs=fresh_runs)
+    again = invoke(*SWEEP)
     assert "2 runs of the group mine: 2 finished already" in again.stderr
-    refused = invoke("resume mine train.steps=20", runs=fresh_runs, code=2).stderr
+    refused = invoke("resume mine train.steps=20", code=2).stderr
     assert "is finished at step 20" in refused
 
 

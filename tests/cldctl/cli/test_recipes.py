@@ -31,7 +31,7 @@ def test_data_lead_to_init(tmp_path, monkeypatch):
     (tmp_path / "my photos").mkdir()
     (tmp_path / "lab.npy").write_bytes(b"\x93NUMPY" + bytes(300_000))
     for name in ("lab.npy", "'my photos'"):
-        assert f"`cldctl init {name}`" in invoke(f"submit {name}", runs="runs", code=2).stderr
+        assert f"`cldctl init {name}`" in invoke(f"submit {name}", code=2).stderr
 
 
 def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 import cld_core
-from tests.support.tools import invoke, status
+from tests.support.tools import invoke, json_of, status
 
 QUICK = "--points 8 --budget 0 --cluster debug"
 
@@ -32,7 +32,7 @@ def test_a_second_time_finds_the_result(tuned):
     assert (entry["nfe"], entry["step"]) == (3, 20)
     assert entry["rms"][entry["kept"]] == min(entry["rms"].values())
     assert entry["cut_off"] is True
-    for row in json.loads(invoke("status done --json", runs=tuned).stdout)[0]["tunings"]:
+    for row in json_of("status done --json", runs=tuned)[0]["tunings"]:
         assert (row["state"], row["checkpoint_step"], row["rows_done"]) == (
             "FINISHED",
             20,
@@ -76,7 +76,7 @@ def test_from_a_list_of_samplers_to_table_csv_and_picture(runs, tmp_path):
     assert [bool(row["flow_distance"]) for row in rows] == [False, True]
     assert {row["source"] for row in rows} == {"measured"}
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    (sweep,) = status(runs, "done")["sweeps"]
+    (sweep,) = status("done")["sweeps"]
     assert (sweep["done"], [axis["key"] for axis in sweep["axes"]]) == (
         4,
         ["sampler", "sampling.nfe"],

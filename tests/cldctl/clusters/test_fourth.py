@@ -62,7 +62,7 @@ def test_a_run_is_submitted_evaluated_cancelled_and_resumed(runs, monkeypatch):
     submit = "submit toy --name mine --cluster here"
     assert "# here: 1 process" in invoke(f"{submit} --dry-run", *ONE, *QUICK).stdout
     invoke(f"{submit} --eval elbo", *ONE, *QUICK)
-    row = status(runs, "mine")
+    row = status("mine")
     assert (row["state"], row["cluster"], row["step"], row["job_id"]) == (
         "FINISHED",
         "here",
@@ -72,9 +72,9 @@ def test_a_run_is_submitted_evaluated_cancelled_and_resumed(runs, monkeypatch):
     assert row["evals"][0]["nll"] is not None
     cut(monkeypatch, 8)
     invoke("eval mine --elbo --shards 3 eval.seed=4")
-    name = status(runs, "mine")["evals"][1]["id"]
+    name = status("mine")["evals"][1]["id"]
     jobs = (runs / "mine" / "evals" / name / "jobs.jsonl").read_text()
     assert jobs.count('"submitted"') == 2, "three shards, two tasks"
     invoke("resume mine train.steps=30")
-    assert status(runs, "mine")["step"] == 30
+    assert status("mine")["step"] == 30
     assert "nothing is running" in invoke("cancel mine").stderr

@@ -2,7 +2,6 @@
 of a sweep."""
 
 import csv
-import json
 import math
 import statistics
 
@@ -18,7 +17,7 @@ from cldctl.show import tables
 from cldctl.show.evaluations import compared, sweep_table
 from tests.support.made_up import bound, report, run_with, seeds
 from tests.support.screen import text
-from tests.support.tools import invoke
+from tests.support.tools import invoke, json_of
 
 
 def evaluated(path, nll, stderr=0.1, samples=100, step=10, **sections):
@@ -194,7 +193,7 @@ def test_compare_shows_groups_and_runs(tmp_path):
     assert ["2.000 ± 1.414" in done.stdout, "2.000 ± 0.100" in done.stdout] == [True, True]
     assert "g-seed2 has no finished evaluation" in done.stderr
     assert invoke("eval --compare g alone").stdout == done.stdout
-    assert json.loads(invoke("compare g --json").stdout)["missing"] == ["g-seed2"]
+    assert json_of("compare g --json")["missing"] == ["g-seed2"]
 
 
 def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):

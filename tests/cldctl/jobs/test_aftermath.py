@@ -24,7 +24,6 @@ from cldctl.jobs import aftermath
 from cldctl.jobs.aftermath import End, Retry, decide, missing_event
 from cldctl.jobs.process import BLIND, HOPELESS, UNFIT
 from cldctl.runs.status import with_trouble
-from tests.support.clock import Clock
 from tests.support.failing import FULL_DISK
 from tests.support.made_up import (
     ended,
@@ -129,8 +128,7 @@ def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spen
     assert work.ledger.history().crashes == {"7": 2}
 
 
-def test_a_training_is_started_again_although_nothing_can_be_written(run, monkeypatch):
-    monkeypatch.setattr("cld_core.files.time", Clock())
+def test_a_training_is_started_again_although_nothing_can_be_written(run, monkeypatch, disk_clock):
     monkeypatch.setattr(Ledger, "append", Mock(side_effect=FULL_DISK))
     append_line(run.ledger.path, to_line(started()))
     assert wishes(run) == [Requeue(10.0)]
@@ -215,9 +213,8 @@ def test_a_work_whose_folder_is_gone_is_not_started_again(end, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("kind", ["training", "shards"])
-def test_it_says_that_nothing_can_be_read(end, monkeypatch, capsys, kind):
+def test_it_says_that_nothing_can_be_read(end, monkeypatch, disk_clock, capsys, kind):
     """The batch script decides then."""
-    monkeypatch.setattr("cld_core.files.time", Clock())
     monkeypatch.setattr(
         files.os, "open", Mock(side_effect=OSError(errno.ESTALE, "Stale file handle"))
     )

@@ -55,18 +55,7 @@ def made(root, weights, *overrides, **more):
 
 def refused(root, weights, *words, code=2):
     """What a submission says that writes nothing."""
-    done = invoke(
-        "submit",
-        "toy",
-        *ONE,
-        *words,
-        "--name",
-        "no",
-        "--from",
-        str(weights),
-        runs=root,
-        code=code,
-    )
+    done = invoke(f"submit toy --name no --from {weights}", *ONE, *words, runs=root, code=code)
     assert not (root / "no").exists()
     return done.stderr
 
@@ -113,7 +102,7 @@ def test_what_does_not_fit_starts_as_the_seed_makes_it_and_that_is_said(tmp_path
     assert (event.step, event.source_step, event.words) == (0, 20, words)
     assert event.fresh == ("main.0.weight", "label_embedding.weight")
     assert run.identity()["started_from"] == {"path": str(tmp_path / "source"), "step": 20}
-    assert status(tmp_path, "mine")["started_from"] == why(run).row.started_from == words
+    assert status("mine")["started_from"] == why(run).row.started_from == words
     for command in (("status", "mine"), ("why", "mine")):
         assert words in invoke(*command).stdout
     invoke("report", "mine")

@@ -1,6 +1,5 @@
 """Hours used, kept and lost."""
 
-import json
 import time
 
 import pytest
@@ -12,7 +11,7 @@ from cldctl.runs.usage import usage_of
 from cldctl.show.submission import estimate_line
 from tests.support.made_up import ended, note, queued, run_with, started, wished
 from tests.support.recipes import toy_recipe
-from tests.support.tools import invoke
+from tests.support.tools import invoke, json_of
 
 GPUS = {"ranks": 8, "gpus": 8, "cores": 8}
 
@@ -64,13 +63,13 @@ def test_runs_groups_and_the_total_as_a_table_and_as_json(tmp_path, scripted):
             run.identity_file, run.identity() | ({"group": "pair"} if name in members else {})
         )
     Group(tmp_path, "pair").add(members)
-    document = json.loads(invoke("usage --json").stdout)
+    document = json_of("usage --json")
     assert [row["name"] for row in document["runs"]] == ["a", "b", "c"]
     assert [(row["name"], row["used"]) for row in document["groups"]] == [
         ("pair", pytest.approx(24.0))
     ]
     assert document["totals"][0]["used"] == pytest.approx(36.0)
-    of_group = json.loads(invoke("usage pair a --json").stdout)
+    of_group = json_of("usage pair a --json")
     assert [row["name"] for row in of_group["runs"]] == ["a", "b"], "each run once"
     assert "group pair" in invoke("usage").stdout
     assert "12 GPU-hours: " in invoke("status a").stdout

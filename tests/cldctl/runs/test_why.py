@@ -1,6 +1,5 @@
 """Why a run is where it is."""
 
-import json
 import time
 
 import pytest
@@ -12,7 +11,7 @@ from cldctl.runs import usage
 from cldctl.runs.logs import first_failure, last_failed
 from cldctl.runs.why import why
 from tests.support.made_up import ended, given_up, note, ordered, queued, run_with, started, wished
-from tests.support.tools import invoke
+from tests.support.tools import invoke, json_of
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted, monkey
         (0, 120, 899),
     ]
     assert found.next[0] == "resume mine"
-    document = json.loads(invoke("why mine --json").stdout)
+    document = json_of("why mine --json")
     assert document["failed_first"]["rank"] == 1
     monkeypatch.setattr(usage, "used_by", lambda *about, **more: 1 / 0)
     assert "usage: division by zero" in why(run).row.problems
