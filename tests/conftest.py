@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from cld_core import plugins
+from tests.support.clock import Clock
 
 # The tensors of the tests are small: a second thread costs more than it brings, and much where
 # others compute.
@@ -66,6 +67,13 @@ def environment():
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
         yield
+
+
+@pytest.fixture
+def disk_clock(monkeypatch):
+    """Writes that are tried again wait by this clock, and so not at all."""
+    monkeypatch.setattr("cld_core.files.time", clock := Clock())
+    return clock
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 import cld_core
 from cld_core.checkpoint import FORMAT
 from cld_core.checkpoint import load as load_checkpoint
-from cld_core.config import load
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import CheckpointError, CldError
 from cld_core.files import write_json
@@ -37,11 +36,12 @@ from tests.cldctl.clusters.works import Report
 from tests.support.crafted import KINDS, crafted
 from tests.support.made_up import ended, note, ordered, queued, requested, run_with, vouch
 from tests.support.other_users import give_away, needs_root
-from tests.support.paths import ROOT, TOY
+from tests.support.paths import ROOT
 from tests.support.plugin import toy_plugin
+from tests.support.recipes import toy_recipe
 from tests.support.scheduler import clients
 from tests.support.scripted import Scripted, stopped, submitted, trained
-from tests.support.tools import invoke, wait_for
+from tests.support.tools import invoke, json_of, wait_for
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=2"]
 
@@ -76,7 +76,7 @@ def test_code_in_a_file_does_not_run(tmp_path, kind):
 
 def test_a_plugin_that_a_safetensors_file_names_does_not_run_unasked(tmp_path):
     marker = tmp_path / "it-ran"
-    recipe = load(TOY, SMALL).to_dict()
+    recipe = toy_recipe(*SMALL).to_dict()
     recipe["data"] |= {"name": "of_a_file"}
     recipe["plugins"] = [str(plugin(tmp_path, marker, "of_a_file"))]
     file = tmp_path / "w.safetensors"
@@ -195,7 +195,7 @@ DAMAGE = {
 
 def rows_of(root):
     """What `status` says of the runs in a folder, by their names."""
-    rows = json.loads(invoke("status --json --all", runs=root).stdout)
+    rows = json_of("status --json --all", runs=root)
     return {row["name"]: row for row in rows}
 
 

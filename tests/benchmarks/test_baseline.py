@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from benchmarks import baseline
 from benchmarks.plain_nets import plain_ncsnpp
 from cld_core import nets
-from cld_core.config.network import MlpSpec, NcsnppSpec
+from cld_core.config.network import MlpSpec
 from cld_core.config.sampling import EmSpec, OdeSpec, SscsSpec
 from cld_core.config.train import ObjectiveSpec
 from cld_core.likelihood import log_density
@@ -15,6 +15,7 @@ from cld_core.loss import Draws, ScoreMatching
 from cld_core.samplers import sample
 from cld_core.score import Score
 from cld_core.sde import CLD
+from tests.cld_core.nets.test_toy_networks import IMAGES
 from tests.support.parity import InjectedNoise
 
 
@@ -66,10 +67,7 @@ def test_samplers_and_likelihood_agree(both, monkeypatch):
 
 def test_the_plain_ncsnpp_has_the_same_output():
     torch.manual_seed(0)
-    spec = NcsnppSpec(
-        image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0
-    )
-    net = nets.build(spec, data_shape=(3, 8, 8), halves_in=2, halves_out=1)
+    net = nets.build(IMAGES, data_shape=(3, 8, 8), halves_in=2, halves_out=1)
     plain = plain_ncsnpp(net)
     assert any(type(module).__name__ == "PlainAttention" for module in plain.modules())
     u, t = torch.randn(2, 6, 8, 8), torch.tensor([0.1, 0.9])

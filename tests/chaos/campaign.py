@@ -38,6 +38,7 @@ class Campaign:
 
     def __init__(self, stage, rng):
         self.stage = stage
+        self.faults = stage.faults
         self.rng = rng
         self.folder = RunFolder(stage.runs / NAME)
         self.reached = {}
@@ -49,7 +50,7 @@ class Campaign:
         """Do everything, print a line for each event, and return every promise that was broken."""
         self._began = time.monotonic()
         endless = (f"train.checkpoint_every={EVERY}", "train.steps=100000000")
-        self.stage.submit(NAME, *endless, **self.stage.faults.environment())
+        self.stage.submit(NAME, *endless, **self.faults.environment())
         watching = threading.Thread(target=self._watch, daemon=True)
         watching.start()
         try:
@@ -59,7 +60,7 @@ class Campaign:
             self._during = "at the end"
             self._finish()
         finally:
-            self.stage.faults.calm()
+            self.faults.calm()
             self._over.set()
             watching.join()
         self._judge_the_ledger()
@@ -67,6 +68,11 @@ class Campaign:
 
     # --- what events do with the run
     # -------------------------------------------------------------------
+
+    @property
+    def slurm(self):
+        """Only some campaigns have one."""
+        return self.stage.lab.slurm
 
     @property
     def job(self):
@@ -121,7 +127,7 @@ class Campaign:
         if repair is not None:
             repair()
         if self.stage.lab is not None:
-            self.stage.lab.slurm.restore_nodes()
+            self.slurm.restore_nodes()
         *over, last = [attempt for attempt in self._attempts() if attempt.attempt >= first]
         before = self.reached[first]
         after = before
@@ -202,7 +208,7 @@ class Campaign:
                         f"the run ended and did not come back: {row['state']}, {row.get('reason')}"
                     )
                 ends = False
-                done = self.stage.cldctl("resume", NAME, **self.stage.faults.environment())
+                done = self.stage.cldctl("resume", NAME, **self.faults.environment())
                 resumed += 1
                 if done.returncode != 0:
                     self.note(f"resume ended with {done.returncode}: {done.stderr[-1500:]}")
@@ -239,8 +245,8 @@ class Campaign:
             self.note("the run ended with other numbers than its undisturbed twin")
         if self.stage.lab is not None:
             # One that the last event took away may have been declared down since.
-            self.stage.lab.slurm.restore_nodes()
-            self.stage.lab.slurm.wait_idle(PATIENCE_S)
+            self.slurm.restore_nodes()
+            self.slurm.wait_idle(PATIENCE_S)
         with contextlib.suppress(AssertionError):
             wait_for(lambda: not processes_of(self.stage.runs), 30)
         for process in processes_of(self.stage.runs):

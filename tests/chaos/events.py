@@ -81,7 +81,7 @@ def burst(calls, error, *, rate=1.0, times=-1):
     """Calls on the run's folder fail: for a while, or until so many have."""
 
     def do(campaign):
-        faults = campaign.stage.faults
+        faults = campaign.faults
         before = faults.failed
         faults.fail(calls, error, rate, times)
         try:
@@ -128,42 +128,39 @@ def begun(campaign, newest):
 
 def listings(campaign):
     """The run starts again while listings are slow, shuffled and stale, as on NFS."""
-    campaign.stage.faults.list_badly(stale_s=1.0)
-    campaign.stage.faults.be_slow(0.2, rate=0.02)
+    campaign.faults.list_badly(stale_s=1.0)
+    campaign.faults.be_slow(0.2, rate=0.02)
     try:
         restarted(campaign)
     finally:
-        campaign.stage.faults.calm()
+        campaign.faults.calm()
 
 
 def clock(seconds):
     """The clock jumps under a running attempt, and stays there over a restart."""
 
     def do(campaign):
-        campaign.stage.faults.jump(seconds)
+        campaign.faults.jump(seconds)
         step = campaign.folder.progress().get("step", 0)
         campaign.until(
             lambda: campaign.folder.progress().get("step", 0) > step + 20 or not campaign.ranks(),
             "steps",
         )
         restarted(campaign)
-        return campaign.stage.faults.calm
+        return campaign.faults.calm
 
     return do
 
 
 def resume(campaign, *overrides):
     """`cldctl resume`, whose job meets the faults."""
-    campaign.stage.cldctl("resume", NAME, *overrides, **campaign.stage.faults.environment())
+    campaign.stage.cldctl("resume", NAME, *overrides, **campaign.faults.environment())
 
 
 def two_resumes(campaign):
     """Two people resume the same run at the same moment; one of them is enough."""
     ended(campaign)
-    both = [
-        campaign.stage.start("resume", NAME, **campaign.stage.faults.environment())
-        for _ in range(2)
-    ]
+    both = [campaign.stage.start("resume", NAME, **campaign.faults.environment()) for _ in range(2)]
     answers = [(*process.communicate(timeout=PATIENCE_S), process.returncode) for process in both]
     if not any(code == 0 for _, _, code in answers):
         campaign.note(f"two at once, and none resumed: {answers}")
@@ -238,16 +235,16 @@ AWAY_S = 10.0
 
 def preempt(*, user_signal, grace_time):
     def do(campaign):
-        campaign.stage.lab.slurm.configure(
+        campaign.slurm.configure(
             user_signal=user_signal, grace_time=grace_time, kill_wait=KILL_WAIT_S
         )
-        campaign.stage.lab.slurm.preempt_all(1)
+        campaign.slurm.preempt_all(1)
 
     return do
 
 
 def lose_a_node(campaign):
-    slurm = campaign.stage.lab.slurm
+    slurm = campaign.slurm
     hosts = slurm.run(
         ["scontrol", "show", "hostnames", slurm.job_info(campaign.job)["NodeList"]]
     ).stdout.split()
@@ -262,41 +259,41 @@ def lose_a_node(campaign):
 
 
 def expire(campaign):
-    campaign.stage.lab.slurm.expire(campaign.job, 40)
+    campaign.slurm.expire(campaign.job, 40)
     # This changes the limit of the job itself, which it keeps when it starts again.
-    return lambda: campaign.stage.lab.slurm.run(
+    return lambda: campaign.slurm.run(
         ["scontrol", "update", f"jobid={campaign.job}", "TimeLimit=30"]
     )
 
 
 def restart_the_controller(campaign):
-    campaign.stage.lab.slurm.kill_controller()
+    campaign.slurm.kill_controller()
     time.sleep(campaign.rng.uniform(0, 5))
-    campaign.stage.lab.slurm.start_controller()
+    campaign.slurm.start_controller()
 
 
 def scancel(campaign):
-    campaign.stage.lab.slurm.run(["scancel", campaign.job])
+    campaign.slurm.run(["scancel", campaign.job])
     campaign.ended()
-    campaign.stage.lab.slurm.wait_end(campaign.job, PATIENCE_S)
+    campaign.slurm.wait_end(campaign.job, PATIENCE_S)
 
 
 def requeue(campaign):
-    campaign.stage.lab.slurm.run(["scontrol", "requeue", campaign.job])
+    campaign.slurm.run(["scontrol", "requeue", campaign.job])
 
 
 def away(then):
     """slurmctld is down while ``then`` happens, and comes back a while later."""
 
     def do(campaign):
-        campaign.stage.lab.slurm.kill_controller()
+        campaign.slurm.kill_controller()
         try:
             then(campaign)
             time.sleep(AWAY_S)
             if (row := campaign.look())["state"] in OVER and campaign.ranks():
                 campaign.note(f"status calls a living run {row['state']}: {row['reason']}")
         finally:
-            campaign.stage.lab.slurm.start_controller()
+            campaign.slurm.start_controller()
 
     return do
 
@@ -308,7 +305,7 @@ def notice(campaign):
 
 def kill_batch_script(campaign):
     """The shell around the ranks, and with it all that could requeue the job."""
-    campaign.stage.lab.slurm.run(["scancel", "--batch", "--signal=KILL", campaign.job])
+    campaign.slurm.run(["scancel", "--batch", "--signal=KILL", campaign.job])
 
 
 def batch_script(campaign):

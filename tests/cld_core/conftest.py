@@ -2,15 +2,13 @@
 
 import pytest
 
-from cld_core.config import load
-from cld_core.run import RunFolder
 from tests.support.images import make_images
-from tests.support.paths import TOY
+from tests.support.made_up import run_with
 
 
 @pytest.fixture
 def run(tmp_path):
-    return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
+    return run_with(tmp_path / "mine")
 
 
 @pytest.fixture(scope="session")

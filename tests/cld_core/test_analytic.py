@@ -7,23 +7,21 @@ from torch.testing import assert_close
 
 from cld_core.analytic import GaussianMixture, gaussian
 from cld_core.sde import CLD, VPSDE
+from tests.support.numeric import MIXTURE, seeded
 
-LAW = GaussianMixture(
-    torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0])
-)
 SDES = (CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE())
 
 
 @pytest.mark.parametrize("sde", SDES)
 def test_law_is_that_of_the_forward_process(sde):
     """Log-density at t against a plain mixture of normals with the kernel's mean and covariance."""
-    generator = torch.Generator().manual_seed(0)
-    x = LAW.sample(6, generator).double()
+    generator = seeded()
+    x = MIXTURE.sample(6, generator).double()
     v = 0.1 * torch.randn(6, 2, generator=generator, dtype=torch.float64)
     u = torch.cat([x, v], dim=1) if sde.n == 2 else x
     for t in (1e-3, 0.3, 1.0):
         densities = []
-        for mean, weight in zip(LAW.means, LAW.weights, strict=True):
+        for mean, weight in zip(MIXTURE.means, MIXTURE.weights, strict=True):
             # With Sigma = L L^T of the kernel, the data's variance adds a term along the first
             # column of Psi.
             bare = replace(sde, numerical_eps=0.0)
@@ -36,7 +34,7 @@ def test_law_is_that_of_the_forward_process(sde):
             normal = torch.distributions.MultivariateNormal(location, covariance)
             densities.append(normal.log_prob(u) + weight.log())
         expected = torch.logsumexp(torch.stack(densities), 0)
-        assert_close(LAW.score(sde).log_density(u, t), expected, rtol=1e-5, atol=1e-5)
+        assert_close(MIXTURE.score(sde).log_density(u, t), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_entropy_by_quadrature():

@@ -12,7 +12,6 @@ from unittest.mock import Mock
 import pytest
 
 from cld_core import files
-from tests.support.clock import Clock
 from tests.support.failing import Failing
 
 
@@ -128,12 +127,6 @@ def test_lines_of_many_writers_do_not_mix(tmp_path):
     assert [line for line in path.read_text().splitlines() if line] == [text] * 160
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    monkeypatch.setattr("cld_core.files.time", clock := Clock())
-    return clock
-
-
 def failing(times, error=errno.ENOSPC):
     """A call that fails so many times."""
     return Failing(lambda: None, lambda call: call <= times, OSError(error, "the disk"))
@@ -142,27 +135,27 @@ def failing(times, error=errno.ENOSPC):
 @pytest.mark.parametrize(
     "error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN]
 )
-def test_a_temporary_error_is_retried(error, clock):
+def test_a_temporary_error_is_retried(error, disk_clock):
     files.retried(call := failing(5, error), 60.0)
     assert call.calls == 6
-    assert 0 < clock.now < 60
+    assert 0 < disk_clock.now < 60
 
 
-def test_retries_end_at_the_deadline_or_on_request(clock):
+def test_retries_end_at_the_deadline_or_on_request(disk_clock):
     with pytest.raises(OSError, match="the disk"):
         files.retried(failing(float("inf")), 60.0)
-    assert 45 < clock.now <= 60
-    clock.now = 0.0
+    assert 45 < disk_clock.now <= 60
+    disk_clock.now = 0.0
     with pytest.raises(OSError, match="the disk"):
-        files.retried(failing(float("inf")), 60.0, stop=lambda: clock.now > 3)
-    assert clock.now < 10
+        files.retried(failing(float("inf")), 60.0, stop=lambda: disk_clock.now > 3)
+    assert disk_clock.now < 10
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR])
-def test_another_error_is_not_retried(error, clock):
+def test_another_error_is_not_retried(error, disk_clock):
     with pytest.raises(OSError, match="the disk"):
         files.retried(failing(1, error), 60.0)
-    assert clock.now == 0
+    assert disk_clock.now == 0
     assert not files.passes(ValueError())
 
 

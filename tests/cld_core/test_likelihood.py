@@ -11,8 +11,8 @@ from cld_core.analytic import gaussian
 from cld_core.config.eval import ElboSpec
 from cld_core.likelihood import density_field, likelihood, log_density
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
-from cld_core.seeds import SampleNoise
 from tests.support import parity
+from tests.support.numeric import float64, noise_of, seeded
 
 SDES = {"cld": CLD(), "cld_rising": CLD(beta0=0.1, beta1=6.9), "vpsde": VPSDE()}
 
@@ -79,7 +79,7 @@ LINEAR = [PSLD(beta0=12.0), PSLD(beta0=12.0, friction=0.25, nu=4.25, triangle="u
 )
 def test_bound_hits_the_closed_form_on_gaussian_data(sde, eps):
     law = gaussian(0.5)
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * (2 * sde.n))
+    signs = torch.cartesian_prod(*[float64([-1.0, 1.0])] * (2 * sde.n))
     x = 0.5 * signs[:, :2]
     # Two-point Gauss-Hermite rule in every coordinate: exact expectations of quadratic functions.
     draw = Mock(return_value=signs[:, 2:])
@@ -105,7 +105,7 @@ def test_importance_bound_is_never_below_the_mean_bound():
         toy.score(),
         toy.sde,
         spec,
-        SampleNoise(3, first=0, last=16),
+        noise_of(16, seed=3),
         toy.data["x"],
         exact_trace=True,
     )
@@ -118,10 +118,10 @@ def test_importance_bound_is_never_below_the_mean_bound():
 def test_probes_of_two_scored_halves_average_to_the_exact_trace_with_little_variance():
     """With the weights of PSLD's halves on one side of the Jacobian, the deviation would be 1.14
     nats."""
-    sde, law, generator = PSLD(), gaussian(0.5), torch.Generator().manual_seed(0)
+    sde, law, generator = PSLD(), gaussian(0.5), seeded()
     start = torch.randn(64, 4, generator=generator, dtype=torch.float64)
     u = torch.cat([0.5 * start[:, :2], sde.initial_std[0] * start[:, 2:]], dim=1)
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 4)
+    signs = torch.cartesian_prod(*[float64([-1.0, 1.0])] * 4)
 
     def found(probes):
         return log_density(law.score(sde), sde, u, probes, rtol=1e-4, atol=1e-4)[0]
@@ -136,11 +136,11 @@ def test_normal_probes_see_only_what_differs_from_a_multiple_of_the_identity():
     """On a sphere they have the variance 2 d/(d + 2) (|J|^2 - tr(J)^2/d); without, it is 2
     |J|^2."""
     sde, n = CLD(), 2000
-    rates = torch.tensor([100.0, 101.0, 102.0], dtype=torch.float64)
+    rates = float64([100.0, 101.0, 102.0])
     x, spec = torch.zeros(n, 3).double(), ElboSpec(probe="gaussian", eps=0.99, rtol=1e-8, atol=1e-8)
 
     def bounds(exact):
-        noise = SampleNoise(0, first=0, last=n)
+        noise = noise_of(n)
         return likelihood(
             lambda u, t: -rates * sde.scored(u), sde, spec, noise, x, exact_trace=exact
         ).elbo
@@ -153,14 +153,10 @@ def test_normal_probes_see_only_what_differs_from_a_multiple_of_the_identity():
 
 def test_summary_numbers():
     law, sde = gaussian(0.5), CLD()
-    x = law.sample(64, torch.Generator().manual_seed(1)).double()
-    result = likelihood(
-        law.score(sde), sde, ElboSpec(), SampleNoise(0, first=0, last=64), x, exact_trace=True
-    )
+    x = law.sample(64, seeded(1)).double()
+    result = likelihood(law.score(sde), sde, ElboSpec(), noise_of(64), x, exact_trace=True)
     assert result.mean == pytest.approx(float(law.log_density(x).mean()), abs=1e-3)
     assert result.standard_error == pytest.approx(float(law.log_density(x).std()) / 8, rel=0.01)
     assert 100 < result.nfe < 250
-    one = likelihood(
-        law.score(sde), sde, ElboSpec(), SampleNoise(0, first=0, last=1), x[:1], exact_trace=True
-    )
+    one = likelihood(law.score(sde), sde, ElboSpec(), noise_of(1), x[:1], exact_trace=True)
     assert math.isnan(one.standard_error)

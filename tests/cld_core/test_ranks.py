@@ -13,13 +13,12 @@ import torch.distributed as dist
 
 from cld_core import ranks as distributed
 from cld_core import rendezvous
-from cld_core.config import load
 from cld_core.errors import LeaseLostError, SaveError, UsageError
 from cld_core.ranks import Consensus, RankError, Ranks, alone, join
 from cld_core.rendezvous import Place
 from cld_core.run.shards import share
 from cld_core.stop import StopCode
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 from tests.support.spawned import spawned
 
 
@@ -84,7 +83,7 @@ def test_a_batch_smaller_than_the_world_is_refused():
     ],
 )
 def test_what_requests_gpus(key, uses):
-    assert load(TOY, [f"cluster.{key}"]).cluster.uses_gpu is uses
+    assert toy_recipe(f"cluster.{key}").cluster.uses_gpu is uses
 
 
 @pytest.mark.usefixtures("two_gpus")

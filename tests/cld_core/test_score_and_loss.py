@@ -8,7 +8,6 @@ from torch.testing import assert_close
 
 from cld_core import nets
 from cld_core.analytic import gaussian
-from cld_core.config import load
 from cld_core.config.network import MlpSpec
 from cld_core.config.train import ObjectiveSpec
 from cld_core.loss import Draws, Importance, ScoreMatching
@@ -19,8 +18,8 @@ from cld_core.sde.matrices import apply
 from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
 from tests.support import parity
-from tests.support.numeric import BothScored, ThirdOrder, standard_normal
-from tests.support.paths import RECIPES
+from tests.support.numeric import BothScored, ThirdOrder, float64, seeded, standard_normal
+from tests.support.recipes import shipped_recipe
 from tests.support.waits import Waits
 
 
@@ -61,7 +60,7 @@ def test_an_objective_of_a_plug_in_draws_what_its_spec_says():
         found = []
         for objective in (spec, ObjectiveSpec(name=same)):
             matching = ScoreMatching(toy.sde, objective)
-            draws = matching.draw(torch.Generator().manual_seed(0), len(toy.data["x"]), (2,))
+            draws = matching.draw(seeded(), len(toy.data["x"]), (2,))
             found.append(
                 matching.losses(Score(toy.sde, objective, toy.net), toy.data["x"], draws).weighted
             )
@@ -73,10 +72,7 @@ def test_an_objective_of_a_plug_in_draws_what_its_spec_says():
 def test_the_score_at_many_times_is_that_at_each(name):
     toy = parity.load(name)
     u, score = toy.data["u"], toy.score()
-    times = (
-        torch.rand(3, len(u), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        + 1e-3
-    )
+    times = torch.rand(3, len(u), dtype=torch.float64, generator=seeded()) + 1e-3
     for dtype in (torch.float32, torch.float64):
         for function in (score, lambda u, t: score(u, t)):
             for t, then in zip(times, at_each(function, times, dtype), strict=True):
@@ -85,11 +81,11 @@ def test_the_score_at_many_times_is_that_at_each(name):
 
 def test_draws_are_of_the_global_batch_and_ranks_take_rows():
     matching = ScoreMatching(CLD(), ObjectiveSpec(name="dsm"))
-    whole, again = (matching.draw(torch.Generator().manual_seed(1), 8, (3, 4, 4)) for _ in range(2))
+    whole, again = (matching.draw(seeded(1), 8, (3, 4, 4)) for _ in range(2))
     assert (whole.noise.shape, whole.initial.shape) == ((8, 6, 4, 4), (8, 3, 4, 4))
     for name in ("t", "noise", "initial"):
         assert torch.equal(getattr(again.rows(slice(2, 5)), name), getattr(whole, name)[2:5])
-    many = matching.draw(torch.Generator().manual_seed(2), 10_000, (1,))
+    many = matching.draw(seeded(2), 10_000, (1,))
     assert float(many.initial.std()) == pytest.approx(0.1, rel=0.03)
     assert (
         ScoreMatching(VPSDE(), ObjectiveSpec(name="dsm")).draw(torch.Generator(), 2, (2,)).initial
@@ -106,7 +102,7 @@ def test_times_are_uniform_or_uniform_in_their_logarithm(each):
         matching = ScoreMatching(CLD(), ObjectiveSpec(loss_eps=1e-4, times=law))
         if each:
             return matching.draw_each(SampleNoise(0, "test", first=0, last=4000), (2,)).t
-        return matching.draw(torch.Generator().manual_seed(0), 4000, (2,)).t
+        return matching.draw(seeded(), 4000, (2,)).t
 
     for law, below in (("uniform", 9e-4), ("log", 0.25)):
         t = times(law)
@@ -114,8 +110,8 @@ def test_times_are_uniform_or_uniform_in_their_logarithm(each):
         assert float(t.min()) >= 1e-4
         assert float(t.max()) <= 1
         assert float((t < 1e-3).double().mean()) == pytest.approx(below, abs=0.03)
-    quantiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-    expected = torch.tensor([1e-3, 1e-2, 1e-1], dtype=torch.float64)
+    quantiles = float64([0.25, 0.5, 0.75])
+    expected = float64([1e-3, 1e-2, 1e-1])
     assert_close(times("log").quantile(quantiles), expected, rtol=0.25, atol=0)
 
 
@@ -128,7 +124,7 @@ def test_the_loss_and_its_gradient_never_wait_for_the_device(sde, name, weightin
     objective = ObjectiveSpec(name=name, weighting=weighting, mixed_score=mixed)
     net = nets.build(MlpSpec(width=8, layers=2), data_shape=(2,), halves_in=sde.n, halves_out=1)
     matching, x = ScoreMatching(sde, objective), torch.zeros(4, 2)
-    draws = matching.draw(torch.Generator().manual_seed(0), 4, (2,))
+    draws = matching.draw(seeded(), 4, (2,))
     # Times that can be differentiated are computed with by torch, as on a GPU, and so are those
     # without numbers.
     can = Draws(draws.t.requires_grad_(), draws.noise, draws.initial)
@@ -168,15 +164,11 @@ def test_the_mean_over_times_is_that_of_uniform_ones_whatever_the_weight(weight)
 
 
 def test_times_are_as_frequent_as_their_weight():
-    t, importance = Importance(lambda t: 1 / t, EPS)(
-        torch.tensor([0.0, 0.25, 0.5, 0.75], dtype=torch.float64)
-    )
-    assert_close(t, torch.tensor([1e-4, 1e-3, 1e-2, 1e-1], dtype=torch.float64), rtol=1e-9, atol=0)
+    t, importance = Importance(lambda t: 1 / t, EPS)(float64([0.0, 0.25, 0.5, 0.75]))
+    assert_close(t, float64([1e-4, 1e-3, 1e-2, 1e-1]), rtol=1e-9, atol=0)
     # The density of uniform times, 1 / (1 - eps), over 1 / (t log(1 / eps)).
     assert_close(importance, t * -math.log(EPS) / (1 - EPS), rtol=1e-9, atol=0)
-    ends, _ = Importance(lambda t: 1 / t, EPS)(
-        torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64)
-    )
+    ends, _ = Importance(lambda t: 1 / t, EPS)(float64([0.0, 1.0 - 2**-53]))
     assert ends.tolist() == pytest.approx([EPS, 1.0], rel=1e-9)
 
 
@@ -213,7 +205,7 @@ def test_the_likelihood_weighted_loss_keeps_its_mean_and_loses_variance(sde, gai
     if each:
         draws = matching.draw_each(SampleNoise(0, "test", first=0, last=n), (d,))
     else:
-        draws = matching.draw(torch.Generator().manual_seed(0), n, (d,))
+        draws = matching.draw(seeded(), n, (d,))
     losses = matching.losses(
         Score(sde, objective, NoNoise(sde)), torch.zeros(n, d), draws
     ).weighted.double()
@@ -251,7 +243,7 @@ def network(sde):
 def test_nothing_is_left_to_learn_of_gaussian_data(sde, name):
     u, exact = standard_normal(20, 2 * sde.n), gaussian(STD).score(sde)
     score = Score(sde, replace(PRECONDITIONED, name=name), NoNoise(sde))
-    times = torch.tensor([1e-4, 1e-2, 0.3, 1.0], dtype=torch.float64)
+    times = float64([1e-4, 1e-2, 0.3, 1.0])
     for t in times.tolist():
         assert_close(score(u, t), exact(u, t), rtol=1e-11, atol=1e-11)
     each = times[:, None].expand(4, 20)
@@ -289,7 +281,7 @@ def test_predicted_noise_and_losses_are_those_of_the_score(sde, name):
     target = sde.target(t, name)
     expected = -apply(torch.linalg.inv(target), score(u, t))
     assert_close(score.predicted_noise(u, t), expected, rtol=1e-9, atol=1e-9)
-    draws = matching.draw(torch.Generator().manual_seed(0), 6, (2,))
+    draws = matching.draw(seeded(), 6, (2,))
     initial = None if draws.initial is None else draws.initial.double()
     draws = replace(draws, t=t, noise=draws.noise.double(), initial=initial)
     x = standard_normal(6, 2, seed=1)
@@ -312,7 +304,7 @@ def test_training_learns_what_is_not_gaussian():
             f"optim.lr={rate}",
             "network.width=32",
         )
-        made = Trainer(load(RECIPES / "toy_diamond.yaml", settings), Ranks())
+        made = Trainer(shipped_recipe("toy_diamond", *settings), Ranks())
         for step in range(200):
             if step == 100:
                 made.take_scalars()

@@ -20,8 +20,7 @@ from cld_core.ranks import Ranks
 from cld_core.run import work as works
 from cld_core.run.shards import Rows
 from cld_core.run.work import KINDS, open_work
-from tests.support.clock import Clock
-from tests.support.failing import Failing
+from tests.support.failing import FULL_DISK, Failing
 from tests.support.squares import SquareRows, Squares, SquaresRequest, SquaresTask
 from tests.support.stopping import StopWhen
 
@@ -244,17 +243,15 @@ def test_an_error_of_the_file_system_does_not_mean_that_there_is_no_request(fold
 
 
 def test_a_disk_that_fails_now_and_then_costs_no_row_and_one_that_stays_full_ends_the_task(
-    folder, monkeypatch
+    folder, monkeypatch, disk_clock
 ):
     work = Squares(folder)
-    full = OSError(errno.ENOSPC, "No space left on device")
     fsync = os.fsync
-    monkeypatch.setattr("cld_core.files.time", Clock())
-    monkeypatch.setattr("os.fsync", Mock(side_effect=full))
+    monkeypatch.setattr("os.fsync", Mock(side_effect=FULL_DISK))
     with pytest.raises(OSError, match="No space left"):
         work.compute(Ranks())
     work.computed.clear()
-    monkeypatch.setattr("os.fsync", Failing(fsync, lambda call: call % 3 == 0, full))
+    monkeypatch.setattr("os.fsync", Failing(fsync, lambda call: call % 3 == 0, FULL_DISK))
     assert work.compute(Ranks()).is_done
     assert result(folder) == SUM
     assert sum(last - first for first, last in work.computed) == N, "nothing is computed twice"

@@ -1,13 +1,24 @@
 """Fixtures of the command-line tests."""
 
+import os
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
 
 from tests.support.made_up import run_with
 from tests.support.tools import ONE, invoke
+
+
+@pytest.fixture(autouse=True)
+def environment_of_commands(request, tmp_path):
+    """The runs of a test are the fixture `runs`, if it has one, or else in its own folder."""
+    has_runs = "runs" in request.fixturenames
+    runs = request.getfixturevalue("runs") if has_runs else tmp_path
+    with mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(runs)}):
+        yield
 
 
 @pytest.fixture
@@ -18,7 +29,7 @@ def run(tmp_path):
 @pytest.fixture
 def fresh_runs(tmp_path):
     """A folder for runs of one test; whatever still runs in it afterwards is killed."""
-    yield tmp_path / "runs"
+    yield tmp_path
     for process in psutil.process_iter(["cmdline"]):
         if any(str(tmp_path) in word for word in process.info["cmdline"] or ()):
             process.kill()

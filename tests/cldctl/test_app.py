@@ -16,7 +16,7 @@ from tests.support.tools import DEBUG, ONE, invoke
 
 
 @pytest.fixture
-def failing(monkeypatch, tmp_path):
+def failing(monkeypatch):
     """Let `cldctl recipes` raise an error; returns stderr and the exit code."""
 
     def fail(error, **env):
@@ -27,7 +27,7 @@ def failing(monkeypatch, tmp_path):
         broken.command("recipes")(command)
         broken.command("other")(command)
         monkeypatch.setattr(app, "command_line", lambda words: broken)
-        done = invoke("recipes", runs=tmp_path, code=None, **env)
+        done = invoke("recipes", code=None, **env)
         return done.stderr, done.returncode
 
     return fail
@@ -87,6 +87,6 @@ def test_ctrl_c_in_a_training_of_this_process_saves_and_is_130(monkeypatch, tmp_
         whole(trainer, number)
 
     monkeypatch.setattr(Trainer, "step", step)
-    done = invoke("submit toy --name mine", *ONE, *DEBUG, runs=tmp_path, code=130)
+    done = invoke("submit toy --name mine", *ONE, *DEBUG, code=130)
     assert "cldctl resume mine" in done.stderr
     assert RunFolder(tmp_path / "mine").checkpoint_steps() == [5]

@@ -43,13 +43,13 @@ def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, mo
     (tmp_path / "config/cldctl/profiles/site.yaml").write_text("cluster: {setup: ['true']}\n")
     write("cluster: local\nruns_dir: ~/ours\nprofile: site\n")
     monkeypatch.setenv("HOME", str(tmp_path))
-    done = invoke("submit toy --dry-run --name mine", *ONE, runs="")
+    done = invoke("submit toy --dry-run --name mine", *ONE)
     assert f"# run: {tmp_path}/ours/mine" in done.stdout
     assert "setup:\n  - 'true'" in done.stdout
-    done = invoke("submit toy --dry-run --cluster debug", *ONE, runs="")
+    done = invoke("submit toy --dry-run --cluster debug", *ONE)
     assert "setup: []" in done.stdout, "the profile is for another cluster"
     run_with(tmp_path / "ours" / "mine", 10)
-    assert "mine" in invoke("status --all", runs="").stdout
+    assert "mine" in invoke("status --all").stdout
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, mo
 )
 def test_what_is_wrong_in_it_is_wrong_usage(write, text, words):
     file = write(text)
-    done = invoke("submit toy --dry-run", runs="", code=2)
+    done = invoke("submit toy --dry-run", code=2)
     assert done.stderr.count("\n") == 1
     assert [word for word in (str(file), *words) if word not in " ".join(done.stderr.split())] == []
 

@@ -5,8 +5,8 @@ import pytest
 from nbclient import NotebookClient
 
 import cld_core
-from cld_core.config import load
-from tests.support.paths import RECIPES, ROOT
+from tests.support.paths import ROOT
+from tests.support.recipes import shipped_recipe
 
 NOTEBOOK = ROOT / "docs/demo.ipynb"
 MAX_BYTES = 1_000_000
@@ -38,7 +38,7 @@ def test_the_model_of_the_documentation_is_that_of_the_recipe():
     """Of today's recipe: `benchmarks/demo_model.sh` trains it again."""
     model, recipe = (
         cld_core.load(ROOT / "docs/demo.safetensors", device="cpu"),
-        load(RECIPES / "toy_demo.yaml"),
+        shipped_recipe("toy_demo"),
     )
     for section in ("data", "sde", "network", "objective", "optim"):
         assert getattr(model.recipe, section) == getattr(recipe, section), section

@@ -23,17 +23,14 @@ from cld_core.nets import mlp, ncsnpp  # noqa: F401 (forks have them)
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import weights_file
 from cld_core.run.shards import Rows
-from tests.support.made_up import vouch
-from tests.support.paths import TOY
+from tests.support.made_up import run_with, vouch
+from tests.support.recipes import toy_recipe
 
 from .campaign import Target
 from .mutations import ODD_VALUES, changed, damaged, json_bytes
 
 STEP = 7
-
-
-def _toy():
-    return cld_core.config.load(TOY, ["network.width=8", "network.layers=2"])
+SMALL = ("network.width=8", "network.layers=2")
 
 
 def _prepare():
@@ -51,10 +48,9 @@ def _prepare():
 @cache
 def _run():
     """A run with one checkpoint."""
-    recipe = _toy()
-    folder = RunFolder.create(
-        Path(tempfile.mkdtemp(prefix="fuzz-checkpoints-")) / "run", recipe, {"created": 1.0}
-    )
+    path = Path(tempfile.mkdtemp(prefix="fuzz-checkpoints-")) / "run"
+    folder = run_with(path, overrides=SMALL)
+    recipe = folder.recipe()
     weights = dict(Model(recipe).net.state_dict())
     state = {
         "model": weights,
@@ -148,7 +144,7 @@ def _checkpoint(rng, folder):
 def _exported():
     """The header and the tensors of a file."""
     file = Path(tempfile.mkdtemp(prefix="fuzz-safetensors-")) / "w.safetensors"
-    Model(_toy()).export(file)
+    Model(toy_recipe(*SMALL)).export(file)
     raw = file.read_bytes()
     (length,) = struct.unpack_from("<Q", raw)
     return json.loads(raw[8 : 8 + length]), raw[8 + length :]

@@ -18,13 +18,13 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from benchmarks.gpu import halved
 from cld_core.checkpoint import checkpoints
 from cld_core.checkpoint import load as load_checkpoint
-from cld_core.config import load
 from cld_core.nets import execution
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.train.step import Trainer
 from tests.support import tracing
 from tests.support.paths import RECIPES, ROOT
+from tests.support.recipes import shipped_recipe
 from tests.support.spawned import spawned
 from tests.support.tools import same
 
@@ -33,7 +33,7 @@ from .conftest import DEVICE, ON_GPU
 ON_GPUS = [
     name
     for name in sorted(file.stem for file in RECIPES.glob("*.yaml"))
-    if load(RECIPES / f"{name}.yaml").cluster.uses_gpu
+    if shipped_recipe(name).cluster.uses_gpu
 ]
 # A loss scale starts at 65,536 and is halved by each step that it lets overflow: after these it
 # cannot be the reason.

@@ -51,7 +51,7 @@ class Lab:
         # A command, in a process of its own, asks once what Slurm's limits are.
         submit.forget()
         with mock.patch.dict(os.environ, self.slurm.env | self.environment, clear=True):
-            return tools.invoke(line, *words, runs=self.runs, code=code)
+            return tools.invoke(line, *words, code=code)
 
     @property
     def environment(self):

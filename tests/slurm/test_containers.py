@@ -17,6 +17,14 @@ def containers(tmp_path, monkeypatch):
     return containers
 
 
+def submitted(lab, containers, *overrides):
+    """The names of runs in each kind of container: two jobs and an array."""
+    names = ["unconfigured", "pyxis"]
+    for name in names:
+        lab.submit(name, *overrides, *getattr(containers, name))
+    return [*names, *lab.sweep(2, *overrides, *containers.apptainer)]
+
+
 def came_back(lab, name, *causes, attempt=1):
     """The run trains again after an attempt that ended by one of these causes, as the same job."""
     before, now = lab.until(name, "to come back", lambda row: len(row["attempts"]) > attempt, 150)[
@@ -31,10 +39,7 @@ def test_crashes(lab, containers, monkeypatch):
     monkeypatch.setenv("CLDCTL_TEST_BAD_NODE", "n1")
     broken = lab.submit("broken", "train.steps=60", *containers.apptainer)
     monkeypatch.delenv("CLDCTL_TEST_BAD_NODE")
-    names = ["unconfigured", "pyxis"]
-    for name in names:
-        lab.submit(name, "cluster.exclude=n1", *getattr(containers, name))
-    names += lab.sweep(2, "cluster.exclude=n1", *containers.apptainer)
+    names = submitted(lab, containers, "cluster.exclude=n1")
     for name in names:
         lab.training(name)
         lab.kill(name)
@@ -66,11 +71,7 @@ def test_time_limits(lab, containers, tmp_path):
     begun = tmp_path / "begun"
     slow = f"cluster.setup=['[ -e {begun} ] || {{ touch {begun}; sleep 600; }}']"
     setup = lab.submit("setup", slow, *containers.apptainer)
-    short = ("cluster.time_min=1", "cluster.signal_s=5")
-    names = ["unconfigured", "pyxis"]
-    for name in names:
-        lab.submit(name, *short, *getattr(containers, name))
-    names += lab.sweep(2, *short, *containers.apptainer)
+    names = submitted(lab, containers, "cluster.time_min=1", "cluster.signal_s=5")
     wait_for(begun.exists, timeout=60, what="the setup")
     job = lab.status("setup")["job_id"]
     lab.slurm.expire(job)
@@ -84,10 +85,7 @@ def test_time_limits(lab, containers, tmp_path):
 
 def test_preemption(lab, containers):
     """Where it is final, the successor follows, which the container cannot submit."""
-    names = ["unconfigured", "pyxis"]
-    for name in names:
-        lab.submit(name, *getattr(containers, name))
-    names += lab.sweep(2, *containers.apptainer)
+    names = submitted(lab, containers)
     lab.submit("final", "cluster.successor=true", *containers.apptainer, partition="cancel")
     for name in (*names, "final"):
         lab.training(name)

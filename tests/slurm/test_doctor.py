@@ -6,12 +6,11 @@ import shutil
 
 import pytest
 
-from cld_core.config import load
 from cld_core.config.cluster import ClusterSpec
 from cldctl.clusters.base import Check, DoctorOptions
 from cldctl.clusters.slurm import doctor
 from cldctl.clusters.slurm.cluster import SlurmCluster
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 from tests.support.tools import program, wait_for
 
 from .containers import Containers
@@ -98,7 +97,7 @@ def test_where_scontrol_can_be_reached(lab, tmp_path):
     containers = Containers(tmp_path / "containers")
 
     def size(*overrides):
-        return load(TOY, ["cluster.partition=low", *overrides]).cluster
+        return toy_recipe("cluster.partition=low", *overrides).cluster
 
     for overrides in (containers.apptainer, containers.pyxis):
         found = checks(lab, job=True, size=size(*overrides))

@@ -1,5 +1,10 @@
 """Functions of the system, or of libraries, that fail."""
 
+import errno
+import os
+
+FULL_DISK = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
 
 class Failing:
     """``function``, which raises ``error`` instead at the calls, from 1, for whose number ``fails``

@@ -10,6 +10,7 @@ from cld_core.data.images import StoredSource
 from cld_core.data.prepare import Plan, SourcePart, build
 from cld_core.run import RunFolder
 from tests.support.paths import RECIPES
+from tests.support.recipes import shipped_recipe
 
 # A network of milliseconds, of the smoke recipe's kind.
 TINY = (
@@ -60,6 +61,12 @@ def opened(path, split, **keys):
     return StoredSource(spec).opened(split, spec.cache)
 
 
+def pixels_of(path, split, **keys):
+    """All images of a split, uint8 of shape (n, C, H, W)."""
+    images = opened(path, split, **keys)
+    return images.batch(torch.arange(images.n)).numpy()
+
+
 def make_images(root, *, size=8, splits=None, channels=3, **about):
     """A prepared folder of smooth random images; default: 20 for training, 40 for validation."""
 
@@ -78,7 +85,7 @@ def make_images(root, *, size=8, splits=None, channels=3, **about):
 
 def tiny_recipe(data, *overrides):
     """The smoke recipe at 8x8 pixels."""
-    return load(RECIPES / "cifar10_smoke.yaml", [*TINY, f"data.path={data}", *overrides])
+    return shipped_recipe("cifar10_smoke", *TINY, f"data.path={data}", *overrides)
 
 
 def image_recipe(folder, name, *overrides, small=False, gpus=1):

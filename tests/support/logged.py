@@ -8,12 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.work import Start, Training
 from cld_core.train.step import Trainer
-from tests.support.paths import TOY
+from tests.support.made_up import run_with
 from tests.support.tools import wait_for
 
 SMALL = (
@@ -37,7 +36,13 @@ def killed_and_resumed(path, *overrides, **env):
     Args:
         overrides: switch the logger on.
     """
-    run = RunFolder.create(path, load(TOY, [*SMALL, *overrides]), {"created": 1.0})
+    run = run_with(
+        path,
+        overrides=(
+            *SMALL,
+            *overrides,
+        ),
+    )
     for code in (-signal.SIGKILL, 0):
         words = [sys.executable, "-m", "tests.support.logged", str(path)]
         done = subprocess.run(

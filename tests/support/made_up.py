@@ -3,7 +3,6 @@
 import time
 from dataclasses import replace
 
-from cld_core.config import load
 from cld_core.digests import checksum
 from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
@@ -22,14 +21,14 @@ from cld_core.run.events import (
     Wished,
 )
 from cld_core.run.groups import Group
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 
 CONTENT = b"tensors"
 
 
 def run_with(path, *steps, overrides=()):
     """A run with checkpoints that verify, but hold no tensors."""
-    run = RunFolder.create(path, load(TOY, overrides), {"created": 1.0})
+    run = RunFolder.create(path, toy_recipe(*overrides), {"created": 1.0})
     for step in steps:
         run.checkpoint_file(step).write_bytes(CONTENT)
         weights_file(run, step).write_bytes(CONTENT)

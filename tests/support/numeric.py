@@ -7,23 +7,40 @@ from dataclasses import dataclass
 
 import torch
 
+from cld_core.analytic import GaussianMixture
 from cld_core.sde import PSLD, Diffusion
 from cld_core.sde.matrices import apply, spread
+from cld_core.seeds import SampleNoise
 
 
-def dense(rows):
-    """Constants of a diffusion as a matrix (n, n), float64."""
-    return torch.tensor(rows, dtype=torch.float64)
+def float64(numbers):
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def drift(sde, u, t):
     """beta(t) A u."""
-    return spread(sde.schedule.beta(t), u) * apply(dense(sde.A), u)
+    return spread(sde.schedule.beta(t), u) * apply(float64(sde.A), u)
+
+
+def seeded(seed=0):
+    """torch's generator."""
+    return torch.Generator().manual_seed(seed)
 
 
 def standard_normal(*shape, seed=0):
     """Numbers in float64."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
+
+
+def noise_of(n, seed=0):
+    """That of the samples 0 to n - 1."""
+    return SampleNoise(seed, first=0, last=n)
+
+
+# Three Gaussians of unequal weights.
+MIXTURE = GaussianMixture(
+    torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0])
+)
 
 
 class Given:

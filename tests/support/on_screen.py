@@ -141,12 +141,10 @@ def running(fleet):
 
 
 def requeued(fleet):
-    run = fleet.run("cifar10-vpsde-1125-1730-x9e0", 16 * HOUR, 120_000)
-    fleet.job(run, 16 * HOUR, "4421", "PENDING||BeginTime")
-    fleet.attempt(run, "4421", 15 * HOUR)
-    fleet.event(run, 0.2 * HOUR, Ended, attempt=0, cause="timeout", step=120_000)
+    name = "cifar10-vpsde-1125-1730-x9e0"
+    how = {"step": 120_000, "loss": 0.5312, "rate": 4.4, "over": 0.2 * HOUR}
+    run = ended(fleet, name, 16 * HOUR, "timeout", "4421", "PENDING||BeginTime", **how)
     fleet.event(run, 0.2 * HOUR, Wished, job_id="4421", cause="timeout")
-    fleet.reports(run, 120_000, 0.5312, 4.4, ago=0.2 * HOUR)
     curve(run, range(4_000, 120_000, 4_000), level=0.5)
     return run
 
@@ -172,25 +170,26 @@ def failed(fleet):
     return run
 
 
-def ended(fleet, name, ago, cause, job_id):
-    """A run whose only attempt ended by a cause; None if its end is not recorded."""
-    run = fleet.run(name, ago, 50_000)
-    fleet.job(run, ago, job_id)
+def ended(
+    fleet, name, ago, cause, job_id, squeue=None, *, step=50_000, loss=0.7, rate=5.0, over=None
+):
+    """A run whose only attempt ended by a cause, ``over`` seconds before now; None if its end is
+    not recorded."""
+    over = over or ago / 2
+    run = fleet.run(name, ago, step)
+    fleet.job(run, ago, job_id, squeue)
     if cause == "cancelled":
-        fleet.event(run, ago / 2, Cancelled, job_id=job_id)
+        fleet.event(run, over, Cancelled, job_id=job_id)
     fleet.attempt(run, job_id, ago - 600)
     if cause is not None:
-        fleet.event(run, ago / 2, Ended, attempt=0, cause=cause, step=50_000)
-    fleet.reports(run, 50_000, 0.7, 5.0, ago=ago / 2)
+        fleet.event(run, over, Ended, attempt=0, cause=cause, step=step)
+    fleet.reports(run, step, loss, rate, ago=over)
     return run
 
 
 def finished(fleet):
-    run = fleet.run("toy-diamond-1124-1502-aa10", 47 * HOUR, STEPS)
-    fleet.job(run, 47 * HOUR, "4391")
-    fleet.attempt(run, "4391", 46.9 * HOUR)
-    fleet.event(run, 44 * HOUR, Ended, attempt=0, cause="finished", step=STEPS)
-    fleet.reports(run, STEPS, 0.3301, 77.0, ago=44 * HOUR)
+    how = {"step": STEPS, "loss": 0.3301, "rate": 77.0, "over": 44 * HOUR}
+    run = ended(fleet, "toy-diamond-1124-1502-aa10", 47 * HOUR, "finished", "4391", **how)
     curve(run, range(8_000, STEPS, 8_000), level=0.33)
     numbers = {"nll": 2.3391, "stderr": 0.0042, "true_entropy": 2.3026, "n": 4096}
     report(run, evaluation(run, STEPS, 4).request, elbo={**numbers, "nfe_mean": 182.0})

@@ -18,12 +18,11 @@ import pytest
 import torch
 import typer.main
 
-from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.pids import is_up
 from cld_core.run.work import Start, Training
-from tests.support.paths import RECIPES
+from tests.support.recipes import shipped_recipe
 
 # Every call of the command line would make all of its commands again, which takes longer than most
 # of them.
@@ -75,16 +74,21 @@ def _expect(code, done):
     return done
 
 
-def invoke(line, *words, runs, code=0, width=200, **env):
-    """As `cldctl`, in this process: for tests without processes, signals and imports."""
+def invoke(line, *words, runs=None, code=0, width=200, **env):
+    """As `cldctl`, in this process: for tests without processes, signals and imports.
+
+    Without ``runs``, those of the environment; in tests/cldctl, that is the folder of the test.
+    """
     from cldctl import app
     from cldctl.show import console
 
+    if runs is not None:
+        env["CLDCTL_RUNS"] = str(runs)
     arguments = [*shlex.split(line), *words]
     out = io.StringIO()
     err = io.StringIO()
     with (
-        mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(runs), **env}),
+        mock.patch.dict(os.environ, env),
         mock.patch.object(console.out, "_width", width),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -93,6 +97,11 @@ def invoke(line, *words, runs, code=0, width=200, **env):
         returned = app.run(arguments)
     done = subprocess.CompletedProcess(arguments, returned, out.getvalue(), err.getvalue())
     return _expect(code, done)
+
+
+def json_of(line, *words, **how):
+    """What a command prints, as `invoke`."""
+    return json.loads(invoke(line, *words, **how).stdout)
 
 
 @contextlib.contextmanager
@@ -109,7 +118,7 @@ def signal_handlers():
 
 def trained(path, recipe, *overrides):
     """A run of a shipped recipe that was trained in this process."""
-    run = RunFolder.create(path, load(RECIPES / f"{recipe}.yaml", overrides), {"created": 1.0})
+    run = RunFolder.create(path, shipped_recipe(recipe, *overrides), {"created": 1.0})
     return train(run)
 
 
@@ -126,8 +135,8 @@ def train(run):
     return run
 
 
-def status(runs, name):
-    return json.loads(invoke(f"status {name} --json", runs=runs).stdout)[0]
+def status(name, runs=None):
+    return json_of(f"status {name} --json", runs=runs)[0]
 
 
 def wait_for(condition, timeout=240, every=0.05, *, what="something", last_seen=lambda: ""):
@@ -178,11 +187,11 @@ def wait_step(run, step):
     wait_for(lambda: run.progress().get("step", 0) >= step)
 
 
-def wait_ended(runs, name, timeout=120):
+def wait_ended(name, runs=None, timeout=120):
     """The status of a run once it is over."""
     over = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
     return wait_for(
-        lambda: (row := status(runs, name))["state"] in over and row, timeout, every=0.1
+        lambda: (row := status(name, runs))["state"] in over and row, timeout, every=0.1
     )
 
 

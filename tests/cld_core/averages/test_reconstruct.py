@@ -14,12 +14,11 @@ from cld_core import averages
 from cld_core.average_profiles import Basis, Profile, exponent, inner
 from cld_core.averages import Ema, PowerAverages, averaged
 from cld_core.checkpoint import checkpoints, read_tensors, snapshots
-from cld_core.config import load
 from cld_core.config.train import UNIFORM_LENGTH
 from cld_core.errors import CheckpointError, UsageError
-from cld_core.run import RunFolder
 from cld_core.run.checkpoints import remove, snapshot_files, usable, weights_digest, weights_file
-from tests.support.paths import TOY
+from tests.support.made_up import run_with
+from tests.support.numeric import standard_normal
 from tests.support.tools import same
 
 STEPS, EVERY = 700, 20
@@ -28,9 +27,7 @@ LENGTHS = (0.05, 0.1)
 
 def trajectory(steps, size=5, seed=0):
     """Weights after each step, (steps, size), float64: a trend, oscillations and a random walk."""
-    noise = torch.randn(
-        steps, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
-    )
+    noise = standard_normal(steps, size, seed=seed)
     s = torch.arange(1, steps + 1, dtype=torch.float64)[:, None]
     phases = torch.arange(size, dtype=torch.float64)
     return torch.exp(-3 * s / steps) + 0.3 * torch.sin(0.05 * s + phases) + 0.02 * noise.cumsum(0)
@@ -53,7 +50,7 @@ class Averaged:
     """
 
     def __init__(self, folder, lengths=LENGTHS, dtype=torch.float64, half=False):
-        self.run = RunFolder.create(folder, load(TOY), {"created": 1.0})
+        self.run = run_with(folder)
         self.net = nn.ParameterDict({"weight": nn.Parameter(torch.zeros(5, dtype=dtype))})
         self.power = PowerAverages(self.net, lengths)
         self._snapshots = snapshots(self.run, half=half)

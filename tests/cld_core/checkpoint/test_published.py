@@ -1,6 +1,5 @@
 """Published checkpoints are read completely, and messages name the parts that do not fit."""
 
-import errno
 import zipfile
 from collections import OrderedDict
 from functools import partial
@@ -16,7 +15,6 @@ from torch.utils._pytree import tree_map_only
 import cld_core
 from cld_core import importing
 from cld_core.checkpoint import load as load_checkpoint
-from cld_core.config import load
 from cld_core.errors import (
     CheckpointError,
     NotFoundError,
@@ -29,8 +27,10 @@ from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
 from tests.support.crafted import crafted
+from tests.support.failing import FULL_DISK
 from tests.support.images import make_images, tiny_recipe
-from tests.support.paths import FIXTURES, RECIPES
+from tests.support.paths import FIXTURES
+from tests.support.recipes import shipped_recipe
 from tests.support.tools import stepped
 
 FILE = FIXTURES / "parity" / "published_checkpoint_ncsnpp.pth"
@@ -45,7 +45,7 @@ SMALL = (
 
 
 def recipe(*overrides):
-    return load(RECIPES / "cifar10.yaml", [*SMALL, *overrides])
+    return shipped_recipe("cifar10", *SMALL, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_a_channels_last_run_continues_with_its_own_moments(tmp_path):
 
 
 def psld(*overrides):
-    return load(RECIPES / "cifar10_psld.yaml", [*SMALL, "network.multipliers=[2,2]", *overrides])
+    return shipped_recipe("cifar10_psld", *SMALL, "network.multipliers=[2,2]", *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +280,7 @@ def test_a_checkpoint_later_than_the_recipes_end_is_refused_and_leaves_nothing(t
 
 
 def test_nothing_is_left_of_an_import_that_cannot_be_written(tmp_path, monkeypatch):
-    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    full = Mock(side_effect=FULL_DISK)
     monkeypatch.setattr("torch.save", full)
     with pytest.raises(SaveError, match="no space left on the disk"):
         import_published(FILE, recipe(), tmp_path / "runs" / "mine", {"created": 1.0})

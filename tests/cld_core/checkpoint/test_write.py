@@ -15,12 +15,10 @@ from torch.testing import assert_close
 from cld_core import checkpoint as writing
 from cld_core.checkpoint import KINDS, averaged_weights, checkpoints, files, write
 from cld_core.checkpoint import load as load_checkpoint
-from cld_core.config import load
 from cld_core.errors import CheckpointError, LeaseLostError, SaveError
 from cld_core.files import read_object, write_json
-from cld_core.run import RunFolder
 from tests.support.failing import Failing
-from tests.support.paths import TOY
+from tests.support.made_up import run_with
 from tests.support.tools import small_disk
 
 
@@ -100,7 +98,7 @@ def test_an_owner_that_lost_the_lease_writes_nothing(run):
 
 def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoints(tmp_path):
     with small_disk(tmp_path, megabytes=1):
-        run = RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
+        run = run_with(tmp_path / "mine")
         writer = checkpoints(run, keep=3)
         writer.save(1, state())
         writer.save(2, {**state(), "more": torch.zeros(1_000_000)})

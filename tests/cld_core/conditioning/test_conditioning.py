@@ -13,7 +13,7 @@ from cld_core.sde import CLD, VPSDE
 from cld_core.sde.estimate import estimate, posterior_mean
 from cld_core.seeds import SampleNoise
 from tests.support.affine import spec_of
-from tests.support.numeric import BothScored, Given, ThirdOrder, standard_normal
+from tests.support.numeric import BothScored, Given, ThirdOrder, float64, seeded, standard_normal
 from tests.support.parity import InjectedNoise
 
 CLD_EXACT = CLD(numerical_eps=0.0)
@@ -22,8 +22,8 @@ SDES = pytest.mark.parametrize(
     [CLD_EXACT, VPSDE(), BothScored(), ThirdOrder()],
     ids=["cld", "vpsde", "n=2, m=2", "n=3, m=1"],
 )
-H = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
-TWO = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0]], dtype=torch.float64)
+H = float64([[1.0, 0.5]])
+TWO = float64([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0]])
 EXACT = {
     "jacobian": GradientGuidance(score_error=0.0),
     "isotropic": GradientGuidance(covariance="isotropic", data_std=0.5, score_error=0.0),
@@ -35,10 +35,17 @@ def of_first(value):
     return Observation.masked(torch.tensor([value, 9.0]), torch.tensor([True, False]))
 
 
-def drawn(law, sde, observation, way, n, **keys):
+def drawn(score, sde, observation, way, n, **keys):
     noise, apart = (SampleNoise(0, name, first=0, last=n) for name in ("sample", "observation"))
-    given = way.conditioned(law.score(sde), sde, observation, apart)
-    return sample(given, sde, spec_of(**keys), noise, (law.dimension,)).x
+    given = way.conditioned(score, sde, observation, apart)
+    return sample(given, sde, spec_of(**keys), noise, (2,))
+
+
+def at_time(sde, t, covariance):
+    """The covariance of u at t if the data have this one."""
+    psi, factor = sde.mean(t)[:, 0], sde.factor(t)
+    noise = torch.kron(factor @ factor.T, torch.eye(len(covariance)).double())
+    return noise + torch.kron(torch.outer(psi, psi), covariance)
 
 
 @SDES
@@ -53,10 +60,8 @@ def test_on_normal_data_guidance_is_the_exact_score_given_y(sde, name, sigma, ma
         law.score(sde), sde, Observation.linear(matrix, y, sigma), None
     )
     for t in (0.01, 0.3, 1.0):
-        psi, factor = sde.mean(t)[:, 0], sde.factor(t)
-        covariance = torch.kron(torch.outer(psi, psi), given.covariance)
-        covariance += torch.kron(factor @ factor.T, torch.eye(d).double())
-        exact = -torch.linalg.solve(covariance, (u - torch.kron(psi, given.means[0])).T).T
+        offset = u - torch.kron(sde.mean(t)[:, 0], given.means[0])
+        exact = -torch.linalg.solve(at_time(sde, t, given.covariance), offset.T).T
         assert_close(guided(u, t), sde.scored(exact), rtol=1e-6, atol=1e-6)
 
 
@@ -160,19 +165,19 @@ def test_on_the_diamond_samples_are_near_the_conditional_law(keys):
     law, n, y = diamond(), 600, torch.tensor([0.3])
     observation = of_first(0.3)
     given = Given(law, torch.tensor([[1.0, 0.0]]), y, 0.0)
-    true = given.sample(n, torch.Generator().manual_seed(0))[:, 1].sort().values
+    true = given.sample(n, seeded())[:, 1].sort().values
     for way, far, least in (
         (GradientGuidance(score_error=0.0), 0.09, -0.6),
         (Replacement(), 0.12, -2.5),
     ):
-        x = drawn(law, CLD_EXACT, observation, way, n, **keys)
+        x = drawn(law.score(CLD_EXACT), CLD_EXACT, observation, way, n, **keys).x
         distance = float((x[:, 1].sort().values - true).square().mean().sqrt())
         assert distance < far
         assert least < float(given.log_density(x).mean()) < 1.3
         assert float(observation.residual(x).abs().max()) < 0.02
 
 
-DEPENDENT = torch.tensor([[0.25, 0.2], [0.2, 0.25]], dtype=torch.float64)
+DEPENDENT = float64([[0.25, 0.2], [0.2, 0.25]])
 
 
 def score_of_dependent_halves(sde):
@@ -180,9 +185,7 @@ def score_of_dependent_halves(sde):
     0.09)."""
 
     def score(u, t):
-        psi, factor = sde.mean(t)[:, 0], sde.factor(t)
-        covariance = torch.kron(torch.outer(psi, psi), DEPENDENT)
-        covariance += torch.kron(factor @ factor.T, torch.eye(2).double())
+        covariance = at_time(sde, t, DEPENDENT)
         return sde.scored(-torch.linalg.solve(covariance, u.double().T).T).to(u)
 
     return score
@@ -191,15 +194,14 @@ def score_of_dependent_halves(sde):
 @pytest.mark.parametrize(("sde", "jump"), [(CLD_EXACT, 25), (VPSDE(), 3)], ids=["cld", "vpsde"])
 def test_the_error_of_replacement_falls_as_steps_are_repeated(sde, jump):
     observation = of_first(0.5)
-    n = 1000
+    score = score_of_dependent_halves(sde)
     found = []
     for repeats in (1, 3, 10):
-        noise, apart = (SampleNoise(0, name, first=0, last=n) for name in ("sample", "observation"))
-        given = Replacement().conditioned(score_of_dependent_halves(sde), sde, observation, apart)
         keys = {"order": 0, "corrector": False, "eta": 1.0, "repeats": repeats, "jump": jump}
-        drawn = sample(given, sde, spec_of("exponential", nfe=51, **keys), noise, (2,))
-        assert drawn.nfe == 50 * repeats + 1
-        unknown = drawn.x[:, 1]
+        keys |= {"method": "exponential", "nfe": 51}
+        samples = drawn(score, sde, observation, Replacement(), 1000, **keys)
+        assert samples.nfe == 50 * repeats + 1
+        unknown = samples.x[:, 1]
         found.append((abs(float(unknown.mean()) - 0.4), abs(float(unknown.std()) - 0.3)))
     means, spreads = zip(*found, strict=True)
     assert means[0] > 0.13
@@ -248,7 +250,7 @@ def test_wrong_settings_of_guidance():
 
 def states(sde, law, t, n=50):
     """Draws of u at t."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     x = law.sample(n, generator).double()
     e = torch.randn(n, sde.n, law.dimension, generator=generator, dtype=torch.float64)
     psi = sde.mean(t)[:, 0]

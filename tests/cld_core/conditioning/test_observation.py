@@ -49,6 +49,7 @@ def test_what_is_shown_of_an_observation_has_it(observation):
 
 
 X = torch.zeros(2)
+FIRST = torch.tensor([True, False])
 WRONG = [
     (lambda: Observation.masked(X, torch.tensor([1, 0])), "the mask has the type torch.int64"),
     (
@@ -57,8 +58,8 @@ WRONG = [
     ),
     (lambda: Observation.masked(X, torch.tensor([False, False])), "true nowhere"),
     (lambda: Observation.masked(X, torch.tensor([True, True])), "true everywhere"),
-    (lambda: Observation.masked(X * torch.nan, torch.tensor([True, False])), "not finite"),
-    (lambda: Observation.masked(X, torch.tensor([True, False]), -1.0), "sigma=-1"),
+    (lambda: Observation.masked(X * torch.nan, FIRST), "not finite"),
+    (lambda: Observation.masked(X, FIRST, -1.0), "sigma=-1"),
     (
         lambda: Observation.linear(torch.tensor([[torch.nan, 1.0]]), torch.zeros(1), 0.1),
         "H has entries that are not",
@@ -87,9 +88,7 @@ WRONG = [
         "not each other's transpose",
     ),
     (
-        lambda: Observation.masked(X, torch.tensor([True, False])).require_fit(
-            IMAGE, is_image=True
-        ),
+        lambda: Observation.masked(X, FIRST).require_fit(IMAGE, is_image=True),
         "the model draws",
     ),
     (
@@ -108,12 +107,11 @@ def test_wrong_observations(make, said):
 
 
 def test_observations_differ_in_their_digests():
-    mask = torch.tensor([True, False])
-    first, again = (Observation.masked(X, mask) for _ in range(2))
+    first, again = (Observation.masked(X, FIRST) for _ in range(2))
     others = (
-        Observation.masked(X, ~mask),
-        Observation.masked(X + 1, mask),
-        Observation.masked(X, mask, 0.1),
+        Observation.masked(X, ~FIRST),
+        Observation.masked(X + 1, FIRST),
+        Observation.masked(X, FIRST, 0.1),
     )
     assert first.digest("how") == again.digest("how")
     assert (

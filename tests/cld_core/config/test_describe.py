@@ -8,6 +8,7 @@ from cld_core.config.loader import to_yaml_line
 from cld_core.config.registry import SECTIONS
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
+from tests.support.recipes import shipped_recipe
 
 
 def test_every_section_and_key_has_a_line():
@@ -33,7 +34,7 @@ def test_what_is_expected_is_what_recipes_take(key):
 
 def problem_of(base, overrides):
     try:
-        load(RECIPES / f"{base}.yaml", overrides)
+        shipped_recipe(base, *overrides)
     except RecipeError as error:
         return str(error)
     return ""
@@ -68,7 +69,7 @@ def test_yaml_with_comments_is_read_back(tmp_path, name):
         "cluster.container='a: # \"b\"'",
         r"hooks.on_change='echo \${x}'",
     ]
-    recipe = load(RECIPES / f"{name}.yaml", odd)
+    recipe = shipped_recipe(name, *odd)
     text = dump_with_comments(recipe)
     (tmp_path / f"{name}.yaml").write_text(text)
     assert load(tmp_path / f"{name}.yaml") == recipe

@@ -12,6 +12,7 @@ from cld_core.config.keys import is_text
 from cld_core.config.loader import MAX_BYTES, anchored_overrides, literal
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES, TOY
+from tests.support.recipes import toy_recipe
 
 LAUGHS = "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n"
@@ -102,7 +103,7 @@ def test_the_environment_is_never_read(tmp_path, monkeypatch):
 
 def test_overrides_in_the_ledger_have_no_references(tmp_path):
     """A later override of a key that one referred to changes nothing."""
-    before = load(TOY)
+    before = toy_recipe()
     frozen = write(tmp_path, dump(before))
     typed = [
         "train.checkpoint_every=${train.steps}",
@@ -153,7 +154,7 @@ def test_a_hostile_dictionary(tree):
     ["0123", "true", "1e-4", "1.5", "2026-01-31", "null", "~", "1:30", "a: b", "", " x", "#"],
 )
 def test_a_text_that_looks_like_something_else_stays_a_text(tmp_path, text):
-    recipe = with_overrides(load(TOY), [f"name='{text}'", f"cluster.setup=['{text}']"])
+    recipe = with_overrides(toy_recipe(), [f"name='{text}'", f"cluster.setup=['{text}']"])
     assert (recipe.name, recipe.cluster.setup) == (text, (text,))
     assert load(write(tmp_path, dump(recipe))) == recipe
     assert yaml.safe_load(dump(recipe))["name"] == text, "other readers agree"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cld_core import nets
-from cld_core.config import load, with_overrides
+from cld_core.config import with_overrides
 from cld_core.config.data import CelebaHq256Spec, Cifar10Spec
 from cld_core.config.network import NcsnppSpec
 from cld_core.config.sampling import OdeSpec
@@ -14,6 +14,7 @@ from cld_core.config.sde import CldSpec, PsldSpec, VpsdeSpec
 from cld_core.config.train import ObjectiveSpec, OptimSpec
 from tests.cld_core.config.test_loading import refused
 from tests.support.paths import RECIPES
+from tests.support.recipes import shipped_recipe
 
 CIFAR = {
     "data": Cifar10Spec(path="data/cifar10", flip=True),
@@ -94,7 +95,7 @@ def parameters_of(recipe, halves_out):
     [("cifar10", CIFAR), ("celebahq256_paper", CELEBAHQ), ("celebahq256", POST_PAPER)],
 )
 def test_every_published_value(name, sections):
-    recipe = load(RECIPES / f"{name}.yaml")
+    recipe = shipped_recipe(name)
     for section, value in sections.items():
         assert getattr(recipe, section) == value
     train = recipe.train
@@ -118,7 +119,7 @@ PSLD = {
 
 @pytest.mark.parametrize("name", PSLD)
 def test_every_published_value_of_psld(name):
-    recipe = load(RECIPES / f"{name}.yaml")
+    recipe = shipped_recipe(name)
     friction, nu, multipliers, blocks, dropout, steps, parameters = PSLD[name]
     assert recipe.sde == PsldSpec(
         beta0=8.0, friction=friction, nu=nu, kappa=0.04, numerical_eps=1e-9, triangle="lower"
@@ -150,8 +151,8 @@ def test_every_published_value_of_psld(name):
     ],
 )
 def test_recipes_that_compare_diffusions_differ_only_in_them(name, base, allowed):
-    ours = load(RECIPES / f"{name}.yaml")
-    theirs = load(RECIPES / f"{base}.yaml")
+    ours = shipped_recipe(name)
+    theirs = shipped_recipe(base)
     sections = ours.to_dict()
     assert {key for key in sections if getattr(ours, key) != getattr(theirs, key)} == allowed
     assert replace(ours.objective, name=theirs.objective.name) == theirs.objective
@@ -211,7 +212,7 @@ def test_keys_that_do_not_go_together_are_refused(recipe, overrides, words):
     ],
 )
 def test_only_keys_of_the_model_change_its_digest(name, same, other):
-    recipe = load(RECIPES / f"{name}.yaml")
+    recipe = shipped_recipe(name)
     for text in (*same, *other):
         changed = with_overrides(recipe, [text])
         assert (changed.model_digest() == recipe.model_digest()) == (text in same)
@@ -219,6 +220,6 @@ def test_only_keys_of_the_model_change_its_digest(name, same, other):
 
 def test_checkpoints_of_earlier_versions_fit_their_recipes():
     """The digest is that of the version before patches; its frozen recipes name the channels."""
-    recipe = load(RECIPES / "cifar10.yaml", ["network.image_channels=3"])
+    recipe = shipped_recipe("cifar10", "network.image_channels=3")
     assert recipe.model_digest() == "08ad9278cbfb9e64"
     assert with_overrides(recipe, ["network.patch=2"]).model_digest() != recipe.model_digest()

@@ -15,8 +15,9 @@ from cld_core.checkpoint import FORMAT
 from cld_core.config import dump, from_dict, load, load_frozen, registry, with_overrides
 from cld_core.errors import CheckpointError, DataError, RecipeError
 from cld_core.model import Model
-from tests.support.paths import RECIPES, TOY
+from tests.support.paths import RECIPES
 from tests.support.plugin import toy_plugin
+from tests.support.recipes import toy_recipe
 from tests.support.tools import trained
 
 FRICTION = """
@@ -70,7 +71,7 @@ def test_a_plugin_beside_the_recipe_registers_a_diffusion(heavy, tmp_path):
     assert recipe.plugins == (str(tmp_path / "heavy.py"),)
     assert (recipe.sde.name, recipe.sde.factor) == ("heavy", 3.0)
     assert cld_core.sde.build(recipe.sde).factor == 3.0
-    assert load(TOY, [f"plugins={tmp_path}/heavy.py", "sde.name=heavy"]).sde.factor == 2.0
+    assert toy_recipe(f"plugins={tmp_path}/heavy.py", "sde.name=heavy").sde.factor == 2.0
     heavy.write_text(heavy.read_text().replace("factor: 3", "factor: 0"))
     with pytest.raises(RecipeError, match=r"mine.yaml, line 3: 'sde.factor' cannot be 0"):
         load(heavy)
@@ -124,14 +125,14 @@ def test_entries_are_those_of_the_plugins_of_the_last_recipe(heavy, tmp_path):
     other.parent.mkdir()
     other.write_text(FRICTION.format(factor=9.0))
     for file, factor in ((tmp_path / "heavy.py", 2.0), (other, 9.0), (tmp_path / "heavy.py", 2.0)):
-        assert load(TOY, [f"plugins={file}", *default]).sde.factor == factor
+        assert toy_recipe(f"plugins={file}", *default).sde.factor == factor
     with pytest.raises(RecipeError, match=r"both register the sde 'heavy'"):
-        load(TOY, [f"plugins=[{tmp_path}/heavy.py, {other}]", *default])
+        toy_recipe(f"plugins=[{tmp_path}/heavy.py, {other}]", *default)
 
 
 def test_a_plugin_registers_metrics_loggers_and_extractors(tmp_path, capsys):
     (tmp_path / "everything.py").write_text(EVERYTHING)
-    load(TOY, [f"plugins={tmp_path}/everything.py"])
+    toy_recipe(f"plugins={tmp_path}/everything.py")
     from cld_core.evaluate import features
     from cld_core.train.loggers import LOGGERS
 
@@ -159,7 +160,7 @@ def test_a_plugin_that_fails_is_named_and_leaves_no_module(tmp_path, content, wo
     (tmp_path / "mine.py").write_bytes(content)
     before = set(sys.modules)
     with pytest.raises(RecipeError, match=words) as caught:
-        load(TOY, [f"plugins=[{tmp_path}/mine.py]"])
+        toy_recipe(f"plugins=[{tmp_path}/mine.py]")
     assert str(caught.value).startswith("command line: ")
     assert not any(name.startswith("cld_plugin_mine_") for name in set(sys.modules) - before)
 
@@ -170,7 +171,7 @@ def test_a_plugin_that_fails_is_named_and_leaves_no_module(tmp_path, content, wo
 )
 def test_a_plugin_that_cannot_be_found_is_refused(plugin):
     with pytest.raises(RecipeError, match=r"^command line: .*plug-?in"):
-        load(TOY, [f"plugins=['{plugin}']"])
+        toy_recipe(f"plugins=['{plugin}']")
 
 
 def test_fingerprints(tmp_path):
@@ -221,7 +222,7 @@ def test_an_exported_model_is_sampled_without_its_plugin(tmp_path, monkeypatch):
 
 
 def changed(section, **keys):
-    tree = load(TOY, SMALL).to_dict()
+    tree = toy_recipe(*SMALL).to_dict()
     tree[section] |= keys
     return tree
 

@@ -28,10 +28,11 @@ from cld_core.errors import RecipeError
 from cld_core.plugins import register, resolve
 from tests.cld_core.config.test_loading import refused
 from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 
 
 def sampling(*overrides):
-    return load(TOY, [f"sampling.{text}" for text in overrides]).sampling
+    return toy_recipe(*(f"sampling.{text}" for text in overrides)).sampling
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_order_three_with_noise_and_the_corrector_can_be_read_but_not_used():
 
 
 def test_another_method_starts_at_its_defaults_except_for_the_shared_keys():
-    before = load(TOY, ["sampling={method: exponential, order: 3, grid_power: 3, nfe: 20}"])
+    before = toy_recipe("sampling={method: exponential, order: 3, grid_power: 3, nfe: 20}")
 
     def changed(*overrides):
         return with_overrides(before, [f"sampling.{text}" for text in overrides]).sampling
@@ -101,9 +102,9 @@ def test_a_method_that_is_chosen_again_starts_at_its_defaults(tmp_path):
 def test_the_order_on_a_command_line_does_not_matter():
     assert sampling("nfe=20", "method=em") == sampling("method=em", "nfe=20") == EmSpec(nfe=20)
     assert sampling("method=exponential", "nfe=20", "method=em") == EmSpec(nfe=20)
-    assert load(TOY, ["network.width=7", "network.name=resnet"]).network == ResnetSpec(width=7)
+    assert toy_recipe("network.width=7", "network.name=resnet").network == ResnetSpec(width=7)
     section = ["sampling.order=3", "sampling={method: gddim}"]
-    assert load(TOY, section).sampling == GddimSpec(order=3)
+    assert toy_recipe(*section).sampling == GddimSpec(order=3)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_a_key_of_another_method_is_refused(override, words):
 
 
 def test_a_method_ignores_the_axes_of_a_sweep_that_it_lacks():
-    recipe = load(TOY)
+    recipe = toy_recipe()
     axes = ("sampling.nfe", "sampling.order")
 
     def cell(*overrides):
@@ -177,7 +178,7 @@ def flow():
 
 
 def test_a_sampler_is_added_in_one_file(flow, tmp_path):
-    recipe = load(TOY, ["sampling.method=flow", "sampling.nfe=10", "sampling.scale=1.5"])
+    recipe = toy_recipe("sampling.method=flow", "sampling.nfe=10", "sampling.scale=1.5")
     assert recipe.sampling == FlowSpec(nfe=10, scale=1.5)
     (tmp_path / "again.yaml").write_text(dump(recipe))
     assert load(tmp_path / "again.yaml").sampling == recipe.sampling
@@ -196,7 +197,7 @@ def test_a_name_cannot_be_registered_twice(flow):
 
 
 METHODS = "ode, em, sscs, exponential, gddim, conjugate, splitting, tuned"
-RECIPE = load(TOY, ["sde.name=vpsde", "objective.name=dsm"])
+RECIPE = toy_recipe("sde.name=vpsde", "objective.name=dsm")
 
 
 @pytest.mark.parametrize("seven", [7, 7.0, np.int64(7), torch.tensor(7)])
@@ -228,7 +229,7 @@ def test_messages_name_the_argument_and_the_fix(arguments, words):
 
 
 def test_the_bound_starts_where_the_network_was_trained():
-    recipe = load(TOY, ["objective.loss_eps=1e-3"])
+    recipe = toy_recipe("objective.loss_eps=1e-3")
     spec = elbo_spec(recipe, {"velocities": 4, "eps": 1e-6}, "f")
     assert (spec.velocities, spec.probes, spec.eps) == (4, 1, 1e-3)
     with pytest.raises(RecipeError, match=r"^f: unknown key 'velocites'"):

@@ -16,7 +16,6 @@ from torch.testing import assert_close
 import cld_core
 from cld_core.analytic import gaussian
 from cld_core.conditioning import Observation
-from cld_core.config import load
 from cld_core.config.data import ArraysSpec
 from cld_core.data import arrays, store
 from cld_core.data.format import DataFormat
@@ -28,7 +27,7 @@ from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.train.step import Trainer
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 from tests.support.tools import stepped
 
 SCALE = np.array([1.0, 20.0, 0.1])
@@ -265,7 +264,7 @@ def test_other_numbers_or_labels_have_another_digest(tmp_path):
 
 def scaled_gaussian(monkeypatch, std=0.7):
     """A model with the exact score of x = S z + b, where z is N(0, std^2), and true examples."""
-    recipe = load(TOY, [*SMALL, "objective.loss_eps=1e-5", "eval.elbo.eps=1e-5"])
+    recipe = toy_recipe(*SMALL, "objective.loss_eps=1e-5", "eval.elbo.eps=1e-5")
     x = SHIFT + SCALE * std * np.random.default_rng(3).normal(size=(64, 3))
     source = StoredSource(recipe.data, given=arrays.given(x, test=x))
     source.form = DataFormat(shape=(3,), scale=tuple(SCALE), shift=tuple(SHIFT))
@@ -339,7 +338,7 @@ def test_an_observation_with_too_many_numbers_of_other_scales_is_refused():
 
 
 def test_a_run_keeps_the_scaling_that_it_began_with(tmp_path, monkeypatch):
-    recipe = load(TOY, [*SMALL, f"data.path={saved(tmp_path)}"])
+    recipe = toy_recipe(*SMALL, f"data.path={saved(tmp_path)}")
     folder = RunFolder.create(tmp_path / "run", recipe, {"recipe": "toy"})
     trainer = stepped(Trainer(recipe, Ranks()), 4)
     form = trainer.source.form

@@ -7,7 +7,6 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import torch
 from torchvision.datasets import CIFAR10
 
 from cld_core.data import celebahq, cifar10
@@ -15,7 +14,7 @@ from cld_core.data.prepare import build, prepare, verify
 from cld_core.data.store import partial_path
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from tests.support.crafted import Crafted
-from tests.support.images import opened
+from tests.support.images import pixels_of
 
 from . import formats
 
@@ -84,10 +83,8 @@ def test_every_image_arrives_in_order(source, images, tmp_path):
     about = build(plan(source), tmp_path / "out", lambda part, *counts: seen.append(counts))
     assert counts_of(about) == COUNTS
     for split, expected in images.items():
-        some = opened(tmp_path / "out", split, name=f"celebahq{SIZE}", size=SIZE)
-        assert (some.n, some.shape) == (len(expected), (3, SIZE, SIZE))
-        got = some.batch(torch.arange(some.n)).permute(0, 2, 3, 1)
-        assert np.array_equal(got.numpy(), expected)
+        got = pixels_of(tmp_path / "out", split, name=f"celebahq{SIZE}", size=SIZE)
+        assert np.array_equal(got.transpose(0, 2, 3, 1), expected)
     assert verify(tmp_path / "out") == about
     assert sorted(os.listdir(tmp_path / "out")) == ["about.json", "images.npy"]
     assert seen == [(count, 15) for count in (3, 6, 9, 11, 13, 15)]
@@ -170,9 +167,14 @@ def batches(rows):
     return {name: formats.cifar_batch(some) for name, some in rows.items()}
 
 
-def cifar_images(path, split):
-    some = opened(path, split, name="cifar10", size=32)
-    return some.batch(torch.arange(some.n)).numpy()
+def cifar_images(folder, split):
+    return pixels_of(folder / "out", split, name="cifar10", size=32)
+
+
+def prepared(folder, batches, **expect):
+    """The data set `out` of an archive of these batches."""
+    archive = formats.write_cifar_archive(folder / "cifar-10-python.tar.gz", batches)
+    return prepare("cifar10", archive, folder / "out", **expect)
 
 
 def test_the_official_archive_at_its_true_size(tmp_path):
@@ -183,28 +185,26 @@ def test_the_official_archive_at_its_true_size(tmp_path):
         name: formats.cifar_batch(np.roll(rows, shift, axis=0))
         for shift, name in enumerate(formats.CIFAR_BATCHES)
     }
-    archive = formats.write_cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches)
-    about = prepare("cifar10", archive, tmp_path / "out")
+    about = prepared(tmp_path, batches)
     assert counts_of(about) == cifar10.OFFICIAL_COUNTS
-    train = cifar_images(tmp_path / "out", "train")
+    train = cifar_images(tmp_path, "train")
     assert np.array_equal(train[:10_000], formats.images_of_rows(rows))
     assert np.array_equal(train[40_000:], formats.images_of_rows(np.roll(rows, 4, axis=0)))
     expected = formats.images_of_rows(np.roll(rows, 5, axis=0))
-    assert np.array_equal(cifar_images(tmp_path / "out", "validation"), expected)
+    assert np.array_equal(cifar_images(tmp_path, "validation"), expected)
 
 
 def test_archive_and_folders_give_the_same(tmp_path, rows, batches):
-    archive = formats.write_cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches)
     folder = tmp_path / "unpacked" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     for name, data in batches.items():
         (folder / name).write_bytes(data)
-    made = prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+    made = prepared(tmp_path, batches, expect=FEW)
     for source in (folder, folder.parent):
         again = prepare("cifar10", source, tmp_path / f"out of {source.name}", expect=FEW)
         assert (again.splits, again.source_digest) == (made.splits, made.source_digest)
     expected = np.concatenate([rows[name] for name in formats.CIFAR_BATCHES[:5]])
-    images = cifar_images(tmp_path / "out", "train")
+    images = cifar_images(tmp_path, "train")
     assert np.array_equal(images, formats.images_of_rows(expected))
 
 
@@ -212,17 +212,15 @@ def test_archive_and_folders_give_the_same(tmp_path, rows, batches):
 def test_a_pickle_never_runs_code(tmp_path, batches, protocol):
     crafted = {b"data": Crafted(tmp_path / "it-ran")}
     batches["data_batch_2"] = pickle.dumps(crafted, protocol=protocol)
-    archive = formats.write_cifar_archive(tmp_path / "a.tar.gz", batches)
     with pytest.raises(DataError, match=r"data_batch_2 is not a batch of CIFAR-10.*mkdir"):
-        prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+        prepared(tmp_path, batches, expect=FEW)
     assert not (tmp_path / "it-ran").exists()
 
 
 def test_missing_batches(tmp_path, batches):
     del batches["data_batch_3"], batches["test_batch"]
-    archive = formats.write_cifar_archive(tmp_path / "a.tar.gz", batches)
     with pytest.raises(DataError, match="has no data_batch_3, test_batch"):
-        prepare("cifar10", archive, tmp_path / "out", expect=FEW)
+        prepared(tmp_path, batches, expect=FEW)
     assert not (tmp_path / "out").exists()
 
 
@@ -238,9 +236,8 @@ def test_missing_batches(tmp_path, batches):
 )
 def test_a_batch_of_something_else(tmp_path, batches, batch):
     batches["data_batch_1"] = pickle.dumps(batch, protocol=2)
-    archive = formats.write_cifar_archive(tmp_path / "a.tar.gz", batches)
     with pytest.raises(DataError, match="data_batch_1 is not a batch of CIFAR-10"):
-        prepare("cifar10", archive, tmp_path / "out", expect={})
+        prepared(tmp_path, batches, expect={})
 
 
 def test_downloads(tmp_path, monkeypatch):

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cld_core.data import folder as folder_module
 from cld_core.data.prepare import members, prepare, verify
 from cld_core.data.store import read_about
 from cld_core.errors import DataError, UsageError
-from tests.support.images import opened
+from tests.support.images import pixels_of
 
 
 def picture(width, height, seed=0, mode="RGB"):
@@ -31,9 +30,13 @@ def source(tmp_path):
     return tmp_path / "pictures"
 
 
-def images(path, split):
-    some = opened(path, split, size=read_about(path).size)
-    return some.batch(torch.arange(some.n)).permute(0, 2, 3, 1).numpy()
+def images(path, split="train"):
+    return pixels_of(path, split, size=read_about(path).size).transpose(0, 2, 3, 1)
+
+
+def prepared(folder, out="out", **keys):
+    """The pictures in `p`, all of them for training."""
+    return prepare("folder", folder / "p", folder / out, split=0, **{"size": 8, **keys})
 
 
 def names_of(source, split, validation):
@@ -62,8 +65,8 @@ def test_the_middle_square_is_kept(tmp_path):
     (tmp_path / "p").mkdir()
     Image.fromarray(wide).save(tmp_path / "p" / "wide.png")
     Image.fromarray(wide.transpose(1, 0, 2).copy()).save(tmp_path / "p" / "tall.png")
-    prepare("folder", tmp_path / "p", tmp_path / "out", size=10, split=0)
-    made = images(tmp_path / "out", "train")
+    prepared(tmp_path, size=10)
+    made = images(tmp_path / "out")
     # The filter reaches three pixels over the border.
     assert (made[:, 3:-3, 3:-3] == (10, 200, 30)).all()
     assert (made.mean(axis=(1, 2)) > (8, 180, 24)).all()
@@ -80,8 +83,8 @@ def test_upright_opaque_and_of_three_channels(tmp_path):
     Image.new("L", (8, 8), 77).save(tmp_path / "p" / "2.png")
     Image.new("P", (8, 8), 0).save(tmp_path / "p" / "3.gif")
     picture(8, 8, mode="CMYK").save(tmp_path / "p" / "4.jpg")
-    prepare("folder", tmp_path / "p", tmp_path / "out", size=8, split=0)
-    made = images(tmp_path / "out", "train")
+    prepared(tmp_path)
+    made = images(tmp_path / "out")
     assert (made[0] == half[::-1]).all()
     assert (made[1] == 255).all()
     assert (made[2] == 77).all()
@@ -98,37 +101,37 @@ def grey_pictures(folder):
 
 
 def test_grey_pictures_stay_grey(tmp_path):
-    grey = prepare("folder", grey_pictures(tmp_path / "p"), tmp_path / "out", size=4, split=0)
+    grey_pictures(tmp_path / "p")
+    grey = prepared(tmp_path, size=4)
     assert grey.channels == 1
     assert grey.shape == (3, 1, 4, 4)
     assert grey.words == "grey images of 4x4"
-    made = opened(tmp_path / "out", "train", size=4).batch(torch.arange(3))
-    assert made[:, 0, 0, 0].tolist() == [77, 255, 0]
+    assert images(tmp_path / "out")[:, 0, 0, 0].tolist() == [77, 255, 0]
     assert verify(tmp_path / "out") == grey
 
 
 def test_one_picture_with_colours_makes_all_of_them_coloured_unless_told_otherwise(tmp_path):
     picture(8, 8).save(grey_pictures(tmp_path / "p") / "3.png")
-    coloured = prepare("folder", tmp_path / "p", tmp_path / "a", size=8, split=0)
+    coloured = prepared(tmp_path, "a")
     assert coloured.shape == (4, 3, 8, 8)
-    assert (images(tmp_path / "a", "train")[0] == 77).all()
-    grey = prepare("folder", tmp_path / "p", tmp_path / "b", size=8, split=0, channels=1)
+    assert (images(tmp_path / "a")[0] == 77).all()
+    grey = prepared(tmp_path, "b", channels=1)
     assert grey.shape == (4, 1, 8, 8)
     with pytest.raises(
         DataError, match=r"already holds grey images of 8x8 \(folder\).*Remove that folder"
     ):
-        prepare("folder", tmp_path / "p", tmp_path / "b", size=8, split=0)
+        prepared(tmp_path, "b")
 
 
 def test_colours_that_come_later_make_an_unfinished_preparation_begin_again(tmp_path):
     bad = grey_pictures(tmp_path / "p") / "3.png"
     bad.write_bytes(b"hello")
     with pytest.raises(DataError, match=r"3\.png cannot be used.*finished part is kept"):
-        prepare("folder", tmp_path / "p", tmp_path / "out", size=8, split=0)
+        prepared(tmp_path)
     picture(8, 8).save(bad)
-    about = prepare("folder", tmp_path / "p", tmp_path / "out", size=8, split=0)
+    about = prepared(tmp_path)
     assert about.shape == (4, 3, 8, 8)
-    assert (images(tmp_path / "out", "train")[0] == 77).all()
+    assert (images(tmp_path / "out")[0] == 77).all()
 
 
 def test_a_bad_picture_may_simply_be_removed(source, tmp_path):

@@ -4,14 +4,13 @@ import gzip
 
 import numpy as np
 import pytest
-import torch
 
 from cld_core.data import idx as files
 from cld_core.data.idx import FASHION_CLASSES, NAMES
 from cld_core.data.prepare import prepare
 from cld_core.data.store import blake2b, find
 from cld_core.errors import DataError, WrongSourceError
-from tests.support.images import opened
+from tests.support.images import pixels_of
 
 SIZE = 4
 TRAIN = np.random.default_rng(0).integers(0, 256, (7, SIZE, SIZE), dtype=np.uint8)
@@ -41,20 +40,23 @@ def source(tmp_path):
     return tmp_path
 
 
+def prepared(source):
+    return prepare("idx", source, source / "out")
+
+
 def test_images_and_labels_arrive_in_order(source):
-    about = prepare("idx", source, source / "out")
+    about = prepared(source)
     assert (about.name, about.shape, about.classes) == ("idx", (10, 1, SIZE, SIZE), ("0", "1", "2"))
     for split, images, file in (("train", TRAIN, "train"), ("validation", TEST, "t10k")):
-        some = opened(source / "out", split, name="idx", size=None)
-        assert (some.batch(torch.arange(some.n))[:, 0].numpy() == images).all()
+        assert (pixels_of(source / "out", split, name="idx", size=None)[:, 0] == images).all()
         assert find(source / "out").labels(split).tolist() == LABELS[file]
-    assert prepare("idx", source, source / "out") == about
+    assert prepared(source) == about
 
 
 def test_names_with_dots_and_a_file_of_class_names(source):
     (source / IMAGES).rename(source / "train-images.idx3-ubyte")
     (source / NAMES).write_text("cat\ndog\n\nT-shirt/top\n")
-    assert prepare("idx", source, source / "out").classes == ("cat", "dog", "T-shirt/top")
+    assert prepared(source).classes == ("cat", "dog", "T-shirt/top")
     (source / NAMES).write_text("cat\ndog\n")
     with pytest.raises(DataError, match=rf"up to 2 for 7 images in 2 classes.*correct {NAMES}"):
         prepare("idx", source, source / "other")
@@ -78,18 +80,18 @@ def test_names_with_dots_and_a_file_of_class_names(source):
 def test_damaged_files(source, name, content, match):
     (source / name).write_bytes(content)
     with pytest.raises(DataError, match=match):
-        prepare("idx", source, source / "out")
+        prepared(source)
     assert not (source / "out").exists()
 
 
 def test_missing_files_and_too_many(source, tmp_path):
     (source / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DataError, match=r"has no t10k-labels-idx1-ubyte \(or \.gz\)"):
-        prepare("idx", source, source / "out")
+        prepared(source)
     (source / "more").mkdir()
     (source / "more" / "t10k-labels-idx1-ubyte").write_bytes(idx(LABELS["t10k"]))
     with pytest.raises(DataError, match=r"in several folders \(\., more\)"):
-        prepare("idx", source, source / "out")
+        prepared(source)
     (tmp_path / "empty").mkdir()
     with pytest.raises(WrongSourceError, match="has no train-images"):
         prepare("idx", tmp_path / "empty", source / "out")
@@ -97,4 +99,4 @@ def test_missing_files_and_too_many(source, tmp_path):
 
 def test_the_classes_of_fashion_mnist_have_names(source, monkeypatch):
     monkeypatch.setattr(files, "_FASHION", blake2b(np.array(LABELS["train"], np.uint8)))
-    assert prepare("idx", source, source / "out").classes == FASHION_CLASSES
+    assert prepared(source).classes == FASHION_CLASSES

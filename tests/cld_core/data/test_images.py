@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from cld_core.config import load
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import key
 from cld_core.data import images as images_module
@@ -20,7 +19,7 @@ from cld_core.data.store import ABOUT, IMAGES, read_about
 from cld_core.errors import DataError
 from cld_core.plugins import register
 from tests.support.images import opened, store_images
-from tests.support.paths import RECIPES
+from tests.support.recipes import shipped_recipe
 
 from .formats import write_lmdb
 
@@ -188,7 +187,7 @@ def small(path):
         "network.image_size=8",
         "network.attention=[4]",
     ]
-    return load(RECIPES / "cifar10_smoke.yaml", [*overrides, "data.size=null"])
+    return shipped_recipe("cifar10_smoke", *overrides, "data.size=null")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -5,14 +5,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cld_core.config import load
 from cld_core.config.data import ToyDataSpec
 from cld_core.config.registry import SECTIONS
 from cld_core.data import toy
 from cld_core.data.source import require_usable, source
 from cld_core.errors import DataError, RecipeError
-from tests.support.paths import TOY
 from tests.support.plugin import toy_plugin
+from tests.support.recipes import toy_recipe
 
 TOY_DATA = [
     name for name, variant in SECTIONS["data"].variants.items() if variant.spec is ToyDataSpec
@@ -106,7 +105,7 @@ def test_unknown_name_lists_what_there_is():
 
 
 def recipe_with(plugin, name):
-    return load(TOY, [f"plugins={plugin}", f"data.name={name}"])
+    return toy_recipe(f"plugins={plugin}", f"data.name={name}")
 
 
 def test_plugin_file(tmp_path):

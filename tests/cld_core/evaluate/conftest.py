@@ -43,8 +43,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def run(trained, tmp_path):
     """A copy that a test may spoil."""
-    shutil.copytree(trained.path, tmp_path / "run")
-    return RunFolder(tmp_path / "run")
+    return RunFolder(shutil.copytree(trained.path, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -84,5 +83,4 @@ def trained_toy(tmp_path_factory):
 @pytest.fixture
 def toy(trained_toy, tmp_path):
     """A copy that a test may spoil, with a checkpoint of step 20."""
-    shutil.copytree(trained_toy, tmp_path / "mine")
-    return RunFolder(tmp_path / "mine")
+    return RunFolder(shutil.copytree(trained_toy, tmp_path / "mine"))

@@ -6,12 +6,11 @@ import torch
 from cld_core import pictures
 from cld_core.analytic import GaussianMixture, diamond
 from cld_core.conditioning import GradientGuidance, Observation, Replacement
-from cld_core.config import load
 from cld_core.data import toy
 from cld_core.evaluate.vectors import ConditionalDensity, agreement
 from cld_core.model import Model
-from tests.support.numeric import Given
-from tests.support.paths import RECIPES
+from tests.support.numeric import Given, seeded
+from tests.support.recipes import shipped_recipe
 
 MASK = torch.tensor([True, False])
 FIRST = Observation.masked(torch.tensor([0.3, 0.0]), MASK)
@@ -24,7 +23,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def model():
-    return Model(load(RECIPES / "toy_diamond.yaml", ["network.width=16", "network.layers=3"]))
+    return Model(shipped_recipe("toy_diamond", "network.width=16", "network.layers=3"))
 
 
 @pytest.mark.parametrize("label", [None, 3])
@@ -36,7 +35,7 @@ def test_log_densities_are_those_of_the_mixture_or_of_a_component(model, name, l
     law = law if label is None else GaussianMixture(law.means[label : label + 1], law.std)
     given = Given(law, matrix, observation.y, observation.sigma)
     density = ConditionalDensity.of(model, observation, label)
-    x = given.sample(2000, torch.Generator().manual_seed(0))
+    x = given.sample(2000, seeded())
     torch.testing.assert_close(density.log_density(x), given.log_density(x), rtol=0, atol=1e-5)
     assert density.mean_log_density == pytest.approx(float(given.log_density(x).mean()), abs=0.1)
 
@@ -50,7 +49,7 @@ def test_nothing_is_claimed_without_a_density(model, monkeypatch):
 
 @pytest.mark.parametrize("name", CASES)
 def test_pictures_and_words(model, tmp_path, name):
-    x = diamond().sample(50, torch.Generator().manual_seed(0))
+    x = diamond().sample(50, seeded())
     density = ConditionalDensity.of(model, CASES[name])
     pictures.show_given(tmp_path / "p.png", x, model, CASES[name], density.line, "by hand")
     assert (tmp_path / "p.png").stat().st_size > 10_000

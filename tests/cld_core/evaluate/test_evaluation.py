@@ -33,9 +33,9 @@ from cld_core.run.checkpoints import remove, weights_file
 from cld_core.run.evaluations import EvalRequest, Evaluation, remarks, unnamed_rows
 from cld_core.run.work import evaluations_of
 from cld_core.sde import CLD, build
-from cld_core.seeds import SampleNoise
 from tests.support.made_up import run_with
-from tests.support.paths import TOY
+from tests.support.numeric import noise_of, seeded
+from tests.support.recipes import toy_recipe
 from tests.support.tools import trained
 
 from . import on_images
@@ -179,7 +179,7 @@ def test_a_length_is_part_of_a_request(averaged):
     assert len({work.request.id for work in works}) == 3
     assert len({work.request.settings for work in works}) == 3
     assert len({work.rows("loss") for work in works}) == 3
-    periodic = load(TOY, ["ema.length=0.07", "train.ema_lengths=[0.1]", "periodic.elbo_every=5"])
+    periodic = toy_recipe("ema.length=0.07", "train.ema_lengths=[0.1]", "periodic.elbo_every=5")
     assert periodic_request(periodic, "elbo").ema == EmaSpec()
     assert request_of(periodic, ("loss",), 5).ema == EmaSpec(length=0.07)
 
@@ -228,7 +228,7 @@ class Exact(torch.nn.Module):
 
     def __init__(self, spec, data_shape, halves_in, halves_out):
         super().__init__()
-        self.sde = build(load(TOY, ["sde.beta0=6"]).sde)
+        self.sde = build(toy_recipe("sde.beta0=6").sde)
         self.score = gaussian(0.5).score(self.sde)
         # As many tensors as a network of this many layers has at least.
         self.unused = torch.nn.ParameterList(torch.zeros(()) for _ in range(spec.layers))
@@ -249,7 +249,7 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     chunks(15)
     exact = Variant(MlpSpec, f"{__name__}:Exact")
     monkeypatch.setitem(registry.SECTIONS["network"].variants, "mlp", exact)
-    recipe = load(TOY, ["data.name=gaussian", *TIGHT])
+    recipe = toy_recipe("data.name=gaussian", *TIGHT)
     run = RunFolder.create(tmp_path / "exact", recipe, {"created": 1.0})
     weights = {f"unused.{layer}": torch.zeros(()) for layer in range(recipe.network.layers)}
     averages = {"average": weights, "updates": 0}
@@ -272,8 +272,8 @@ def test_a_remark_on_a_tolerance_that_raises_the_bound_by_a_tenth_of_its_error()
     spec = ElboSpec(rtol=1e-4, atol=1e-4)
     sde = CLD()
     law = gaussian(0.5, 100)
-    x = law.sample(16, torch.Generator().manual_seed(2)).double()
-    bound = likelihood(law.score(sde), sde, spec, SampleNoise(1, first=0, last=16), x).elbo
+    x = law.sample(16, seeded(2)).double()
+    bound = likelihood(law.score(sde), sde, spec, noise_of(16, seed=1), x).elbo
     raised = raised_by_tolerance(sde, spec, 100)
     assert raised == pytest.approx(float((bound - law.log_density(x)).mean()), rel=0.2)
     section = {"unit": "nats", "tolerance_bias": -raised}
@@ -286,7 +286,7 @@ RAISED = "the bound starts at t = 0.001, because training used no smaller t (obj
 
 
 def toy_request(*overrides):
-    return request_of(load(TOY, overrides), ("elbo",), 20)
+    return request_of(toy_recipe(*overrides), ("elbo",), 20)
 
 
 def test_it_is_the_later_of_two_times():

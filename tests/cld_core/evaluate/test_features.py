@@ -15,7 +15,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from cld_core import metrics as registry
-from cld_core.config import load as load_recipe
 from cld_core.data.images import to_grey, to_model, to_pixels
 from cld_core.data.source import form_of, source
 from cld_core.digests import digest_of
@@ -34,7 +33,7 @@ from cld_core.run.evaluations import Evaluation
 from cld_core.run.work import open_work
 from tests.support.extractor import TINY, random_inception
 from tests.support.images import labelled_images, make_images, opened, run_folder, tiny_recipe
-from tests.support.paths import RECIPES
+from tests.support.recipes import shipped_recipe
 from tests.support.spoiled import spoil
 from tests.support.tools import train
 
@@ -341,7 +340,7 @@ def test_arrays_of_pictures_have_features_as_their_samples_do(tmp_path, kind):
     x = np.random.default_rng(0).normal(size=(30, 1, 8, 6)) * 40 + 128
     np.savez(tmp_path / "x.npz", x=x.clip(0, 255).astype(kind), test=x[:4].astype(kind))
     keys = ["data.name=arrays", f"data.path={tmp_path}/x.npz", *TINY]
-    recipe = load_recipe(RECIPES / "cifar10_smoke.yaml", keys)
+    recipe = shipped_recipe("cifar10_smoke", *keys)
     extraction, _, files = extractor(recipe)
     rows = ImageRows(recipe.data, extraction, files, torch.device("cpu"))
     form = form_of(source(recipe.data))

@@ -9,11 +9,10 @@ from PIL import Image
 from torch import nn
 
 from cld_core import pictures
-from cld_core.config import load
 from cld_core.data.images import to_pixels
 from cld_core.data.source import DescribedSource, source
 from cld_core.model import Model
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 
 
 def test_a_grid_shows_every_image_in_its_place(tmp_path):
@@ -33,7 +32,7 @@ def test_a_grid_shows_every_image_in_its_place(tmp_path):
 def modelled(folder, x, **labels):
     """A model without a network of these arrays, of which the last 30 are for tests; and these."""
     np.savez(folder / "x.npz", x=x[:-30], test=x[-30:], **labels)
-    recipe = load(TOY, [f"data={{name: arrays, path: {folder / 'x.npz'}, labels: {bool(labels)}}}"])
+    recipe = toy_recipe(f"data={{name: arrays, path: {folder / 'x.npz'}, labels: {bool(labels)}}}")
     return Model(recipe, net=nn.Identity(), data=source(recipe.data)), torch.tensor(x[-30:])
 
 

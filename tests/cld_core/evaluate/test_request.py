@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cld_core import metrics as registry
-from cld_core.config import load, with_overrides
+from cld_core.config import with_overrides
 from cld_core.config.eval import INCEPTION, FlowSpec
 from cld_core.config.sampling import EmSpec, OdeSpec
 from cld_core.config.train import EmaSpec
@@ -30,13 +30,13 @@ from tests.support.crafted import KINDS as PICKLES
 from tests.support.crafted import crafted
 from tests.support.images import make_images
 from tests.support.made_up import ordered
-from tests.support.paths import RECIPES
+from tests.support.recipes import toy_recipe
 
 from .on_images import request
 
 
 def asked(sampling):
-    return replace(request_of(load(RECIPES / "toy.yaml"), ("w2", "elbo"), 120), sampling=sampling)
+    return replace(request_of(toy_recipe(), ("w2", "elbo"), 120), sampling=sampling)
 
 
 def test_another_division_is_the_same_evaluation():
@@ -223,8 +223,9 @@ def test_both_layouts_of_statistics(tmp_path):
 REAL = (f"eval.fid.extractor={INCEPTION}", "plugins=[]")
 
 
-def recipe_of(run, *overrides):
-    return with_overrides(run.recipe(), [*REAL, *overrides], "test")
+def statistics(run, folder, *overrides):
+    recipe = with_overrides(run.recipe(), [*REAL, *overrides], "test")
+    return StatsRequest.of(recipe, folder / "s.npz", features=False, shards=1)
 
 
 @pytest.mark.parametrize("kind", PICKLES)
@@ -234,7 +235,7 @@ def test_a_crafted_file_that_is_named(run, tmp_path, kind, extractor):
     named = (f"eval.fid.weights={file}", f"eval.fid.extractor={extractor}")
     words = rf"w\.pth: these are not weights of {extractor}"
     with pytest.raises(UsageError, match=words) as refusal:
-        StatsRequest.of(recipe_of(run, *named), tmp_path / "s.npz", features=False, shards=1)
+        statistics(run, tmp_path, *named)
     assert "\n" not in str(refusal.value)
     with pytest.raises(UsageError, match="these are not weights"):
         request(run, *REAL, *named, metrics=("isc",))
@@ -248,7 +249,7 @@ def test_a_crafted_file_where_torch_keeps_downloads(run, tmp_path, monkeypatch):
     crafted(place, "zip", tmp_path / "marker")
     words = rf"{place}: not the published weights.*Remove it and download https://"
     with pytest.raises(UsageError, match=words):
-        StatsRequest.of(recipe_of(run), tmp_path / "s.npz", features=False, shards=1)
+        statistics(run, tmp_path)
     # A request that another program wrote may name none.
     for name in (INCEPTION, "vgg16", "clip-vit-b-32", "dinov2-vit-s-14"):
         layer = features.find(name).get_provided_features_list()[0]
@@ -266,7 +267,7 @@ def test_only_all_digits_make_a_file_the_published_one(run, tmp_path, monkeypatc
     place.parent.mkdir(parents=True)
     place.write_bytes(b"published")
     monkeypatch.setattr(made_of, "PUBLISHED_SHA256", digest_of(place))
-    made = StatsRequest.of(recipe_of(run), tmp_path / "s.npz", features=False, shards=1)
+    made = statistics(run, tmp_path)
     assert (made.extraction.weights, made.files["weights"]) == (digest_of(place), str(place))
 
 

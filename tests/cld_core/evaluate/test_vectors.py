@@ -15,7 +15,7 @@ from cld_core.evaluate.vectors import _true_points, sliced_w2
 from cld_core.model import Model
 from cld_core.run.evaluations import numbers
 from cld_core.seeds import generator
-from tests.support.paths import RECIPES
+from tests.support.recipes import shipped_recipe
 from tests.support.tools import trained
 
 from .on_images import computed, let_samples_be
@@ -115,7 +115,7 @@ def test_they_are_refused_where_they_mean_nothing(toy, run):
         (eta, ("flow-distance",), "--flow-distance .*method=exponential draw further noise"),
         (run.recipe(), ("w2", "density"), "--w2, --density compares vectors.*are images. Ask for"),
         (
-            load(RECIPES / "toy_labels.yaml", ["data.labels=false"]),
+            shipped_recipe("toy_labels", "data.labels=false"),
             ("class-law",),
             r"--class-law needs a class-conditional model.* data\.labels of .* is false",
         ),

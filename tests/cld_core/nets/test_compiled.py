@@ -10,22 +10,21 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
-from cld_core.config import load
 from cld_core.likelihood import likelihood
 from cld_core.model import Model
 from cld_core.nets import execution
 from cld_core.nets.execution import SIZES, Compiled
 from cld_core.ranks import Ranks
-from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
 from tests.support import tracing
 from tests.support.images import TINY, make_images
-from tests.support.paths import RECIPES
+from tests.support.numeric import noise_of
+from tests.support.recipes import shipped_recipe, toy_recipe
 from tests.support.spawned import spawned
 from tests.support.tools import same
 
 SMALL = ("network.width=8", "network.layers=2")
-RECIPE = load(RECIPES / "toy.yaml", SMALL)
+RECIPE = toy_recipe(*SMALL)
 with_compiler = pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs"
 )
@@ -52,9 +51,7 @@ def test_compiled_samples_and_bounds_are_those_of_the_plain_network():
     # Of one compiled size; others are traced below.
     x, spec = 0.5 * torch.randn(6, 2), replace(RECIPE.eval.elbo, rtol=1e-3, atol=1e-3)
     bounds = [
-        likelihood(
-            model.score_of(compiled=compiled), model.sde, spec, SampleNoise(0, first=0, last=6), x
-        ).elbo
+        likelihood(model.score_of(compiled=compiled), model.sde, spec, noise_of(6), x).elbo
         for compiled in (False, True)
     ]
     assert_close(bounds[1], bounds[0], rtol=1e-3, atol=1e-3)
@@ -67,13 +64,13 @@ def test_a_compiled_network_is_differentiated_as_often_as_probes_and_coordinates
     """Compiled for one backward pass, a network of this width reuses what further ones would
     read."""
     torch.manual_seed(0)
-    model = Model(load(RECIPES / "toy.yaml", ["network.width=32", "network.layers=5"]))
+    model = Model(toy_recipe("network.width=32", "network.layers=5"))
     model.net.requires_grad_(False)
     x = 0.5 * torch.randn(1, 2)
 
     def bound(compiled, probes):
         spec = replace(RECIPE.eval.elbo, rtol=1e-2, atol=1e-2, probes=probes or 1)
-        noise, score = SampleNoise(0, first=0, last=1), model.score_of(compiled=compiled)
+        noise, score = noise_of(1), model.score_of(compiled=compiled)
         return likelihood(score, model.sde, spec, noise, x, exact_trace=probes is None).elbo
 
     for probes in (1, 2, 3, None):
@@ -97,9 +94,7 @@ def test_training_samples_and_bounds_are_each_compiled_once():
     The settings of float32 and of cuDNN change back and forth, and compiled code depends on some of
     them.
     """
-    trainer = Trainer(
-        load(RECIPES / "toy.yaml", [*SMALL, "train.batch_size=12", "train.compile=true"]), Ranks()
-    )
+    trainer = Trainer(toy_recipe(*SMALL, "train.batch_size=12", "train.compile=true"), Ranks())
     spec = replace(trainer.recipe.eval.elbo, rtol=1e-2, atol=1e-2, compile=True)
 
     def period():
@@ -116,7 +111,7 @@ def test_training_samples_and_bounds_are_each_compiled_once():
             with torch.no_grad(), execution.using(tf32=True):
                 score(u, t)
             with execution.using(tf32=False):
-                likelihood(score, model.sde, spec, SampleNoise(0, first=0, last=rows), u[:, :2])
+                likelihood(score, model.sde, spec, noise_of(rows), u[:, :2])
         trainer.net.train()
         return counters["stats"]["unique_graphs"] - before
 
@@ -125,7 +120,7 @@ def test_training_samples_and_bounds_are_each_compiled_once():
     assert period() == 0
 
 
-TOY = load(RECIPES / "toy.yaml", ["network.width=16", "network.layers=2"])
+TOY = toy_recipe("network.width=16", "network.layers=2")
 
 
 @pytest.fixture
@@ -137,7 +132,7 @@ def model():
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     data = make_images(tmp_path_factory.mktemp("precision") / "set")
-    recipe = load(RECIPES / "cifar10_smoke.yaml", [*TINY, f"data.path={data}", "sampling.nfe=3"])
+    recipe = shipped_recipe("cifar10_smoke", *TINY, f"data.path={data}", "sampling.nfe=3")
 
     def made():
         torch.manual_seed(0)
@@ -226,10 +221,7 @@ def trained(recipe, ranks, *, stop_at=None):
 def _compared(ranks):
     execution.BACKEND, found = tracing.differentiate, {}
     for name, more in {"whole": (), "cut": ("train.micro_batch=2",)}.items():
-        plain, compiling = (
-            load(RECIPES / "toy.yaml", [*WIDE, *more, f"train.compile={it}"])
-            for it in (False, True)
-        )
+        plain, compiling = (toy_recipe(*WIDE, *more, f"train.compile={it}") for it in (False, True))
         eager = trained(plain, ranks)
         before = len(tracing.graphs)
         fast = trained(compiling, ranks)

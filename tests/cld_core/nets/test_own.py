@@ -10,13 +10,12 @@ import torch
 
 import cld_core
 from cld_core import loss, nets, plugins
-from cld_core.config import load
 from cld_core.errors import CheckpointError, RecipeError
 from cld_core.model import Model
 from cld_core.sde import CLD
 from tests.docs.blocks import blocks
 from tests.support.affine import flow_covariance, output_covariance
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 
 SHAPED = "return self.last(h).unflatten(1, self.shape)"
 MEANS = (
@@ -52,9 +51,8 @@ def written(tmp_path, page, *changes):
 
 def own(tmp_path, *changes, overrides=("network.width=8",)):
     """A recipe with the network of the how-to."""
-    return load(
-        TOY,
-        [f"plugins={written(tmp_path, 'own-network', *changes)}", "network.name=gated", *overrides],
+    return toy_recipe(
+        f"plugins={written(tmp_path, 'own-network', *changes)}", "network.name=gated", *overrides
     )
 
 
@@ -140,7 +138,7 @@ DAMPED = ("own-diffusion", "sde.name=damped")
     ],
 )
 def test_an_objective_and_a_diffusion_are_tried_too(tmp_path, page, key, old, new, words):
-    recipe = load(TOY, [f"plugins={written(tmp_path, page, (old, new))}", key])
+    recipe = toy_recipe(f"plugins={written(tmp_path, page, (old, new))}", key)
     if words is None:
         loss.require_usable(recipe, (1, 4, 4))
         return
@@ -151,8 +149,8 @@ def test_an_objective_and_a_diffusion_are_tried_too(tmp_path, page, key, old, ne
 
 def euler(tmp_path, *changes, **keys):
     """The spec of the sampler of the how-to, with whole Euler steps alone."""
-    recipe = load(
-        TOY, [f"plugins={written(tmp_path, 'plug-ins', *changes)}", "sampling.method=euler"]
+    recipe = toy_recipe(
+        f"plugins={written(tmp_path, 'plug-ins', *changes)}", "sampling.method=euler"
     )
     return dataclasses.replace(recipe.sampling, denoise=False, **keys)
 
@@ -201,7 +199,7 @@ PARTS = [
 @pytest.mark.parametrize(("page", "key"), PARTS)
 def test_exported_weights_name_the_plugin_and_load_if_it_may_run(tmp_path, page, key):
     plugin, file = written(tmp_path, page), tmp_path / "x.safetensors"
-    model = Model(load(TOY, [f"plugins={plugin}", key]))
+    model = Model(toy_recipe(f"plugins={plugin}", key))
     model.export(file)
     forget()
     with pytest.raises(CheckpointError) as error:

@@ -5,7 +5,6 @@ from unittest.mock import Mock
 
 import pytest
 
-from cld_core.config import load
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.files import write_json
 from cld_core.run import RunFolder, find_runs
@@ -13,15 +12,15 @@ from cld_core.run import identity as identities
 from cld_core.run.folder import FORMAT, FormatError, named
 from cld_core.run.identity import identity
 from tests.support.made_up import run_with
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 
 
 def test_names_that_are_taken_or_cannot_be(tmp_path, run):
     with pytest.raises(UsageError, match=r"cldctl resume .*/mine`"):
-        RunFolder.create(run.path, load(TOY), {})
+        run_with(run.path)
     for name in ("-x", ".hidden", "a b", "x" * 101):
         with pytest.raises(UsageError, match="cannot name a run"):
-            RunFolder.create(tmp_path / name, load(TOY), {})
+            run_with(tmp_path / name)
         assert not (tmp_path / name).exists()
 
 
@@ -52,30 +51,28 @@ def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(
     tmp_path, monkeypatch
 ):
     """As after SIGKILL, without a clean-up."""
-    recipe = load(TOY)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", lambda *arguments, **settings: None)
         patch.setattr("pathlib.Path.rename", Mock(side_effect=SystemExit))
         with pytest.raises(SystemExit):
-            RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+            run_with(tmp_path / "mine")
     assert list(tmp_path.iterdir()), "the draft was left behind"
     assert not find_runs(tmp_path)
-    RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+    run_with(tmp_path / "mine")
     assert [run.name for run in find_runs(tmp_path)] == ["mine"]
 
 
 def test_one_of_two_commands_makes_the_run_of_a_name(tmp_path, monkeypatch):
-    recipe = load(TOY)
     rename = Path.rename
 
     def late(self, target):
         monkeypatch.undo()
-        RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+        run_with(tmp_path / "mine")
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", late)
     with pytest.raises(UsageError, match="a run of this name exists"):
-        RunFolder.create(tmp_path / "mine", recipe, {"created": 2.0})
+        RunFolder.create(tmp_path / "mine", toy_recipe(), {"created": 2.0})
     assert RunFolder.open(tmp_path / "mine").identity()["created"] == 1.0
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 

@@ -3,17 +3,12 @@
 import pytest
 
 from cld_core.run import events
-from cld_core.run.events import JobRef
 from cld_core.run.history import History
+from tests.support.made_up import queued
 
 
 def history(*happened, progress=None):
     return History.of(happened).with_progress(progress or {})
-
-
-def submitted(job_id, successor_of=None, shards=None):
-    job = JobRef(cluster="any", job_id=job_id)
-    return events.Submitted(job=job, successor_of=successor_of, shards=shards)
 
 
 def started(attempt, *, step=0, job_id="1", time=0.0, **more):
@@ -36,8 +31,8 @@ def attempt(number, cause, *, first_step=0, **more):
 EARLY = events.Failed("early", job_id="1", restart=1, reason="x")
 REQUEUED = events.Wished(job_id="1", cause="preempted")
 GIVEN_UP = events.GivenUp(reason="budget spent")
-FIRST = submitted("1")
-SECOND = submitted("2", successor_of="1")
+FIRST = queued("1")
+SECOND = queued("2", successor_of="1")
 
 
 def test_attempts():
@@ -125,20 +120,20 @@ def test_the_last_request_that_was_not_refused_is_in_force():
 
 def test_jobs_that_were_turned_away_do_not_count():
     away = events.TurnedAway(job_id="2", why="held", reason="job 1 is alive")
-    made = history(FIRST, submitted("2"), away, submitted("3", successor_of="1"))
+    made = history(FIRST, queued("2"), away, queued("3", successor_of="1"))
     assert [event.job.job_id for event in made.submitted] == ["1", "2", "3"]
     assert [event.job.job_id for event in made.jobs] == ["1", "3"]
     assert [job.job_id for job in made.successors_of("1")] == ["3"]
     assert made.last_of["2"] == away
     assert made.turned_away == {"2": "held"}
-    assert len(history(submitted("2"), away, started(0, job_id="2")).jobs) == 1, "it starts later"
+    assert len(history(queued("2"), away, started(0, job_id="2")).jobs) == 1, "it starts later"
 
 
 @pytest.mark.parametrize(
     ("happened", "gone", "job"),
     [
         ((FIRST,), "", "1"),
-        ((FIRST, submitted("2")), "", "2"),
+        ((FIRST, queued("2")), "", "2"),
         # A successor counts once its turn has come.
         ((FIRST, SECOND), "", "1"),
         ((FIRST, SECOND), "1", "2"),
@@ -146,9 +141,9 @@ def test_jobs_that_were_turned_away_do_not_count():
         ((FIRST, SECOND, *attempt(0, "cancelled")), "1", "1"),
         ((FIRST, SECOND, *attempt(0, "crashed")), "1", "2"),
         ((FIRST, SECOND, started(0, job_id="2")), "", "2"),
-        ((SECOND, submitted("3", successor_of="2")), "2", "3"),
-        ((FIRST, SECOND, submitted("3", successor_of="2")), "1", "2"),
-        ((submitted("9"), submitted("2", successor_of="unknown")), "", "2"),
+        ((SECOND, queued("3", successor_of="2")), "2", "3"),
+        ((FIRST, SECOND, queued("3", successor_of="2")), "1", "2"),
+        ((queued("9"), queued("2", successor_of="unknown")), "", "2"),
     ],
 )
 def test_the_current_job(happened, gone, job):
@@ -211,7 +206,7 @@ def test_a_decision_counts_until_the_next_end():
 @pytest.mark.parametrize(("job_id", "reason"), [("5_1", "budget spent"), ("6_0", None)])
 def test_a_task_is_given_up_until_a_job_of_another_array_is_submitted(job_id, reason):
     given_up = events.GivenUp(reason="budget spent", job_id="5_0")
-    after = history(submitted("5_0", shards=(0,)), given_up, submitted(job_id, shards=(0,)))
+    after = history(queued("5_0", 0), given_up, queued(job_id, 0))
     assert after.given_up == reason
 
 

@@ -149,10 +149,11 @@ def test_the_heart_beats_on_after_a_fault(folder, monkeypatch, function):
     assert newest(folder) == (1, None)
 
 
-def test_ownership_is_checked_again_before_anything_is_written(folder, blind, monkeypatch):
+def test_ownership_is_checked_again_before_anything_is_written(
+    folder, blind, monkeypatch, disk_clock
+):
     monkeypatch.setattr(leases, "HEARTBEAT_S", 1000.0)
     lease = Lease.acquire(folder, job_id="1")
-    monkeypatch.setattr("cld_core.files.time", Clock())
     blind(3)
     lease.check()
     blind(float("inf"))
@@ -165,9 +166,8 @@ def test_ownership_is_checked_again_before_anything_is_written(folder, blind, mo
         lease.check()
 
 
-def test_a_lease_that_cannot_be_released_raises_nothing(folder, blind, monkeypatch):
+def test_a_lease_that_cannot_be_released_raises_nothing(folder, blind, disk_clock):
     lease = Lease.acquire(folder, job_id="1")
-    monkeypatch.setattr("cld_core.files.time", Clock())
     blind(float("inf"))
     lease.release()
     assert not seems_alive(folder)

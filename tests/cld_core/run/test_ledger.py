@@ -14,8 +14,7 @@ from cld_core.run import events
 from cld_core.run.events import KINDS, Ended, Failed, JobRef, Started, Submitted
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, parse, to_line
-from tests.support.clock import Clock
-from tests.support.failing import Failing
+from tests.support.failing import FULL_DISK, Failing
 
 JOB = JobRef(
     cluster="local", job_id="7", logs="/logs", restarts=True, details={"pid": 12, "host": "a"}
@@ -49,12 +48,10 @@ def ledger(tmp_path):
 
 
 @pytest.fixture
-def full(monkeypatch):
+def full(monkeypatch, disk_clock):
     """An event; while it is set, the disk is full."""
     full = threading.Event()
-    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(files.os, "write", Failing(os.write, lambda call: full.is_set(), error))
-    monkeypatch.setattr("cld_core.files.time", Clock())
+    monkeypatch.setattr(files.os, "write", Failing(os.write, lambda call: full.is_set(), FULL_DISK))
     return full
 
 

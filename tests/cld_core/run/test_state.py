@@ -8,7 +8,7 @@ import pytest
 from cld_core.files import write_json
 from cld_core.run import RunFolder, events
 from cld_core.run import state as states
-from cld_core.run.events import CAUSES, JobRef
+from cld_core.run.events import CAUSES
 from cld_core.run.history import History
 from cld_core.run.state import (
     OVER,
@@ -22,6 +22,7 @@ from cld_core.run.state import (
     state_of,
     why_stopped,
 )
+from tests.support.made_up import queued
 
 NOW = 1000.0
 NOWHERE = RunFolder("/nowhere/mine")
@@ -41,8 +42,7 @@ def requested(ago=1.0, **more):
 
 
 def submitted(job_id="1", *, restarts=False, successor_of=None):
-    job = JobRef(cluster="any", job_id=job_id, restarts=restarts)
-    return events.Submitted(time=NOW - 50, job=job, successor_of=successor_of)
+    return queued(job_id, restarts=restarts, successor_of=successor_of, time=NOW - 50)
 
 
 def started(attempt=0, job_id="1", warning=None):
@@ -203,8 +203,7 @@ class Pieces:
 
 
 def piece(number, job="8"):
-    job = JobRef(cluster="any", job_id=f"{job}_{number}")
-    return events.Submitted(job=job, shards=(number,))
+    return queued(f"{job}_{number}", number)
 
 
 # Name of the rule, the work, phases of the jobs of its pieces, state, and what its reason says.

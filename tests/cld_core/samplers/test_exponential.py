@@ -15,6 +15,7 @@ from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity
 from tests.support.affine import convergence, flow_covariance, output_covariance, spec_of
+from tests.support.numeric import float64, noise_of, seeded, standard_normal
 
 CONSTANT, RISING, VP = CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE()
 SDES = pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
@@ -126,7 +127,7 @@ def test_recommended_settings_keep_narrow_data_narrow(sde, nfe):
 def test_widening_is_that_of_samples(settings, sde):
     """Of normal data on a line, whose score is linear."""
     spec, law = spec_of("exponential", nfe=12, **settings), gaussian(0.04, d=1)
-    x = sample(law.score(sde), sde, spec, SampleNoise(0, first=0, last=20_000), (1,)).x.double()
+    x = sample(law.score(sde), sde, spec, noise_of(20_000), (1,)).x.double()
     assert float(x.square().mean().sqrt()) / 0.04 == pytest.approx(widening(sde, spec), rel=0.03)
 
 
@@ -144,7 +145,7 @@ def test_noise_that_grows_from_step_to_step_is_reported_once(sde, settings, warn
     exponential._warn_of_growing_noise.cache_clear()
     spec = spec_of("exponential", **settings)
     for _ in range(2):
-        sample(gaussian(d=1).score(sde), sde, spec, SampleNoise(0, first=0, last=2), (1,))
+        sample(gaussian(d=1).score(sde), sde, spec, noise_of(2), (1,))
     found = [record.getMessage() for record in caplog.records]
     assert len(found) == int(warned)
     assert all(f"sampling.nfe={spec.nfe} is too small for sampling.eta=1" in text for text in found)
@@ -153,7 +154,7 @@ def test_noise_that_grows_from_step_to_step_is_reported_once(sde, settings, warn
 def test_order_zero_for_vpsde_is_ddim():
     """x' = a'/a x + (sigma' - sigma a'/a) e, e = the predicted noise: the published closed form."""
     score = diamond().score(VP)
-    u = torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    u = standard_normal(8, 2)
     spec = spec_of("exponential", order=0, corrector=False, grid="linear", nfe=12, denoise=False)
     ours = sample(score, VP, spec, parity.InjectedNoise(u), (2,)).x
     for t, t_next in pairwise(VP.schedule.grid("linear", 12, 1e-3)):
@@ -175,7 +176,7 @@ def test_coefficients_solve_the_split_equation(sde):
 
         def field(t, u, points=points):
             u = torch.from_numpy(u).view(1, n)
-            basis = lagrange(sde, points, torch.tensor([t], dtype=torch.float64))[:, 0]
+            basis = lagrange(sde, points, float64([t]))[:, 0]
             alpha = float(basis @ torch.arange(1.0, len(points) + 1, dtype=torch.float64))
             v = sde.scored(u)
             return (
@@ -208,7 +209,7 @@ def test_any_network_converges_to_its_own_flow(name, changes):
     if changes and toy.sde.n == 1:
         pytest.skip("VPSDE is trained with DSM already")
     toy.net.double()
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     start = torch.randn(16, 2 * toy.sde.n, dtype=torch.float64, generator=generator)
     score = toy.score(**changes)
 
@@ -234,7 +235,7 @@ def test_twenty_evaluations_reach_the_diamond():
                 law.score(sde),
                 sde,
                 spec_of("exponential", nfe=n),
-                SampleNoise(0, first=0, last=1000),
+                noise_of(1000),
                 (2,),
             )
             for n in (200, 20)

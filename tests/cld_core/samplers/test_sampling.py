@@ -19,6 +19,7 @@ from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity
 from tests.support.affine import output_covariance, spec_of
+from tests.support.numeric import noise_of
 
 CONSTANT, RISING = CLD(), CLD(beta0=0.1, beta1=6.9)
 
@@ -167,7 +168,7 @@ def test_nfe_counts_every_evaluation_denoising_included(method, denoise):
         return exact(u, t)
 
     spec = with_nfe(method, 30, denoise=denoise)
-    out = sample(score, sde, spec, SampleNoise(0, first=0, last=3), (1,))
+    out = sample(score, sde, spec, noise_of(3), (1,))
     assert sum(calls) == int(out.nfe_each.sum())
     if spec.method != "ode":
         assert out.nfe == 30 == len(calls)
@@ -211,7 +212,7 @@ def test_states_of_the_flow_are_on_its_solution(sde):
     for tolerance in (1e-5, 1e-9):
         recorder = Recorder(30)
         spec = spec_of("ode", rtol=tolerance, atol=tolerance)
-        sample(score, sde, spec, SampleNoise(0, first=0, last=16), (2,), watcher=recorder)
+        sample(score, sde, spec, noise_of(16), (2,), watcher=recorder)
         paths.append(recorder.path()[1])
     assert_close(*paths, rtol=0, atol=5e-3)
 
@@ -244,7 +245,7 @@ def heun_alone(score, sde, spec, u, draws):
 
 def of_heun(method, recorder=None, **keys):
     register("sampling", "heun", method, HeunSpec)
-    noise, spec = SampleNoise(7, first=0, last=6), HeunSpec(**keys)
+    noise, spec = noise_of(6, seed=7), HeunSpec(**keys)
     return sample(gaussian().score(CONSTANT), CONSTANT, spec, noise, (2,), watcher=recorder)
 
 

@@ -13,9 +13,8 @@ from cld_core.samplers import sample
 from cld_core.samplers.gddim import whole_score
 from cld_core.samplers.splitting import evaluating, steps
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
-from cld_core.seeds import SampleNoise
 from tests.support.affine import convergence, output_covariance, spec_of
-from tests.support.numeric import standard_normal
+from tests.support.numeric import noise_of, standard_normal
 
 EXACT = {"numerical_eps": 0.0}
 CONSTANT, RISING, VP = CLD(**EXACT), CLD(beta0=0.1, beta1=6.9, **EXACT), VPSDE()
@@ -50,28 +49,27 @@ def last_step(sde, noise=(), **keys):
 
 
 D = 8.0 * 0.2  # the increment of B of such a step
+M_INV, FRICTION, NU = BOTH.m_inv, BOTH.friction, BOTH.nu
 
 
 def test_a_reduced_symplectic_euler_step_of_psld_shares_the_score():
     """First x, then v with the new x. Of a naive step, each takes its own score."""
-    m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
     for reduced in (True, False):
         (x, v), found, score = last_step(BOTH, scheme="symplectic-euler", reduced=reduced)
         s = score(torch.cat([x, v], 1), 1.0)
-        new_x = x + D / 2 * (friction * x - m_inv * v + friction * s[:, [0]])
+        new_x = x + D / 2 * (FRICTION * x - M_INV * v + FRICTION * s[:, [0]])
         s_v = (s if reduced else score(torch.cat([new_x, v], 1), 1.0))[:, [1]]
-        assert_close(found, [new_x, v + D / 2 * (new_x + nu * v + nu / m_inv * s_v)])
+        assert_close(found, [new_x, v + D / 2 * (new_x + NU * v + NU / M_INV * s_v)])
 
 
 def test_a_reduced_velocity_verlet_step_of_psld():
     """Half of x with the last score, here the prior's; v with that of the middle; the other half of
     x with it, too."""
     (x, v), found, score = last_step(BOTH, scheme="velocity-verlet")
-    m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
-    half_x = x + D / 4 * (friction * x - m_inv * v - friction * x)
+    half_x = x + D / 4 * (FRICTION * x - M_INV * v - FRICTION * x)
     s = score(torch.cat([half_x, v], 1), 0.9)
-    new_v = v + D / 2 * (half_x + nu * v + nu / m_inv * s[:, [1]])
-    new_x = half_x + D / 4 * (friction * half_x - m_inv * new_v + friction * s[:, [0]])
+    new_v = v + D / 2 * (half_x + NU * v + NU / M_INV * s[:, [1]])
+    new_x = half_x + D / 4 * (FRICTION * half_x - M_INV * new_v + FRICTION * s[:, [0]])
     assert_close(found, [new_x, new_v])
 
 
@@ -80,20 +78,19 @@ def test_a_reduced_oba_step_of_psld(noise_scale):
     """The exact relaxation with noise, then v, then x, both with the score after the relaxation."""
     e = standard_normal(4, 1, 2, seed=1)
     (x, v), found, score = last_step(BOTH, (e,), scheme="oba", noise_scale=noise_scale)
-    m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
     x = (
-        math.exp(-D / 2 * friction) * x
-        + math.sqrt(1 - math.exp(-noise_scale * D * friction)) * e[:, 0, [0]]
+        math.exp(-D / 2 * FRICTION) * x
+        + math.sqrt(1 - math.exp(-noise_scale * D * FRICTION)) * e[:, 0, [0]]
     )
-    v = math.exp(-D / 2 * nu) * v + math.sqrt((1 - math.exp(-D * nu)) / m_inv) * e[:, 0, [1]]
+    v = math.exp(-D / 2 * NU) * v + math.sqrt((1 - math.exp(-D * NU)) / M_INV) * e[:, 0, [1]]
     s = score(torch.cat([x, v], 1), 1.0)
-    new_v = v + D / 2 * (x + 2 * nu * v + 2 * nu / m_inv * s[:, [1]])
-    new_x = x + D / 2 * (2 * friction * x - m_inv * new_v + 2 * friction * s[:, [0]])
+    new_v = v + D / 2 * (x + 2 * NU * v + 2 * NU / M_INV * s[:, [1]])
+    new_x = x + D / 2 * (2 * FRICTION * x - M_INV * new_v + 2 * FRICTION * s[:, [0]])
     assert_close(found, [new_x, new_v])
 
 
 def of_diamond(sde, method, **keys):
-    noise = SampleNoise(0, first=0, last=8)
+    noise = noise_of(8)
     return sample(diamond().score(sde), sde, spec_of(method, **keys), noise, (2,)).x
 
 
@@ -210,7 +207,7 @@ def test_evaluations_are_counted_and_reduced_steps_take_one(scheme, name, sde):
             nfe=8,
             eps=0.05,
         )
-        out = sample(score, sde, spec, SampleNoise(0, first=0, last=2), (1,))
+        out = sample(score, sde, spec, noise_of(2), (1,))
         naive = (
             {"symplectic-euler": 2, "velocity-verlet": 3}[scheme]
             if conjugate
@@ -226,7 +223,7 @@ def test_too_few_evaluations_for_a_step_are_refused():
         RecipeError,
         match=r"nfe=3 is too small for .*splitting, .* 3 evaluations here\. Set .*nfe=4",
     ):
-        sample(gaussian(d=1).score(BOTH), BOTH, spec, SampleNoise(0, first=0, last=2), (1,))
+        sample(gaussian(d=1).score(BOTH), BOTH, spec, noise_of(2), (1,))
 
 
 @pytest.mark.parametrize(
@@ -235,9 +232,7 @@ def test_too_few_evaluations_for_a_step_are_refused():
 def test_the_score_of_all_halves_follows_from_that_of_the_scored_ones(sde):
     law = GaussianMixture(torch.tensor([[-0.4], [0.3]]), 0.2)
     for t in (0.05, 0.3, 1.0):
-        u = torch.randn(
-            5, sde.n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-        ).requires_grad_()
+        u = standard_normal(5, sde.n).requires_grad_()
         exact = torch.autograd.grad(law.score(sde).log_density(u, t).sum(), u)[0]
         whole = torch.cat([u.detach(), sde.scored(exact)], dim=1) @ whole_score(sde, t).T
         assert_close(whole, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))

@@ -14,7 +14,7 @@ from cld_core.sde.matrices import apply
 from tests.cld_core.sde.test_new_diffusion import Langevin
 from tests.support import exact
 from tests.support.affine import convergence, flow_covariance, output_covariance, spec_of
-from tests.support.numeric import BothScored, ThirdOrder, dense, drift, standard_normal
+from tests.support.numeric import MIXTURE, BothScored, ThirdOrder, drift, float64, standard_normal
 
 TIMES = (1e-12, 1e-7, 1e-3, 0.2, 1.0)
 
@@ -113,9 +113,9 @@ def test_the_reverse_process_is_as_exact(sde, big_d):
 
 @EACH
 def test_the_prior_is_the_stationary_law_of_the_matrices(sde):
-    a = dense(sde.A)
-    prior = torch.diag(dense(sde.prior_std).square())
-    noise = torch.diag(dense([0.0] * (sde.n - sde.m) + list(sde.D)))
+    a = float64(sde.A)
+    prior = torch.diag(float64(sde.prior_std).square())
+    noise = torch.diag(float64([0.0] * (sde.n - sde.m) + list(sde.D)))
     assert_close(a @ prior + prior @ a.T, -noise, rtol=1e-8, atol=1e-10)
 
 
@@ -151,7 +151,7 @@ def test_a_mixture_has_its_density_at_every_time():
     """The score of all halves of HOLD at the earliest times: nothing cancels."""
     law = GaussianMixture(torch.tensor([[-0.4], [0.7]]), 0.3)
     score = law.score(HOLD())
-    u = torch.tensor([[0.1, 0.02, -0.03], [0.6, -0.1, 0.05]], dtype=torch.float64)
+    u = float64([[0.1, 0.02, -0.03], [0.6, -0.1, 0.05]])
     slopes = [score(u, t) for t in (1e-12, 1e-11)]
     assert_close(slopes[0], -u[:, 2:] / (0.04 * 0.25), rtol=1e-6, atol=0)
     assert_close(*slopes, rtol=1e-6, atol=0)
@@ -199,16 +199,13 @@ SHAPES = pytest.mark.parametrize("sde", STD, ids=["n=2, m=2", "n=3, m=1"])
 ALL = pytest.mark.parametrize(
     "sde", [CLD(beta0=0.1, beta1=6.9), VPSDE(), *STD], ids=["cld", "vpsde", "2, 2", "3, 1"]
 )
-LAW = GaussianMixture(
-    torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0])
-)
 
 
 @ALL
 def test_the_score_is_the_derivative_of_the_log_density(sde):
-    score = LAW.score(sde)
+    score = MIXTURE.score(sde)
     for t in (0.01, 0.3, 1.0):
-        leaf = standard_normal(5, sde.n * LAW.dimension).requires_grad_()
+        leaf = standard_normal(5, sde.n * MIXTURE.dimension).requires_grad_()
         (gradient,) = torch.autograd.grad(score.log_density(leaf, t).sum(), leaf)
         assert_close(score(leaf.detach(), t), sde.scored(gradient), rtol=1e-8, atol=1e-8)
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from cld_core import samplers
-from cld_core.config import load
 from cld_core.config.keys import key
 from cld_core.config.registry import SECTIONS
 from cld_core.config.sde import SdeSpec
@@ -24,7 +23,7 @@ from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
 from tests.support.affine import spec_of
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 from tests.support.tools import stepped
 
 
@@ -65,7 +64,7 @@ def test_from_a_recipe_through_training_to_samples_and_a_bound():
     settings += ("eval.elbo.rtol=1e-3", "eval.elbo.atol=1e-3")
     results, fixed = [], [spec_of(method, nfe=50) for method in ("em", "sscs", "exponential")]
     for name in ("langevin", "cld"):
-        recipe = load(TOY, [f"sde.name={name}", *settings])
+        recipe = toy_recipe(f"sde.name={name}", *settings)
         trainer = stepped(Trainer(recipe, Ranks()), 20)
         assert isinstance(trainer.sde, Langevin if name == "langevin" else CLD)
         score, keyed = Score(trainer.sde, recipe.objective, trainer.net), {"first": 0, "last": 8}
@@ -90,4 +89,4 @@ def test_a_spec_says_that_its_diffusion_is_not_to_be_split():
     with pytest.raises(
         RecipeError, match=r"cannot be sscs with sde\.name=langevin, which cannot be split"
     ):
-        load(TOY, ["sde.name=langevin", "sampling.method=sscs"])
+        toy_recipe("sde.name=langevin", "sampling.method=sscs")

@@ -15,7 +15,7 @@ from cld_core.sde import diffusions as kernel
 from cld_core.sde.matrices import apply
 from tests.support import parity
 from tests.support.affine import spec_of
-from tests.support.numeric import AlphaOf, drift
+from tests.support.numeric import AlphaOf, drift, float64, seeded
 
 SETTINGS = {
     "cifar10": (CLD(numerical_eps=1e-9), "hsm"),
@@ -74,9 +74,7 @@ def test_both_branches_of_the_incomplete_gamma_function_agree():
     # What the closed form loses: one rounding of 1 against a value of z^3 / 6.
     assert ((series - closed).abs() <= 3e-16).all()
     assert_close(series, torch.special.gammainc(torch.full_like(z, 3.0), z), rtol=1e-13, atol=0)
-    across = torch.tensor(
-        [1e-8, kernel.SERIES_BELOW - 1e-12, kernel.SERIES_BELOW, 5.0], dtype=torch.float64
-    )
+    across = float64([1e-8, kernel.SERIES_BELOW - 1e-12, kernel.SERIES_BELOW, 5.0])
     by_numpy = kernel.gamma3(across.numpy(), np.exp(-across.numpy()))
     np.testing.assert_allclose(
         by_numpy, kernel.gamma3(across, torch.exp(-across)).numpy(), rtol=1e-14, atol=0
@@ -136,11 +134,11 @@ def test_drift_and_diffusion_are_the_published_ones(name):
 def test_both_factors_stand_for_the_same_score_and_loss(mixed):
     """The noise of one is a rotation of that of the other; errors of the score cost the same with
     either."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     x, noise, wanted = (
         torch.randn(5, k, generator=generator, dtype=torch.float64) for k in (2, 4, 4)
     )
-    t = torch.tensor([1e-3, 0.1, 0.3, 0.6, 1.0], dtype=torch.float64)
+    t = float64([1e-3, 0.1, 0.3, 0.6, 1.0])
     objective = ObjectiveSpec(weighting="likelihood", mixed_score=mixed)
     lower, upper = (PSLD(friction=0.25, nu=4.25, triangle=which) for which in ("lower", "upper"))
     rotated = apply(torch.linalg.inv(upper.factor(t)), apply(lower.factor(t), noise))

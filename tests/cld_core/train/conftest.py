@@ -2,14 +2,12 @@
 
 import pytest
 
-from cld_core.config import load
 from cld_core.ranks import Ranks
-from cld_core.run import RunFolder
 from cld_core.run.events import Remarked
 from cld_core.run.work import Start, Training
 from cld_core.train import loggers
 from cld_core.train.step import Trainer
-from tests.support.paths import TOY
+from tests.support.made_up import run_with
 
 SMALL = ("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5")
 SMALL += ("train.steps=40", "train.checkpoint_every=10")
@@ -26,7 +24,13 @@ def make(tmp_path):
     """Makes a run of 40 steps, unless overrides say otherwise."""
 
     def make(*overrides, name="mine"):
-        return RunFolder.create(tmp_path / name, load(TOY, [*SMALL, *overrides]), {"created": 1.0})
+        return run_with(
+            tmp_path / name,
+            overrides=(
+                *SMALL,
+                *overrides,
+            ),
+        )
 
     return make
 

@@ -13,6 +13,7 @@ from cld_core.ranks import Ranks
 from cld_core.rendezvous import Place
 from cld_core.train import health
 from cld_core.train.health import IN_A_ROW, Interval, Stragglers
+from tests.support.failing import FULL_DISK
 from tests.support.spawned import start
 
 
@@ -35,9 +36,7 @@ def test_a_machine_without_memory(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_is_full_for_a_while_is_not_the_machines_fault(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        Path, "write_bytes", Mock(side_effect=OSError(28, "No space left on device"))
-    )
+    monkeypatch.setattr(Path, "write_bytes", Mock(side_effect=FULL_DISK))
     check(tmp_path)
 
 

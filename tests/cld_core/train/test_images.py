@@ -1,8 +1,6 @@
 """Training on images: ranks, micro-batches, resumed epochs, precision, periodic work, progress."""
 
-import errno
 import math
-import os
 import re
 from unittest.mock import Mock
 
@@ -11,24 +9,23 @@ import torch
 
 from cld_core import pictures, seeds
 from cld_core.checkpoint import load as load_checkpoint
-from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.evaluate import likelihood
 from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import Table
-from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train.step import Trainer
+from tests.cld_core.evaluate.on_images import stats_of
 from tests.cld_core.train.conftest import attempt, remarks
 from tests.support.extractor import TINY
-from tests.support.failing import Failing
+from tests.support.failing import FULL_DISK, Failing
 from tests.support.images import make_images, run_folder, tiny_recipe
 from tests.support.made_up import note, ordered, requested
-from tests.support.paths import RECIPES
+from tests.support.recipes import shipped_recipe
 from tests.support.spawned import spawned
 from tests.support.spoiled import spoil
 from tests.support.tools import same, stepped
@@ -106,8 +103,7 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     due += ("periodic.fid_every=4", "periodic.fid_from=8", "periodic.fid_samples=7")
     fid = (*TINY, "eval.samples=7")
     worked = run_folder(tmp_path, data, *quick, *fid, "train.on_resume=exact")
-    stats = StatsRequest.of(worked.recipe(), None, features=False, shards=1).save()
-    assert Statistics(stats).compute(Ranks()).is_done
+    stats_of(worked)
     (tmp_path / "plain").mkdir()
     plain = run_folder(tmp_path / "plain", data, "train.on_resume=exact")
     note(worked, requested(12, *due))
@@ -192,7 +188,7 @@ def test_one_step_of_the_full_recipe_on_the_cpu(name, pixels, tmp_path):
     overrides = ["data.name=folder", f"data.path={data}", f"data.size={pixels}"]
     overrides += [f"network.image_size={pixels}", "train.precision=fp32", "train.batch_size=1"]
     overrides += ["cluster.nodes=1", "cluster.gpus_per_node=0"]
-    made = Trainer(load(RECIPES / f"{name}.yaml", overrides), Ranks())
+    made = Trainer(shipped_recipe(name, *overrides), Ranks())
     started = time.perf_counter()
     made.step(0)
     seconds = time.perf_counter() - started
@@ -213,8 +209,7 @@ def worked(tmp_path, data, capsys):
 
     def train(*due, settings=()):
         run = run_folder(tmp_path, data, *QUICK, *TINY, *settings)
-        stats = StatsRequest.of(run.recipe(), None, features=False, shards=1).save()
-        assert Statistics(stats).compute(Ranks()).is_done
+        stats_of(run)
         note(run, requested(STEP, *due))
         assert attempt(run)[0] == "finished"
         return capsys.readouterr().out.splitlines()
@@ -248,8 +243,8 @@ DUE = ("periodic.samples_every=2", "periodic.samples=50", "sampling.method=em", 
 
 
 def test_a_picture_that_cannot_be_drawn_ends_no_training(make, monkeypatch):
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(pictures, "pixels", Failing(pictures.pixels, lambda call: call == 1, full))
+    failing = Failing(pictures.pixels, lambda call: call == 1, FULL_DISK)
+    monkeypatch.setattr(pictures, "pixels", failing)
     run = make("train.steps=4", *DUE)
     assert attempt(run)[0] == "finished"
     assert pictures_of(run) == ["step_00000004.png"]

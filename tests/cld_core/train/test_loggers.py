@@ -1,7 +1,5 @@
 """Loggers: none of them harms or delays a training, and what they show of a run."""
 
-import errno
-import os
 import threading
 from importlib.util import find_spec
 from unittest.mock import Mock
@@ -9,16 +7,16 @@ from unittest.mock import Mock
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cld_core.config import load
 from cld_core.errors import RecipeError
 from cld_core.run.history import History
 from cld_core.train import loggers
 from cld_core.train.loggers import Background, LoggedAttempt, Monitor, close
 from tests.cld_core.train.conftest import attempt, remarks
 from tests.support.clock import Clock
+from tests.support.failing import FULL_DISK
 from tests.support.logged import REPORTED, in_mlflow, in_wandb, killed_and_resumed
 from tests.support.made_up import ended, note, started
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 from tests.support.tools import wait_for
 
 with_wandb = pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
@@ -108,9 +106,7 @@ def run(make):
     return make("train.steps=10", "hooks.on_change=echo secret-command")
 
 
-@pytest.mark.parametrize(
-    "problem", [RuntimeError("broken"), OSError(28, "No space left on device")]
-)
+@pytest.mark.parametrize("problem", [RuntimeError("broken"), FULL_DISK])
 def test_a_training_ends_well_whatever_a_logger_does(make, monkeypatch, problem):
     monkeypatch.setitem(loggers.LOGGERS, "wandb", f"{__name__}:Recorder")
     monkeypatch.setattr(loggers, "resolve", lambda name: Mock(side_effect=problem))
@@ -167,7 +163,7 @@ def test_a_server_out_of_reach_leaves_wandb_offline(run, tmp_path, monkeypatch, 
     init = Mock(side_effect=[OSError("no route"), away])
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr(wandb, "teardown", lambda exit_code: None)
-    recipe = load(TOY, ["monitor.wandb.project=p"])
+    recipe = toy_recipe("monitor.wandb.project=p")
     logger = WandbLogger(LoggedAttempt(folder=run, recipe=recipe, attempt=3, first_step=0))
     logger.scalars({"train/loss": 1.0}, 7)
     calls = [call.kwargs for call in init.call_args_list]
@@ -193,7 +189,7 @@ def test_progress_that_cannot_be_written_is_dropped_and_noted_later(
     run, monitor, monkeypatch, capsys
 ):
     with monkeypatch.context() as patched:
-        full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        full = Mock(side_effect=FULL_DISK)
         patched.setattr(loggers, "write_json", full)
         monitor.write(1)
         monitor.write(2)

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from cld_core import optim
-from cld_core.config import load
 from cld_core.config.keys import key
 from cld_core.config.train import OptimSpec
 from cld_core.errors import RecipeError
 from cld_core.plugins import register
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 from tests.support.tools import same, stepped
 
 
@@ -33,7 +32,7 @@ def sgd(spec, parameters):
 def recipe():
     register("optim", "sgd", sgd, SgdSpec)
     keys = ["network.width=8", "network.layers=2", "train.batch_size=8", "optim.grad_clip=null"]
-    return load(TOY, [*keys, "optim.lr=0.1", "optim.name=sgd", "optim.momentum=0.5"])
+    return toy_recipe(*keys, "optim.lr=0.1", "optim.name=sgd", "optim.momentum=0.5")
 
 
 def test_an_optimiser_is_added_in_one_file(recipe):

@@ -31,6 +31,7 @@ from cld_core.train import loggers, session
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import at_step, attempt, remarks
 from tests.support.clock import Clock
+from tests.support.failing import FULL_DISK
 from tests.support.made_up import note, requested, run_with, started, vouch
 from tests.support.tools import same, signal_handlers, wait_for
 
@@ -44,6 +45,10 @@ def stop_at(step, monkeypatch, code=StopCode.USR2):
 
 def attempts(run):
     return run.ledger.history().attempts
+
+
+def first_steps(run):
+    return [entry.first_step for entry in attempts(run)]
 
 
 def causes(run):
@@ -103,7 +108,7 @@ def test_minutes_without_a_save_lead_to_one_which_changes_no_bit(make, pauses):
     # As a signal, the time is looked at when a step begins.
     crash(killed, 8)
     attempt(killed)
-    assert [entry.first_step for entry in attempts(killed)] == [0, 6]
+    assert first_steps(killed) == [0, 6]
     assert saved == [6, 10, 20, 30, 40]
     assert same(*(load_checkpoint(run, 40) for run in (whole, killed)))
     assert killed.checkpoint_steps() == [20, 30, 40]
@@ -153,7 +158,7 @@ def test_a_finished_run_ends_at_once_and_goes_on_with_more_steps(make):
     assert run.ledger.events()[-1].why == "finished"
     note(run, requested(50, "train.steps=50"))
     assert attempt(run) == ("finished", 50)
-    assert [entry.first_step for entry in attempts(run)] == [0, 40]
+    assert first_steps(run) == [0, 40]
 
 
 def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_one_before(
@@ -166,7 +171,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_on
     attempt(run)
     assert [what for what, *_ in remarks(run)] == ["step 40"]
     assert "skipped the checkpoint of step 40" in capsys.readouterr().out
-    assert [entry.first_step for entry in attempts(run)] == [0, 30]
+    assert first_steps(run) == [0, 30]
     verify(run, 40)
 
 
@@ -219,7 +224,7 @@ def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
 
 def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
     run = make("train.steps=100000")
-    monkeypatch.setattr(torch, "save", Mock(side_effect=OSError(28, "No space left on device")))
+    monkeypatch.setattr(torch, "save", Mock(side_effect=FULL_DISK))
     monkeypatch.setattr("cld_core.checkpoint._GIVE_UP_S", -1.0)
     with pytest.raises(SaveError, match="no space left on the disk"):
         attempt(run)
@@ -252,7 +257,7 @@ def test_resuming_from_a_chosen_step_sets_the_later_checkpoints_aside(make, caps
     note(run, requested(40, from_step=30))
     attempt(run)
     assert "set aside the checkpoints of steps 40" in capsys.readouterr().out
-    assert [entry.first_step for entry in attempts(run)] == [0, 30]
+    assert first_steps(run) == [0, 30]
     assert run.ledger.history().from_step is None, "the request is met"
 
 

@@ -10,7 +10,6 @@ import torch
 
 from cld_core import optim, seeds
 from cld_core.checkpoint import load as load_checkpoint
-from cld_core.config import load
 from cld_core.config.train import OptimSpec
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.ranks import Ranks
@@ -21,7 +20,7 @@ from cld_core.train.step import GradientFilter, Trainer
 from tests.cld_core.train.conftest import attempt
 from tests.support.clock import Clock
 from tests.support.images import clone, run_folder, tiny_recipe
-from tests.support.paths import RECIPES, TOY
+from tests.support.recipes import shipped_recipe, toy_recipe
 from tests.support.spawned import spawned
 from tests.support.tools import same, stepped
 from tests.support.waits import Waits
@@ -30,7 +29,7 @@ SMALL = ("network.width=16", "network.layers=3", "train.batch_size=10")
 
 
 def trainer(*overrides, noise_key=0):
-    return Trainer(load(TOY, [*SMALL, *overrides]), Ranks(), noise_key)
+    return Trainer(toy_recipe(*SMALL, *overrides), Ranks(), noise_key)
 
 
 def trained(steps, *overrides, noise_key=0):
@@ -54,7 +53,7 @@ def trained(steps, *overrides, noise_key=0):
     ids=lambda overrides: " ".join(overrides) or "published",
 )
 def test_every_kind_of_training_lowers_its_loss(overrides):
-    made = Trainer(load(TOY, ["train.batch_size=64", "optim.lr=0.01", *overrides]), Ranks())
+    made = Trainer(toy_recipe("train.batch_size=64", "optim.lr=0.01", *overrides), Ranks())
     before = stepped(made, 40).take_scalars()["loss"]
     after = stepped(made, 80, first=40).take_scalars()["loss"]
     assert after < before < math.inf
@@ -110,7 +109,7 @@ def test_a_longer_run_goes_on_at_the_rate_of_its_length():
 
 def labelled(*overrides):
     keys = [*SMALL, "data.labels=true", *overrides]
-    return Trainer(load(RECIPES / "toy_diamond.yaml", keys), Ranks())
+    return Trainer(shipped_recipe("toy_diamond", *keys), Ranks())
 
 
 def test_the_share_of_examples_without_a_label_is_that_of_the_recipe():
@@ -208,7 +207,7 @@ def test_the_median_of_a_ranks_own_times(monkeypatch):
 
 @pytest.mark.parametrize("more", [(), ("train.micro_batch=4",)], ids=["whole", "micro-batches"])
 def test_their_mean_is_the_loss_of_the_default_weighting(more):
-    recipe = load(TOY, [*SMALL, *more])
+    recipe = toy_recipe(*SMALL, *more)
     made = Trainer(recipe, Ranks())
     counted = Counter()
     for step in range(5):

@@ -38,7 +38,7 @@ from cld_core.tune import (
     times_of,
     unpacked,
 )
-from tests.support.numeric import BothScored, ThirdOrder
+from tests.support.numeric import BothScored, ThirdOrder, float64, standard_normal
 
 EPS = 1e-3
 SDES = pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_held_out_noise_decides_what_is_kept():
 
 
 def test_an_iteration_solves_a_linear_problem():
-    matrix = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    truth = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    matrix = standard_normal(12, 3)
+    truth = float64([1.0, -2.0, 0.5])
 
     def errors(parameters):
         return (matrix @ (parameters - truth))[:, None]

@@ -39,14 +39,18 @@ def solved(diamond, tmp_path_factory):
 
 @pytest.fixture
 def tuned_run(solved, tmp_path):
-    shutil.copytree(solved, tmp_path / "tuned")
-    return RunFolder(tmp_path / "tuned")
+    return RunFolder(shutil.copytree(solved, tmp_path / "tuned"))
 
 
 @pytest.fixture
 def run(diamond, tmp_path):
-    shutil.copytree(diamond.path, tmp_path / "trained")
-    return RunFolder(tmp_path / "trained")
+    return RunFolder(shutil.copytree(diamond.path, tmp_path / "trained"))
+
+
+@pytest.fixture
+def other(diamond, tmp_path):
+    """The same run in another place."""
+    return RunFolder(shutil.copytree(diamond.path, tmp_path / "other"))
 
 
 def tuning(run, nfe=3, **keys):
@@ -62,10 +66,9 @@ def compute(work, stop_after=math.inf):
     ).is_done
 
 
-def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
+def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, other):
     """Wherever it is interrupted, whatever is solved meanwhile."""
-    shutil.copytree(run.path, tmp_path / "other")
-    whole, cut = (tuning(one, nfe=4) for one in (run, RunFolder(tmp_path / "other")))
+    whole, cut = (tuning(one, nfe=4) for one in (run, other))
     assert compute(whole)
     stops = 0
     while not compute(cut, stop_after=17):
@@ -81,9 +84,8 @@ def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["state", "flow"])
-def test_what_is_damaged_is_computed_again(run, tmp_path, place):
-    shutil.copytree(run.path, tmp_path / "other")
-    whole, cut = (tuning(one, budget_min=0.0) for one in (run, RunFolder(tmp_path / "other")))
+def test_what_is_damaged_is_computed_again(run, other, place):
+    whole, cut = (tuning(one, budget_min=0.0) for one in (run, other))
     assert compute(whole)
     # The flag is read once for each missing file, too: the state, and the ends of the flow.
     assert not compute(cut, stop_after=12)
@@ -117,8 +119,7 @@ def test_the_flow_does_not_count_against_the_budget(run, monkeypatch):
     assert work.solution.about["seconds"] == 0.0
 
 
-def test_a_larger_budget_goes_on_from_the_rows_of_a_smaller_one(run, tmp_path, capsys):
-    shutil.copytree(run.path, tmp_path / "other")
+def test_a_larger_budget_goes_on_from_the_rows_of_a_smaller_one(run, other, capsys):
     compute(spent := tuning(run, nfe=2, budget_min=0.0))
     assert spent.is_done
     cut_off = spent.solution
@@ -130,7 +131,7 @@ def test_a_larger_budget_goes_on_from_the_rows_of_a_smaller_one(run, tmp_path, c
     assert capsys.readouterr().out.splitlines()[1].startswith("grid 2/"), (
         "nothing is computed twice"
     )
-    compute(whole := tuning(RunFolder(tmp_path / "other"), nfe=2))
+    compute(whole := tuning(other, nfe=2))
     assert larger.solution.digest == whole.solution.digest
     assert larger.solution.rms == whole.solution.rms
     assert (cut_off.cut_off, whole.solution.cut_off) == (True, False)

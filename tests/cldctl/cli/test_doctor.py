@@ -1,18 +1,16 @@
 """`cldctl doctor` without a Slurm."""
 
-import json
 import sys
 from unittest.mock import Mock
 
 import pytest
 
 from cldctl import machine
-from tests.support.tools import invoke
+from tests.support.tools import json_of
 
 
 def test_this_machine(tmp_path):
-    done = invoke("doctor --cluster local --json", runs=tmp_path / "deep" / "runs")
-    report = json.loads(done.stdout)
+    report = json_of("doctor --cluster local --json", runs=tmp_path / "deep" / "runs")
     found = {check["name"]: check for check in report["checks"]}
     assert {"python", "runs folder"} <= set(found)
     assert found["torch"]["verdict"] == "ok"
@@ -40,24 +38,21 @@ ONE_FAILS = """
     ],
 )
 def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(
-    tmp_path, monkeypatch, answer, code, verdicts, words
+    monkeypatch, answer, code, verdicts, words
 ):
     monkeypatch.setattr(
         machine, "GPU_COMMAND", (sys.executable, "-c", f"print({answer.strip()!r})")
     )
-    done = invoke("doctor --gpu --cluster debug --json", runs=tmp_path / "runs", code=code)
-    rows = [check for check in json.loads(done.stdout)["checks"] if check["name"].startswith("gpu")]
+    report = json_of("doctor --gpu --cluster debug --json", code=code)
+    rows = [check for check in report["checks"] if check["name"].startswith("gpu")]
     assert {row["name"]: row["verdict"] for row in rows} == verdicts
     assert words in rows[-1]["advice"]
 
 
 def test_data_and_fid_weights_are_looked_at_with_a_recipe(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    done = invoke("doctor cifar10 --cluster debug --json", runs=tmp_path / "runs", code=1)
-    found = {
-        check["name"].partition(" ")[0]: check["verdict"]
-        for check in json.loads(done.stdout)["checks"]
-    }
+    report = json_of("doctor cifar10 --cluster debug --json", code=1)
+    found = {check["name"].partition(" ")[0]: check["verdict"] for check in report["checks"]}
     assert (found["data"], found["FID"]) == ("fail", "warn")
 
 

@@ -13,7 +13,6 @@ import yaml
 from markdown_it import MarkdownIt
 
 import cld_core
-from cld_core.config import load
 from cld_core.config.train import EmaSpec
 from cld_core.data.format import DataFormat
 from cld_core.evaluate.request import request_of
@@ -24,15 +23,15 @@ from cldctl.page.model_card import CardFiles, card
 from cldctl.runs import survey
 from cldctl.runs.status import status_of
 from tests.support.made_up import bound, ordered, report, run_with
-from tests.support.paths import TOY
 from tests.support.plugin import toy_plugin
+from tests.support.recipes import toy_recipe
 from tests.support.tools import ONE, invoke
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def test_a_folder_holds_all_that_the_card_refers_to(runs, tmp_path, monkeypatch):
-    said = invoke(f"export done --card {tmp_path}/card --license cc-by-4.0", runs=runs)
+    said = invoke(f"export done --card {tmp_path}/card --license cc-by-4.0")
     assert said.stdout.splitlines() == [
         str(tmp_path / "card" / name) for name in ("model.safetensors", "README.md")
     ]
@@ -63,14 +62,14 @@ def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
         ("--license mit", "Add --card FOLDER"),
         (f"--card {tmp_path}/new --license cc-by", "Did you mean 'cc-by-4.0'?"),
     ):
-        assert message in invoke(f"export done {words}", runs=runs, code=2).stderr
+        assert message in invoke(f"export done {words}", code=2).stderr
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
     assert not list(tmp_path.glob("**/*.safetensors"))
 
 
 def test_weights_carry_no_commands_and_accounts(tmp_path):
     private = ["hooks.on_change=secret", "cluster.account=secret"]
-    recipe = load(TOY, ["network.width=8", "network.layers=2", *private])
+    recipe = toy_recipe("network.width=8", "network.layers=2", *private)
     Model(recipe).export(tmp_path / "w.safetensors")
     assert b"secret" not in (tmp_path / "w.safetensors").read_bytes()
     loaded = cld_core.load(tmp_path / "w.safetensors").recipe

@@ -67,18 +67,18 @@ def test_examples_are_commands(name, example):
 
 def test_quiet_leaves_data_and_errors(tmp_path):
     run_with(tmp_path / "mine", 10)
-    done = invoke("-q why", runs=tmp_path)
+    done = invoke("-q why")
     assert done.stderr == ""
     assert "mine" in done.stdout
-    assert invoke("-q why yours", runs=tmp_path, code=3).stderr.startswith("error: no run at")
-    assert "mine" in invoke("why", runs=tmp_path).stderr, "the next command says everything again"
+    assert invoke("-q why yours", code=3).stderr.startswith("error: no run at")
+    assert "mine" in invoke("why").stderr, "the next command says everything again"
 
 
 def test_verbose_says_what_is_called(tmp_path, monkeypatch):
     clients(tmp_path, monkeypatch)
-    run = trained(run_with(tmp_path / "runs" / "mine"), "7", cluster="slurm")
-    assert " s: squeue " in invoke("-v status mine", runs=run.path.parent).stderr
-    assert " s: " not in invoke("status mine", runs=run.path.parent).stderr
+    trained(run_with(tmp_path / "mine"), "7", cluster="slurm")
+    assert " s: squeue " in invoke("-v status mine").stderr
+    assert " s: " not in invoke("status mine").stderr
 
 
 LOOKS = """

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cld_core.files import read_object
+from cld_core.run import find_runs
 from tests.support.extractor import TINY
 from tests.support.images import SMALL_RECIPE, make_images
 from tests.support.paths import FIXTURES
@@ -29,31 +30,23 @@ def test_prepare_says_where_it_made_the_data_and_checks_it(tmp_path):
             archive.write(file, file.relative_to(FIXTURES / "cifar"))
     files = f"--source {tmp_path}/pictures.zip --out {tmp_path}/set"
     for _ in range(2):
-        done = invoke(f"data prepare folder --size 16 {files}", runs=tmp_path)
+        done = invoke(f"data prepare folder --size 16 {files}")
         assert done.stdout == f"{tmp_path}/set\n"
         assert "30 train, 10 validation images of 16x16" in done.stderr
-    assert "40 images" in invoke(f"data verify {tmp_path}/set", runs=tmp_path).stdout
-
-
-def test_a_recipe_without_its_data_is_refused_before_there_is_a_run(tmp_path, recipe):
-    done = invoke(f"submit {recipe} --cluster debug", runs=tmp_path / "runs", code=2)
-    assert "'data.path': there is no prepared data set" in done.stderr
-    assert "cldctl data prepare folder --source PATH --out set --size 16" in done.stderr
-    assert not (tmp_path / "runs").exists()
+    assert "40 images" in invoke(f"data verify {tmp_path}/set").stdout
 
 
 @pytest.mark.slow
 def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
-    runs = tmp_path / "runs"
-    invoke(f"import {FILE} --recipe {recipe} --name pub", runs=runs)
-    row = status(runs, "pub")
+    invoke(f"import {FILE} --recipe {recipe} --name pub")
+    row = status("pub")
     assert (row["state"], row["step"], row["steps"], row["checkpoint_step"]) == (
         "STOPPED",
         3,
         800_000,
         3,
     )
-    invoke(f"sample pub -o {tmp_path}/grid.png -n 5 --method em --nfe 3", runs=runs)
+    invoke(f"sample pub -o {tmp_path}/grid.png -n 5 --method em --nfe 3")
     picture = Image.open(tmp_path / "grid.png")
     assert picture.size == (9 * (3 * 18 + 2), 9 * (2 * 18 + 2)), "enlarged to about 512 pixels"
     assert "pub, step 3: 5 samples, em, 3 NFE" in picture.info["Description"]
@@ -66,11 +59,11 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
         "train.emulated=true",
     )
     sampler = ("periodic.samples_every=null", "sampling.method=em", "sampling.nfe=3")
-    invoke("resume pub --cluster debug", data, *steps, *sampler, runs=runs)
-    left = sorted(path.stem for path in (runs / "pub" / "checkpoints").glob("*.pt"))
+    invoke("resume pub --cluster debug", data, *steps, *sampler)
+    left = sorted(path.stem for path in (tmp_path / "pub" / "checkpoints").glob("*.pt"))
     assert left == ["step_00000003", "step_00000005"]
-    invoke("sample pub", runs=runs)
-    assert "drawing" not in invoke(f"export pub --card {tmp_path}/card", runs=runs).stderr
+    invoke("sample pub")
+    assert "drawing" not in invoke(f"export pub --card {tmp_path}/card").stderr
     card = (tmp_path / "card" / "README.md").read_text()
     assert "x = model.sample(64)  # (64, 3, 16, 16), in [-1, 1]" in card
     assert (
@@ -87,10 +80,9 @@ def test_grey_pictures_of_any_size_from_a_folder_to_samples_bounds_and_fid(tmp_p
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(folder / f"{number}.png")
     data = f"--source {tmp_path}/pictures --out {tmp_path}/set"
-    done = invoke(f"data prepare folder --size 12 {data}", runs=tmp_path)
+    done = invoke(f"data prepare folder --size 12 {data}")
     assert "16 train, 8 validation grey images of 12x12 in 2 classes" in done.stderr
 
-    runs = tmp_path / "runs"
     recipe = (
         f"data.path={tmp_path}/set",
         "data.labels=true",
@@ -106,37 +98,37 @@ def test_grey_pictures_of_any_size_from_a_folder_to_samples_bounds_and_fid(tmp_p
     )
     short = ("train.steps=2", "train.batch_size=4", "periodic.samples_every=2")
     submit = "submit cifar10_smoke --cluster debug"
-    invoke(f"{submit} --name grey", *recipe, *quick, *short, runs=runs)
-    assert Image.open(runs / "grey" / "samples" / "step_00000002.png").mode == "L"
+    invoke(f"{submit} --name grey", *recipe, *quick, *short)
+    assert Image.open(tmp_path / "grey" / "samples" / "step_00000002.png").mode == "L"
 
-    invoke(f"sample grey -n 4 --label light -o {tmp_path}/x.npz", runs=runs)
+    invoke(f"sample grey -n 4 --label light -o {tmp_path}/x.npz")
     drawn = np.load(tmp_path / "x.npz")
     assert drawn["x"].shape == (4, 1, 12, 12)
     assert drawn["images"].shape == (4, 12, 12, 1)
     Image.fromarray(np.repeat(np.uint8([[0, 255]]), 6, 1).repeat(12, 0)).save(tmp_path / "mask.png")
     picture = tmp_path / "pictures" / "train" / "light" / "1.png"
     painted = f"--inpaint {picture} --mask {tmp_path}/mask.png --how replacement"
-    invoke(f"sample grey -n 2 {painted} -o {tmp_path}/p.npz", runs=runs)
+    invoke(f"sample grey -n 2 {painted} -o {tmp_path}/p.npz")
     known = np.load(tmp_path / "p.npz")["images"][:, :, :, 0] == levels[1]
     assert known[:, :, :6].all()
     assert not known[:, :, 6:].all()
-    invoke(f"sample grey -n 2 {painted} -o {tmp_path}/p.png", runs=runs)
+    invoke(f"sample grey -n 2 {painted} -o {tmp_path}/p.png")
 
     # What is missing is said before there is a run.
-    refused = invoke(f"{submit} --eval fid", *recipe, *quick, *short, runs=runs, code=2)
+    refused = invoke(f"{submit} --eval fid", *recipe, *quick, *short, code=2)
     assert "`cldctl data stats RECIPE|RUN`" in refused.stderr
-    assert [path.name for path in runs.iterdir() if not path.name.startswith(".")] == ["grey"]
-    done = invoke("data stats grey --shards 2 --cluster debug", runs=runs)
+    assert [run.name for run in find_runs(tmp_path)] == ["grey"]
+    done = invoke("data stats grey --shards 2 --cluster debug")
     assert Path(done.stdout.strip()).parent == tmp_path / "set"
     assert not Path(f"{done.stdout.strip()}.partial").exists()
-    invoke("eval grey --fid --elbo --shards 2 --cluster debug", runs=runs)
-    found = status(runs, "grey")["evals"][0]
+    invoke("eval grey --fid --elbo --shards 2 --cluster debug")
+    found = status("grey")["evals"][0]
     assert min(found["fid"], found["bpd"]) > 0
-    report = read_object(runs / "grey" / "evals" / found["id"] / "report.json")
+    report = read_object(tmp_path / "grey" / "evals" / found["id"] / "report.json")
     assert (report["fid"]["nfe_mean"], report["fid"]["samples"], report["elbo"]["n"]) == (3, 8, 4)
-    invoke(f"export grey -o {tmp_path}/grey.safetensors --card {tmp_path}/card", runs=runs)
+    invoke(f"export grey -o {tmp_path}/grey.safetensors --card {tmp_path}/card")
     assert "(64, 1, 12, 12), in [-1, 1]" in (tmp_path / "card" / "README.md").read_text()
-    invoke(f"report grey -o {tmp_path}/report.html", runs=runs)
+    invoke(f"report grey -o {tmp_path}/report.html")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def _here(tmp_path, monkeypatch):
 
 
 def test_a_recipe_for_a_file_trains_without_a_further_key(tmp_path, monkeypatch):
-    said = invoke("init rows.npy -o mine.yaml", runs="runs")
+    said = invoke("init rows.npy -o mine.yaml")
     assert said.stdout == "mine.yaml\n"
     assert "150 examples of shape (5,), float64, without labels: " in said.stderr
     assert said.stderr.endswith("next:\n  cldctl submit mine.yaml --follow\n")
@@ -51,7 +51,7 @@ def test_a_recipe_for_a_file_trains_without_a_further_key(tmp_path, monkeypatch)
 )
 def test_what_it_sees_is_said(arrays, words, keys):
     np.savez("it.npz", **arrays)
-    said = invoke("init it.npz --size m", runs="runs")
+    said = invoke("init it.npz --size m")
     assert words in said.stderr
     made = load("it.yaml")
     assert {name: getattr(made.data, name) for name in keys} == keys
@@ -65,15 +65,15 @@ def test_pictures_are_prepared_first(tmp_path):
             Image.new("RGB", (30, 20), (20 * number, 0, 0)).save(
                 tmp_path / "photos" / name / f"{number}.png"
             )
-    said = invoke("init photos --size l", runs="runs")
+    said = invoke("init photos --size l")
     assert "12 images of 20 x 20 pixels in 2 classes (cat, dog)" in said.stderr
     command, submit = said.stderr.partition("next:\n")[2].splitlines()
     assert submit == "  cldctl submit photos.yaml --follow"
-    invoke(command.strip().removeprefix("cldctl "), runs="runs")
+    invoke(command.strip().removeprefix("cldctl "))
     recipe = load("photos.yaml")
     assert recipe.data.labels
     assert recipe.cluster.gpus_per_node == 1
-    said = invoke(f"init {recipe.data.path} -o again.yaml --size l", runs="runs")
+    said = invoke(f"init {recipe.data.path} -o again.yaml --size l")
     assert said.stderr.endswith("next:\n  cldctl submit again.yaml --follow\n"), "they are prepared"
     again = load("again.yaml")
     assert (again.data, again.objective.data_std) == (recipe.data, 0.9), "dark pictures"
@@ -96,6 +96,6 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(tmp_path, words, 
     np.save("torn.npy", ROWS)
     np.save("torn_labels.npy", np.arange(149) % 3)
     np.save("nan.npy", np.where(ROWS > 0, np.nan, ROWS))
-    assert message in invoke(f"init {words}", runs="runs", code=code).stderr
+    assert message in invoke(f"init {words}", code=code).stderr
     assert [file.name for file in tmp_path.glob("*.yaml")] == ["mine.yaml"]
     assert load("mine.yaml").train.steps == 1

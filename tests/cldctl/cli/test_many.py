@@ -23,14 +23,14 @@ from tests.support.made_up import (
 )
 from tests.support.other_users import as_user, needs_root, open_folder
 from tests.support.scripted import over
-from tests.support.tools import ONE, invoke
+from tests.support.tools import ONE, invoke, json_of
 
 __all__ = ["open_folder"]
 
 
 @pytest.fixture
 def root(tmp_path, scripted):
-    return filled(tmp_path / "runs")
+    return filled(tmp_path)
 
 
 def filled(root):
@@ -40,29 +40,27 @@ def filled(root):
     return root
 
 
-def listed(root, words=""):
-    shown = invoke(f"status --json {words}", runs=root).stdout
+def listed(words=""):
+    shown = invoke(f"status --json {words}").stdout
     return [row["name"] for row in json.loads(shown)]
 
 
 def test_status_filters_and_sorts_and_notes_and_tags_are_taken_back(root):
-    assert listed(root) == ["toy-2", "toy-20"], "the other one ended long ago"
-    assert listed(root, "--state finished,FAILED --sort name --reverse") == ["toy-2", "toy-1"]
-    invoke("note toy-1 'the first' --tag good --tag v:1", runs=root)
-    assert listed(root, "--tag good") == ["toy-1"]
-    assert "matches these filters" in invoke("status --tag bad", runs=root).stderr
-    assert "the first" in invoke("status toy-1", runs=root).stdout
-    said = invoke("note toy-1 '' --untag good", runs=root).stderr
+    assert listed() == ["toy-2", "toy-20"], "the other one ended long ago"
+    assert listed("--state finished,FAILED --sort name --reverse") == ["toy-2", "toy-1"]
+    invoke("note toy-1 'the first' --tag good --tag v:1")
+    assert listed("--tag good") == ["toy-1"]
+    assert "matches these filters" in invoke("status --tag bad").stderr
+    assert "the first" in invoke("status toy-1").stdout
+    said = invoke("note toy-1 '' --untag good").stderr
     assert said == "toy-1: no note; tags: v:1\n"
 
 
 def test_the_beginning_of_a_name_is_enough_if_it_is_of_one_run(root):
     (root / "toy-1").rename(root / "other-run")
-    assert invoke("status oth", runs=root).stderr == "run: other-run\n"
-    assert (
-        "the beginning of 2 runs: toy-2, toy-20" in invoke("status toy", runs=root, code=2).stderr
-    )
-    assert listed(root, "toy-2") == ["toy-2"], "it is whole"
+    assert invoke("status oth").stderr == "run: other-run\n"
+    assert "the beginning of 2 runs: toy-2, toy-20" in invoke("status toy", code=2).stderr
+    assert listed("toy-2") == ["toy-2"], "it is whole"
 
 
 def test_a_removed_run_is_gone_with_what_an_interrupted_removal_left(root, tmp_path, monkeypatch):
@@ -70,25 +68,25 @@ def test_a_removed_run_is_gone_with_what_an_interrupted_removal_left(root, tmp_p
     (RunFolder(root / "toy-1").samples / "link").symlink_to(tmp_path / "precious")
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", Mock(side_effect=KeyboardInterrupt))
-        invoke("rm toy-2 --yes", runs=root, code=130)
-    assert listed(root, "--all") == ["toy-1", "toy-20"], "it disappears at once"
+        invoke("rm toy-2 --yes", code=130)
+    assert listed("--all") == ["toy-1", "toy-20"], "it disappears at once"
     assert [path.name for path in root.glob(".*.removed")]
-    assert "removed toy-1" in invoke("rm toy-1 --yes", runs=root).stderr
+    assert "removed toy-1" in invoke("rm toy-1 --yes").stderr
     assert not list(root.glob(".*.removed"))
-    assert listed(root, "--all") == ["toy-20"]
+    assert listed("--all") == ["toy-20"]
     assert (tmp_path / "precious").exists()
 
 
 def test_rm_asks(root, monkeypatch):
-    assert "not a terminal. Add --yes" in invoke("rm toy-1", runs=root, code=2).stderr
+    assert "not a terminal. Add --yes" in invoke("rm toy-1", code=2).stderr
     answers = [False, True]
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("typer.confirm", lambda question, err: answers.pop(0))
-    assert "nothing was removed" in invoke("rm toy-1 toy-1 toy-20", runs=root).stderr
-    assert len(listed(root, "--all")) == 3
-    invoke("rm toy-1 toy-20", runs=root)
-    assert listed(root, "--all") == ["toy-2"]
-    assert "not the whole name of toy-2" in invoke("rm toy --yes", runs=root, code=2).stderr
+    assert "nothing was removed" in invoke("rm toy-1 toy-1 toy-20").stderr
+    assert len(listed("--all")) == 3
+    invoke("rm toy-1 toy-20")
+    assert listed("--all") == ["toy-2"]
+    assert "not the whole name of toy-2" in invoke("rm toy --yes", code=2).stderr
 
 
 def lives(root, scripted):
@@ -114,7 +112,7 @@ def test_what_is_alive_or_may_be_is_left_alone(
         request.addfinalizer(Lease.acquire(root / "toy-1" / "lease", job_id="other").release)
     else:
         lives(root, scripted)
-    refused = invoke(f"{command} toy-20 toy-1 --yes", runs=root, code=code)
+    refused = invoke(f"{command} toy-20 toy-1 --yes", code=code)
     assert message in refused.stderr
     assert "Nothing was removed" in refused.stderr
     assert (root / "toy-20").exists()
@@ -134,7 +132,7 @@ def test_a_run_that_comes_to_life_while_somebody_is_asked_is_left_alone(root, sc
 def test_a_link_to_a_run_is_not_removed(root):
     (root / "toy-1").rename(root / "real")
     (root / "toy-1").symlink_to(root / "real")
-    assert "it is a link" in invoke("rm toy-1 --yes", runs=root, code=2).stderr
+    assert "it is a link" in invoke("rm toy-1 --yes", code=2).stderr
     assert (root / "real" / "run.json").exists()
 
 
@@ -152,16 +150,16 @@ def test_runs_of_others_are_not_removed(open_folder, scripted):
 
 def test_prune_keeps_the_last_and_what_is_needed(root):
     run = RunFolder(root / "toy-1")
-    assert "removes steps 10, 20, 30" in invoke("prune toy-1 --dry-run", runs=root).stderr
+    assert "removes steps 10, 20, 30" in invoke("prune toy-1 --dry-run").stderr
     assert run.checkpoint_steps() == [10, 20, 30, 40]
     ordered(run, 20)
     bound(run, 10, 1.0)
     damage(run, 40)
-    done = invoke("prune toy-1 --yes", runs=root)
+    done = invoke("prune toy-1 --yes")
     assert "nothing to remove" in done.stderr
     assert "40 (after the last intact one)" in done.stderr
     run.checkpoint_file(40).write_bytes(CONTENT)
-    assert "removed" in invoke("prune toy-1 --yes", runs=root).stderr
+    assert "removed" in invoke("prune toy-1 --yes").stderr
     assert len([*run.checkpoints.iterdir()]) == 3 * len([10, 20, 40])
     assert run.checkpoint_steps() == [10, 20, 40]
 
@@ -192,37 +190,37 @@ SWEEP = ("submit toy --sweep train.seed=0,1 --name mine --cluster debug", *ONE, 
 
 
 def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_runs, monkeypatch):
-    done = invoke(*SWEEP, runs=fresh_runs)
+    done = invoke(*SWEEP)
     assert done.stdout.startswith("mine\n")
     assert "2 runs of the group mine: 2 new" in done.stderr
-    rows = json.loads(invoke("status mine --json", runs=fresh_runs).stdout)
+    rows = json_of("status mine --json")
     assert [(row["name"], row["state"]) for row in rows] == [
         (f"mine-seed{k}", "FINISHED") for k in (0, 1)
     ]
     assert [(row["group"], row["sweep"]) for row in rows] == [
         ("mine", {"train.seed": str(k)}) for k in (0, 1)
     ]
-    again = invoke(*SWEEP, runs=fresh_runs)
+    again = invoke(*SWEEP)
     assert "2 runs of the group mine: 2 finished already" in again.stderr
-    refused = invoke("resume mine train.steps=20", runs=fresh_runs, code=2).stderr
+    refused = invoke("resume mine train.steps=20", code=2).stderr
     assert "is finished at step 20" in refused
 
 
 def test_a_run_of_the_same_name_as_a_group_is_meant(tmp_path):
     seeds(tmp_path, "mine", 1)
-    assert "mine-0" in invoke("status mine --json", runs=tmp_path).stdout
+    assert "mine-0" in invoke("status mine --json").stdout
     run_with(tmp_path / "mine", 10)
-    done = invoke("status mine --json", runs=tmp_path)
+    done = invoke("status mine --json")
     assert [row["name"] for row in json.loads(done.stdout)] == ["mine"]
     assert "mine names a run and a group; the run is meant" in done.stderr
 
 
 def test_a_group_is_noted_and_removed_by_its_name(tmp_path):
     seeds(tmp_path, "mine", 2, 10, infix="-seed")
-    invoke("note mine 'for the paper' --tag paper", runs=tmp_path)
+    invoke("note mine 'for the paper' --tag paper")
     assert [run.ledger.history().note for run in Group(tmp_path, "mine").runs()] == [
         "for the paper"
     ] * 2
-    assert "'mine' is a group of 2 runs" in invoke("why mine", runs=tmp_path, code=2).stderr
-    invoke("rm mine --yes", runs=tmp_path)
+    assert "'mine' is a group of 2 runs" in invoke("why mine", code=2).stderr
+    invoke("rm mine --yes")
     assert not (tmp_path / ".groups" / "mine").exists()

@@ -8,6 +8,7 @@ from cld_core.config import dump, load, shipped
 from cld_core.errors import RecipeError
 from cldctl.lookup import find_profile, find_recipe
 from tests.support.paths import RECIPES, TOY
+from tests.support.recipes import shipped_recipe
 from tests.support.tools import ONE, invoke
 
 
@@ -30,7 +31,7 @@ def test_data_lead_to_init(tmp_path, monkeypatch):
     (tmp_path / "my photos").mkdir()
     (tmp_path / "lab.npy").write_bytes(b"\x93NUMPY" + bytes(300_000))
     for name in ("lab.npy", "'my photos'"):
-        assert f"`cldctl init {name}`" in invoke(f"submit {name}", runs="runs", code=2).stderr
+        assert f"`cldctl init {name}`" in invoke(f"submit {name}", code=2).stderr
 
 
 def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
@@ -48,11 +49,11 @@ def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["toy_demo", "cifar10"])
 def test_what_differs_from_the_defaults_is_the_same_recipe(tmp_path, name):
-    assert invoke(f"render {name}", runs=tmp_path).stdout == dump(load(RECIPES / f"{name}.yaml"))
-    shown = invoke(f"render {name} --changed sampling.method=em", runs=tmp_path).stdout
+    assert invoke(f"render {name}").stdout == dump(shipped_recipe(name))
+    shown = invoke(f"render {name} --changed sampling.method=em").stdout
     (tmp_path / "shown.yaml").write_text(shown)
-    assert load(tmp_path / "shown.yaml") == load(RECIPES / f"{name}.yaml", ["sampling.method=em"])
-    assert shown.count("\n") < len(dump(load(RECIPES / f"{name}.yaml")).splitlines()) / 2
+    assert load(tmp_path / "shown.yaml") == shipped_recipe(name, "sampling.method=em")
+    assert shown.count("\n") < len(dump(shipped_recipe(name)).splitlines()) / 2
 
 
 def test_every_recipe_is_listed_with_what_it_is_and_where_it_is_from(tmp_path, monkeypatch):
@@ -63,35 +64,33 @@ def test_every_recipe_is_listed_with_what_it_is_and_where_it_is_from(tmp_path, m
         "# My own rings. For fun.\nextends: toy\nname: mine\n"
     )
     rows = [
-        line.split()
-        for line in invoke("recipes", runs=tmp_path, width=1000).stdout.splitlines()
-        if line.strip()
+        line.split() for line in invoke("recipes", width=1000).stdout.splitlines() if line.strip()
     ]
     about = {row[0]: row[1:] for row in rows}
     assert (about["mine"][:3], about["mine"][-1]) == (["My", "own", "rings"], "recipes/mine.yaml")
     assert {about[file.stem][-1] for file in RECIPES.glob("*.yaml")} == {"cldctl"}
 
 
-def test_a_key(tmp_path):
-    lines = invoke("explain train.ema", runs=tmp_path).stdout.splitlines()
+def test_a_key():
+    lines = invoke("explain train.ema").stdout.splitlines()
     assert lines[0].startswith("train.ema: ")
     assert lines[1].split(maxsplit=1) == ["expects", "a number >= 0 and < 1"]
     assert lines[2].split() == ["default", "0.999"]
     assert any(line.split()[-1] == "cifar10_smoke" and "0.99 in" in line for line in lines)
-    assert "sampling" in invoke("explain", runs=tmp_path).stdout
-    assert "Did you mean 'optim'?" in invoke("explain optm", runs=tmp_path, code=2).stderr
+    assert "sampling" in invoke("explain").stdout
+    assert "Did you mean 'optim'?" in invoke("explain optm", code=2).stderr
 
 
 def test_a_dry_run_says_first_what_differs(tmp_path):
     local = "--cluster local --dry-run --name x"
-    done = invoke(f"submit toy_demo train.steps=5 --eval elbo {local}", runs=tmp_path)
+    done = invoke(f"submit toy_demo train.steps=5 --eval elbo {local}")
     assert "# evaluation elbo-00000005-" in done.stdout
     assert "# local: 1 process" in done.stdout
     lines = done.stdout.splitlines()
     assert re.match(r"# \d+ keys? differs? from .*:$", lines[0])
     assert "#   train.steps: 5 instead of 800000  (command line)" in lines
     assert "toy_demo.yaml, line 8)" in done.stdout
-    assert "# same as toy\n" in invoke(f"submit toy {local}", runs=tmp_path).stdout
+    assert "# same as toy\n" in invoke(f"submit toy {local}").stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -82,7 +82,7 @@ MISSING = {
 )
 def test_wrong_usage_is_refused_with_the_fix_and_the_code(runs, line, words):
     before = sorted(path.name for path in runs.iterdir())
-    done = invoke(line, runs=runs, code=3 if line in MISSING else 2, CUDA_VISIBLE_DEVICES="")
+    done = invoke(line, code=3 if line in MISSING else 2, CUDA_VISIBLE_DEVICES="")
     message = " ".join(done.stderr.split())
     assert [word for word in words if word not in message] == []
     assert done.stderr.splitlines()[-1].startswith("error: "), "one line, which no terminal obeys"
@@ -90,11 +90,11 @@ def test_wrong_usage_is_refused_with_the_fix_and_the_code(runs, line, words):
     assert sorted(path.name for path in runs.iterdir()) == before, "nothing is half-written"
 
 
-def test_without_runs(tmp_path):
-    assert "no runs in" in invoke("status", runs=tmp_path).stderr
-    assert invoke("status --json", runs=tmp_path).stdout.strip() == "[]"
-    assert "there are no runs" in invoke("eval --elbo", runs=tmp_path, code=3).stderr
-    assert "no run can be resumed" in invoke("resume --yes", runs=tmp_path, code=3).stderr
+def test_without_runs():
+    assert "no runs in" in invoke("status").stderr
+    assert invoke("status --json").stdout.strip() == "[]"
+    assert "there are no runs" in invoke("eval --elbo", code=3).stderr
+    assert "no run can be resumed" in invoke("resume --yes", code=3).stderr
 
 
 def test_a_name_is_looked_for_where_runs_dir_says(runs, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ FAST = "--method exponential --nfe 5 -n 18"
 def test_samples_of_a_class_with_guidance(tmp_path):
     trained(tmp_path / "modes", "toy_labels", *ONE)
     out = tmp_path / "samples.npz"
-    done = invoke(f"sample modes --label 3 --guidance 1.5 -o {out} {FAST}", runs=tmp_path)
+    done = invoke(f"sample modes --label 3 --guidance 1.5 -o {out} {FAST}")
     assert "18 samples of step 20, 10 network evaluations each (exponential)" in done.stderr
     content = np.load(out)
     assert content["label"].tolist() == [3] * 18
@@ -25,19 +25,19 @@ def test_points_given_a_coordinate(tmp_path):
         tmp_path / "toy", "toy_diamond", *ONE, "train.steps=4", "periodic.samples_every=null"
     )
     sample = f"sample {run.path} -n 30 --method exponential --nfe 4 --observe"
-    done = invoke(f"{sample} x=0.3", runs=tmp_path)
+    done = invoke(f"{sample} x=0.3")
     assert "given the observation, by gradient: y - H x is" in done.stderr
     assert "exponential_nfe4_n30_given-" in done.stdout
-    assert invoke(f"{sample} x=0.3 --gradient-scale 2", runs=tmp_path).stdout != done.stdout
-    invoke(f"{sample} y=-0.5 -o {tmp_path}/x.npz --how replacement", runs=tmp_path)
+    assert invoke(f"{sample} x=0.3 --gradient-scale 2").stdout != done.stdout
+    invoke(f"{sample} y=-0.5 -o {tmp_path}/x.npz --how replacement")
     assert np.load(tmp_path / "x.npz")["x"][:, 1].tolist() == [-0.5] * 30
     repeated = "sampling.repeats=3 sampling.jump=2"
-    again = invoke(f"{sample} x=0.3 --how replacement {repeated}", runs=tmp_path)
+    again = invoke(f"{sample} x=0.3 --how replacement {repeated}")
     assert "10 network evaluations each" in again.stderr, (
         "three steps three times, and the last one"
     )
     adaptive = f"sample {run.path} --observe x=0.3 --how replacement --method ode"
-    refused = invoke(adaptive, runs=tmp_path, code=2).stderr
+    refused = invoke(adaptive, code=2).stderr
     assert "replacement needs fixed ones" in refused
     assert "loading" not in refused
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 import cld_core
-from tests.support.tools import invoke, status
+from tests.support.tools import invoke, json_of, status
 
 QUICK = "--points 8 --budget 0 --cluster debug"
 
@@ -32,7 +32,7 @@ def test_a_second_time_finds_the_result(tuned):
     assert (entry["nfe"], entry["step"]) == (3, 20)
     assert entry["rms"][entry["kept"]] == min(entry["rms"].values())
     assert entry["cut_off"] is True
-    for row in json.loads(invoke("status done --json", runs=tuned).stdout)[0]["tunings"]:
+    for row in json_of("status done --json", runs=tuned)[0]["tunings"]:
         assert (row["state"], row["checkpoint_step"], row["rows_done"]) == (
             "FINISHED",
             20,
@@ -62,7 +62,7 @@ BENCH = "bench samplers done --nfe 2 --samples 20 --seeds 2 --sampler em-quadrat
 def test_from_a_list_of_samplers_to_table_csv_and_picture(runs, tmp_path):
     """As one array of evaluations; again, it computes nothing."""
     files = f"--csv {tmp_path}/a.csv --plot {tmp_path}/a.png"
-    done = invoke(f"{BENCH}{MINE} {files} --cluster debug", runs=runs)
+    done = invoke(f"{BENCH}{MINE} {files} --cluster debug")
     assert "4 evaluations of done: 4 started" in done.stderr
     assert "sliced W2 by sampler and sampling.nfe, 20 samples" in done.stdout
     assert "has no distance from the flow: em-quadratic" in done.stdout
@@ -76,13 +76,13 @@ def test_from_a_list_of_samplers_to_table_csv_and_picture(runs, tmp_path):
     assert [bool(row["flow_distance"]) for row in rows] == [False, True]
     assert {row["source"] for row in rows} == {"measured"}
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    (sweep,) = status(runs, "done")["sweeps"]
+    (sweep,) = status("done")["sweeps"]
     assert (sweep["done"], [axis["key"] for axis in sweep["axes"]]) == (
         4,
         ["sampler", "sampling.nfe"],
     )
 
-    again = invoke(f"{BENCH}{MINE} --json", runs=runs)
+    again = invoke(f"{BENCH}{MINE} --json")
     assert "4 already complete" in again.stderr
     found = json.loads(again.stdout)
     assert (found["complete"], found["noisy"], found["left_out"]) == (True, ["em-quadratic"], [])

@@ -60,9 +60,9 @@ def runs(fresh_runs, monkeypatch):
 
 def test_a_run_is_submitted_evaluated_cancelled_and_resumed(runs, monkeypatch):
     submit = "submit toy --name mine --cluster here"
-    assert "# here: 1 process" in invoke(f"{submit} --dry-run", *ONE, *QUICK, runs=runs).stdout
-    invoke(f"{submit} --eval elbo", *ONE, *QUICK, runs=runs)
-    row = status(runs, "mine")
+    assert "# here: 1 process" in invoke(f"{submit} --dry-run", *ONE, *QUICK).stdout
+    invoke(f"{submit} --eval elbo", *ONE, *QUICK)
+    row = status("mine")
     assert (row["state"], row["cluster"], row["step"], row["job_id"]) == (
         "FINISHED",
         "here",
@@ -71,10 +71,10 @@ def test_a_run_is_submitted_evaluated_cancelled_and_resumed(runs, monkeypatch):
     )
     assert row["evals"][0]["nll"] is not None
     cut(monkeypatch, 8)
-    invoke("eval mine --elbo --shards 3 eval.seed=4", runs=runs)
-    name = status(runs, "mine")["evals"][1]["id"]
+    invoke("eval mine --elbo --shards 3 eval.seed=4")
+    name = status("mine")["evals"][1]["id"]
     jobs = (runs / "mine" / "evals" / name / "jobs.jsonl").read_text()
     assert jobs.count('"submitted"') == 2, "three shards, two tasks"
-    invoke("resume mine train.steps=30", runs=runs)
-    assert status(runs, "mine")["step"] == 30
-    assert "nothing is running" in invoke("cancel mine", runs=runs).stderr
+    invoke("resume mine train.steps=30")
+    assert status("mine")["step"] == 30
+    assert "nothing is running" in invoke("cancel mine").stderr

@@ -2,7 +2,6 @@
 of a sweep."""
 
 import csv
-import json
 import math
 import statistics
 
@@ -18,7 +17,7 @@ from cldctl.show import tables
 from cldctl.show.evaluations import compared, sweep_table
 from tests.support.made_up import bound, report, run_with, seeds
 from tests.support.screen import text
-from tests.support.tools import invoke
+from tests.support.tools import invoke, json_of
 
 
 def evaluated(path, nll, stderr=0.1, samples=100, step=10, **sections):
@@ -199,11 +198,11 @@ def test_compare_shows_groups_and_runs(tmp_path):
     for run, nll in zip(seeds(tmp_path, "g", 3, 10, infix="-seed"), (1.0, 3.0), strict=False):
         bound(run, 10, nll)
     evaluated(tmp_path / "alone", 2.0)
-    done = invoke("compare g alone", runs=tmp_path)
+    done = invoke("compare g alone")
     assert ["2.000 ± 1.414" in done.stdout, "2.000 ± 0.100" in done.stdout] == [True, True]
     assert "g-seed2 has no finished evaluation" in done.stderr
-    assert invoke("eval --compare g alone", runs=tmp_path).stdout == done.stdout
-    assert json.loads(invoke("compare g --json", runs=tmp_path).stdout)["missing"] == ["g-seed2"]
+    assert invoke("eval --compare g alone").stdout == done.stdout
+    assert json_of("compare g --json")["missing"] == ["g-seed2"]
 
 
 def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):
@@ -214,12 +213,12 @@ def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):
     for name in ("g-seed1", "other"):
         (tmp_path / name / "recipe.yaml").write_text("sde: [")
     for names, damaged in ((("g", "alone"), "g-seed1"), (("other", "alone", "third"), "other")):
-        done = invoke("compare", *names, runs=tmp_path)
+        done = invoke("compare", *names)
         assert f"{damaged} is left out: " in done.stderr
         assert "alone" in done.stdout
         assert damaged not in done.stdout
     (tmp_path / "third" / "recipe.yaml").write_text("sde: [")
-    assert "no run of other, third" in invoke("compare other third", runs=tmp_path, code=3).stderr
+    assert "no run of other, third" in invoke("compare other third", code=3).stderr
 
 
 def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):

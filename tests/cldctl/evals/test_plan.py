@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from cld_core.config import load
 from cld_core.config.sampling import EmSpec, OdeSpec
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluate import request
@@ -17,7 +16,7 @@ from cld_core.run.tunings import Solutions
 from cldctl.evals import plan
 from tests.cld_core.test_solutions import SOLUTION
 from tests.support.made_up import damage, run_with
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 
 
 @pytest.fixture
@@ -124,7 +123,7 @@ def test_each_checkpoint_is_evaluated_with_the_solution_that_was_tuned_to_it(run
 
 
 def test_plugins_are_beside_those_of_the_run_or_in_place_of_a_file_of_the_same_name():
-    recipe = replace(load(TOY), plugins=("/run/a.py", "json"))
+    recipe = replace(toy_recipe(), plugins=("/run/a.py", "json"))
     other = "sampling.nfe=5"
     assert plan.beside_own(recipe, [other, "plugins=/x/b.py"]) == [
         "plugins=[/run/a.py, json, /x/b.py]",

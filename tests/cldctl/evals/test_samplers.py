@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from cld_core.config import load
 from cld_core.config.registry import SECTIONS
 from cld_core.errors import UsageError
 from cld_core.evaluate.published import published_samplers
@@ -16,7 +15,7 @@ from cldctl.evals import results, samplers
 from cldctl.evals.samplers import SETTINGS
 from cldctl.show.evaluations import samplers as drawn
 from tests.support.made_up import report
-from tests.support.paths import RECIPES
+from tests.support.recipes import shipped_recipe
 from tests.support.screen import screen, text
 
 TOYS = ("w2", "density", "flow-distance")
@@ -114,7 +113,7 @@ def test_metrics_fit_the_data(run):
     assert samplers.suited(own, ()) == (("w2", "flow-distance"), 4), (
         "nobody knows whether it tells its density"
     )
-    images = load(RECIPES / "cifar10.yaml")
+    images = shipped_recipe("cifar10")
     assert samplers.suited(images, ()) == (("fid",), 1)
     with pytest.raises(
         UsageError, match=r"w2 does not.*images. Ask for fid, kid, isc, prc, classes, flow-distance"
@@ -179,7 +178,7 @@ def test_samplers_that_lost_samples_are_not_the_best(run):
 
 def test_published_numbers_stand_beside_those_of_cifar10(tmp_path, monkeypatch):
     screen(monkeypatch, 150)
-    run = RunFolder.create(tmp_path / "c", load(RECIPES / "cifar10.yaml"), {"created": 1.0})
+    run = RunFolder.create(tmp_path / "c", shipped_recipe("cifar10"), {"created": 1.0})
     sweep = Sweep(
         (Axis("sampler", ("ode",)), Axis("sampling.nfe", ("10",))), (SweepCell(CELL, "fid-ode-10"),)
     )

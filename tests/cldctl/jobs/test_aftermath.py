@@ -8,6 +8,7 @@ import pytest
 
 from cld_core import files
 from cld_core.files import append_line
+from cld_core.run import RunFolder
 from cld_core.run.events import (
     Cancelled,
     Failed,
@@ -23,7 +24,7 @@ from cldctl.jobs import aftermath
 from cldctl.jobs.aftermath import End, Retry, decide, missing_event
 from cldctl.jobs.process import BLIND, HOPELESS, UNFIT
 from cldctl.runs.status import with_trouble
-from tests.support.clock import Clock
+from tests.support.failing import FULL_DISK
 from tests.support.made_up import (
     ended,
     given_up,
@@ -82,28 +83,33 @@ def run(tmp_path):
     return run
 
 
+def wishes(work, code=137, **about):
+    """What job 7 wishes for after a bad end of its work; a run stands for its training."""
+    job = inside(**about)
+    work = Training(work.path) if isinstance(work, RunFolder) else work
+    aftermath.after(work, job, End("work", code, ""))
+    return job.wishes
+
+
 def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run, capsys):
     note(run, started())
-    job = inside(cause="out_of_memory")
-    aftermath.after(Training(run.path), job, End("work", 137, ""))
+    assert wishes(run, cause="out_of_memory") == [Requeue(10.0)]
     ended, requeued = run.ledger.events()[-2:]
     assert ended.cause == requeued.cause == "out_of_memory", "as the launcher knows"
-    assert job.wishes == [Requeue(10.0)]
     assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
 
     note(run, started(1, restart=1), queued("8", successor_of="7"))
-    job = inside(restart=1, said="Timeout (0:05:00)!")
-    aftermath.after(Training(run.path), job, End("work", 1, ""))
+    said = "Timeout (0:05:00)!"
+    assert wishes(run, 1, restart=1, said=said) == [Requeue(None)]
     history = run.ledger.history()
     assert history.given_up == "2 crashes in a row without a new checkpoint (train.max_retries=1)"
     assert history.last.detail.startswith("no step finished within train.hang_timeout_s")
-    assert job.wishes == [Requeue(None)]
     assert history.turned_away == {"8": "withdrawn"}, "its successor is not to begin"
 
 
 def test_a_bug_is_given_up_at_once(run):
     note(run, started(), ended(detail="TypeError: no", bug=True))
-    aftermath.after(Training(run.path), inside(), End("work", 1, ""))
+    wishes(run, 1)
     assert run.ledger.history().given_up == "TypeError: no"
 
 
@@ -113,28 +119,19 @@ def work(run):
 
 
 def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spent(work, capsys):
-    job = inside()
-    aftermath.after(work, job, End("work", 137, ""))
-    assert job.wishes == [Requeue(10.0)]
-    job = inside(restart=1)
-    aftermath.after(work, job, End("work", 137, ""))
+    assert wishes(work) == [Requeue(10.0)]
+    assert wishes(work, restart=1) == [Requeue(None)]
     assert (
         "task 7: 2 crashes (1 allowed); the budget is spent: not started again"
         in capsys.readouterr().err
     )
-    assert job.wishes == [Requeue(None)]
     assert work.ledger.history().crashes == {"7": 2}
 
 
-def test_a_training_is_started_again_although_nothing_can_be_written(run, monkeypatch):
-    monkeypatch.setattr("cld_core.files.time", Clock())
-    monkeypatch.setattr(
-        Ledger, "append", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
-    )
+def test_a_training_is_started_again_although_nothing_can_be_written(run, monkeypatch, disk_clock):
+    monkeypatch.setattr(Ledger, "append", Mock(side_effect=FULL_DISK))
     append_line(run.ledger.path, to_line(started()))
-    job = inside()
-    aftermath.after(Training(run.path), job, End("work", 137, ""))
-    assert job.wishes == [Requeue(10.0)]
+    assert wishes(run) == [Requeue(10.0)]
     last = run.ledger.full_history().last
     assert (last.cause, last.detail) == ("crashed", "a rank ended with code 137; see cldctl logs")
     assert isinstance(run.ledger.events()[-1], Started), "nothing was written"
@@ -174,14 +171,9 @@ def test_status_tells_it():
 
 def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
     note(run, unfit())
-    job = inside()
-    aftermath.after(Training(run.path), job, End("work", UNFIT, ""))
+    assert wishes(run, UNFIT) == [Requeue(10.0, avoid=("n1",))]
     requeued = run.ledger.events()[-1]
-    assert (requeued.cause, requeued.exclude, job.wishes) == (
-        "unfit",
-        ("n1",),
-        [Requeue(10.0, avoid=("n1",))],
-    )
+    assert (requeued.cause, requeued.exclude) == ("unfit", ("n1",))
     assert run.ledger.history().crashes_in_a_row == 0
     assert "node n1 is avoided from now on: unfit (gpu)" in capsys.readouterr().err
 
@@ -189,13 +181,11 @@ def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
 def test_unfit_machines_are_not_looked_for_for_ever(run):
     for restart in range(aftermath.UNFIT_STARTS):
         note(run, unfit(restart=restart))
-        aftermath.after(Training(run.path), inside(restart=restart), End("work", UNFIT, ""))
+        wishes(run, UNFIT, restart=restart)
         assert isinstance(run.ledger.events()[-1], Wished)
     note(run, unfit(restart=aftermath.UNFIT_STARTS))
-    job = inside(restart=aftermath.UNFIT_STARTS)
-    aftermath.after(Training(run.path), job, End("work", UNFIT, ""))
+    assert wishes(run, UNFIT, restart=aftermath.UNFIT_STARTS) == [Requeue(None)]
     assert "11 starts in a row found an unfit machine" in run.ledger.history().given_up
-    assert job.wishes == [Requeue(None)]
 
 
 @pytest.fixture
@@ -223,9 +213,8 @@ def test_a_work_whose_folder_is_gone_is_not_started_again(end, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("kind", ["training", "shards"])
-def test_it_says_that_nothing_can_be_read(end, monkeypatch, capsys, kind):
+def test_it_says_that_nothing_can_be_read(end, monkeypatch, disk_clock, capsys, kind):
     """The batch script decides then."""
-    monkeypatch.setattr("cld_core.files.time", Clock())
     monkeypatch.setattr(
         files.os, "open", Mock(side_effect=OSError(errno.ESTALE, "Stale file handle"))
     )

@@ -10,7 +10,6 @@ from unittest.mock import Mock
 import pytest
 import yaml
 
-from cld_core.config import load
 from cld_core.config.train import HooksSpec
 from cld_core.run import RunFolder, events
 from cld_core.run.history import History
@@ -35,7 +34,8 @@ from tests.support.made_up import (
     unfit,
     wished,
 )
-from tests.support.paths import ROOT, TOY
+from tests.support.paths import ROOT
+from tests.support.recipes import toy_recipe
 from tests.support.scripted import inside
 from tests.support.tools import program, wait_for
 
@@ -69,7 +69,7 @@ def log(run):
 
 
 def with_command(run, command, **more):
-    recipe = load(TOY)
+    recipe = toy_recipe()
     object.__setattr__(recipe, "hooks", HooksSpec(on_change=command, **more))
     hooks.allow(run, recipe)
     return run

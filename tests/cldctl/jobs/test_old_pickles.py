@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.config import load
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.work import open_work
 from cld_core.stop import StopFlag
 from cldctl.clusters.base import InJob, Task
-from tests.support.made_up import note, ordered, requested
-from tests.support.paths import ROOT, TOY
+from tests.support.made_up import note, ordered, requested, run_with
+from tests.support.paths import ROOT
 from tests.support.tools import ONE, cldctl, status, wait_ended
 
 # By what they do: tasks, pickled by the code of 30 November 2026 (commit 3e6daefb). Their folders
@@ -42,8 +41,7 @@ def unpickled(name):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    recipe = load(TOY, SMALL)
-    run = RunFolder.create(tmp_path_factory.mktemp("runs") / "mine", recipe, {"created": 1.0})
+    run = run_with(tmp_path_factory.mktemp("runs") / "mine", overrides=SMALL)
     note(run, requested(3))
     task = unpickled("training")
     work_in(task, replace(task.work, run=str(run.path)))
@@ -81,10 +79,10 @@ def test_a_run_with_older_code_is_resumed_with_that_code(tmp_path):
     runs = tmp_path / "runs"
     old = {"PYTHONPATH": str(tmp_path / "old"), "PYTHONSAFEPATH": "1"}
     cldctl("submit toy --name mine --cluster local", *ONE, runs=runs, **old)
-    assert wait_ended(runs, "mine")["state"] == "FINISHED"
+    assert wait_ended("mine", runs)["state"] == "FINISHED"
     cldctl("resume mine train.steps=30 --follow", runs=runs)
     first, second = RunFolder(runs / "mine").ledger.history().attempts
-    assert second.last_step == status(runs, "mine")["step"] == 30
+    assert second.last_step == status("mine", runs)["step"] == 30
     assert first.code == second.code
     manifest = json.loads(next((runs / "mine/code").glob("*/manifest.json")).read_text())
     assert "cldctl/runs/submit.py" in manifest["files"], "as it was then"

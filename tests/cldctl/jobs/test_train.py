@@ -9,12 +9,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from cld_core.config import load
 from cld_core.errors import CheckpointError, UnusableSamplesError, UsageError
 from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.records import to_plain
-from cld_core.run import RunFolder
 from cld_core.run.checkpoints import FORMAT, Content, Sidecar
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import GivenUp, TurnedAway, Wished
@@ -33,14 +31,15 @@ from cldctl.jobs.task import (
     withdraw_successors,
 )
 from cldctl.jobs.train import TrainWork
+from tests.support.failing import FULL_DISK
 from tests.support.made_up import ended, note, ordered, queued, run_with, started, wished
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 from tests.support.scripted import REF, inside
 
 
 @pytest.fixture
 def run(tmp_path):
-    run = RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
+    run = run_with(tmp_path / "mine")
     note(run, started())
     return run
 
@@ -158,7 +157,7 @@ def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(shor
     saved(short, 10, 2.0)
     saved(short, 20, 100.0)
     assert notices(short.recipe()) == {360}
-    assert notices(load(TOY, ["cluster.signal_s=45"])) == {45}
+    assert notices(toy_recipe("cluster.signal_s=45")) == {45}
 
 
 def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
@@ -180,6 +179,13 @@ def evaluations(tmp_path, monkeypatch):
     return tuple(Piece(str(folder), (0,)) for folder in folders)
 
 
+def exit_code(evaluations, job=None):
+    """That of the process of a task."""
+    with pytest.raises(SystemExit) as end:
+        ShardsWork(evaluations, gpu=False)(job or inside(), StopFlag())
+    return end.value.code
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(CheckpointError, 1), (UnusableSamplesError, HOPELESS)]
 )
@@ -188,11 +194,8 @@ def test_a_process_ends_as_its_error_asks_to_be_treated(
 ):
     compute = Mock(side_effect=[error("so it is. Fix it."), Outcome("finished")])
     monkeypatch.setattr(Evaluation, "compute", compute)
-    with pytest.raises(SystemExit) as end:
-        ShardsWork(evaluations, gpu=False)(inside(), StopFlag())
-    assert (end.value.code, error.exit_code, compute.call_count) == (code, 1, 2), (
-        "the others are left alone"
-    )
+    assert exit_code(evaluations) == code
+    assert (error.exit_code, compute.call_count) == (1, 2), "the others are left alone"
     assert "error: so it is. Fix it." in capsys.readouterr().err.splitlines()
     noted = [open_work(Path(piece.folder)).ledger.history().given_up for piece in evaluations]
     assert "so it is. Fix it." in noted
@@ -213,21 +216,14 @@ def test_what_a_task_that_was_stopped_wishes_for(evaluations, monkeypatch, cause
 def test_a_task_that_cannot_say_what_it_wishes_for_ends_so(evaluations, monkeypatch, capsys):
     """The batch script decides then."""
     monkeypatch.setattr(Evaluation, "compute", lambda *_: Outcome(code=StopCode.USR2))
-    stop = StopFlag()
-    with pytest.raises(SystemExit) as end:
-        ShardsWork(evaluations, gpu=False)(
-            inside(error=OSError(errno.ENOSPC, "No space left on device")), stop
-        )
-    assert end.value.code == BLIND
+    assert exit_code(evaluations, inside(error=FULL_DISK)) == BLIND
     assert "job 7: its wish for a requeue cannot be written" in capsys.readouterr().err
 
 
 def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkeypatch, capsys):
     error = OSError(errno.EIO, os.strerror(errno.EIO), "step_00000010.pt")
     monkeypatch.setattr(Evaluation, "compute", Mock(side_effect=error))
-    with pytest.raises(SystemExit) as end:
-        ShardsWork(evaluations, gpu=False)(inside(), StopFlag())
-    assert end.value.code == 1
+    assert exit_code(evaluations) == 1
     assert "step_00000010.pt" in capsys.readouterr().err
     (noted,), none = (open_work(Path(piece.folder)).ledger.events() for piece in evaluations)
     assert noted.kind == "task", "the reason is told, and nothing is given up"

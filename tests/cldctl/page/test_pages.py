@@ -152,9 +152,7 @@ def test_several_runs_are_one_page_that_says_what_differs(tmp_path):
     assert "1.000 ± 0.100 (800 points)" in text
     assert "key one two optim.lr 0.001 0.5" in text
     assert {f"{name}, samples/step_00000010.png" for name in ("one", "two")} <= {*parsed.captions}
-    assert (
-        invoke("report", "one", "two", runs=tmp_path).stdout == f"{tmp_path / 'comparison.html'}\n"
-    )
+    assert invoke("report", "one", "two").stdout == f"{tmp_path / 'comparison.html'}\n"
 
 
 def test_the_index_is_the_table_of_status_and_leads_to_the_pages_that_exist(tmp_path):
@@ -177,7 +175,7 @@ def test_the_page_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_pa
         report(run, request_of(run.recipe(), ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1})
     run_with(tmp_path / "another", 10)
     page = tmp_path / "comparison-mine.html"
-    assert invoke("report", "mine", runs=tmp_path).stdout == f"{page}\n"
+    assert invoke("report", "mine").stdout == f"{page}\n"
     text = words(Parsed(page.read_text()))
     assert "run seed state step" in text
     assert "another" not in text

@@ -71,11 +71,11 @@ def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, co
 def test_one_that_does_not_start_or_stay_says_why(runs, monkeypatch):
     run_with(runs / "bare")
     monkeypatch.setattr(TensorBoard, "launch", lambda self: {}["no such thing"])
-    failed = invoke("board bare", runs=runs, code=1)
+    failed = invoke("board bare", code=1)
     assert "has no curves yet" in failed.stderr
     assert "TensorBoard does not start: KeyError: 'no such thing'" in failed.stderr
     monkeypatch.setattr(TensorBoard, "launch", lambda self: None)
-    assert "error: TensorBoard ended" in invoke("board one", runs=runs, code=1).stderr
+    assert "error: TensorBoard ended" in invoke("board one", code=1).stderr
 
 
 def test_a_port_that_is_taken_is_refused_and_the_usual_one_is_not_needed(runs, monkeypatch):
@@ -83,10 +83,10 @@ def test_a_port_that_is_taken_is_refused_and_the_usual_one_is_not_needed(runs, m
     monkeypatch.setattr(TensorBoard, "launch", lambda self: launched.append(self.flags.port))
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-        refused = invoke(f"board one --port {port}", runs=runs, code=2)
+        refused = invoke(f"board one --port {port}", code=2)
         assert f"--port {port} cannot be used (Address already in use)" in refused.stderr
         monkeypatch.setattr(board, "USUAL_PORT", port)
-        shown = invoke("board one", runs=runs, code=1).stdout
+        shown = invoke("board one", code=1).stdout
     (other,) = launched
     assert shown == f"http://localhost:{other}/\n"
     assert other != port

@@ -1,6 +1,5 @@
 """Ending several runs at once, on clusters that are made up."""
 
-import errno
 from unittest.mock import Mock
 
 import pytest
@@ -10,6 +9,7 @@ from cld_core.run.evaluations import Axis, Sweep, SweepCell
 from cld_core.run.events import Cancelled, Refused
 from cldctl.clusters.base import Answer, SchedulerAway, Survey
 from cldctl.runs import cancel
+from tests.support.failing import FULL_DISK
 from tests.support.made_up import ended, note, ordered, queued, run_with
 from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
@@ -50,12 +50,12 @@ def evaluated(run, job_id, metric="elbo", logs=""):
 def test_one_evaluation_ends_and_the_others_and_the_training_go_on(tmp_path, scripted):
     run = run_of(tmp_path / "a", "1")
     work, other = evaluated(run, "2"), evaluated(run, "3", "loss")
-    done = invoke("cancel a --eval elbo", runs=tmp_path)
+    done = invoke("cancel a --eval elbo")
     assert scripted.calls == [("cancel", ["2"])]
     assert f"waiting for evaluation {work.name} of a to end (job 2)" in done.stderr
     assert f"a: evaluation {work.name} is cancelled" in done.stderr
     assert [it.ledger.history().cancelled for it in (work, other, run)] == [{"2"}, set(), set()]
-    again = invoke(f"cancel a --eval {work.name}", runs=tmp_path)
+    again = invoke(f"cancel a --eval {work.name}")
     assert f"a: nothing is running ({work.name}: not complete)" in again.stderr
 
 
@@ -68,7 +68,7 @@ def test_the_beginning_of_a_sweep_names_its_evaluations(tmp_path, scripted):
         for value, work in zip(axis.values, works, strict=True)
     ]
     Sweep(axes=(axis,), cells=tuple(cells)).save(run)
-    invoke("cancel a --eval sweep-", runs=tmp_path)
+    invoke("cancel a --eval sweep-")
     assert scripted.calls == [("cancel", ["2", "3"])]
 
 
@@ -82,7 +82,7 @@ def test_what_is_left_after_the_grace_is_killed(tmp_path, scripted):
 
 def test_a_full_disk_keeps_nothing_from_being_cancelled(tmp_path, scripted, monkeypatch, capsys):
     run = run_of(tmp_path / "a", "1")
-    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    full = Mock(side_effect=FULL_DISK)
     monkeypatch.setattr("cld_core.run.ledger.append_line", full)
     cancel.cancel([run])
     assert scripted.calls == [("cancel", ["1"])]
@@ -109,7 +109,7 @@ def test_of_jobs_that_the_cluster_refuses_to_end_together_the_others_end(tmp_pat
     run = run_of(tmp_path / "a", "1")
     refused, other = evaluated(run, "2", logs=run.evals), evaluated(run, "3", "loss")
     scripted.refused.add("2")
-    done = invoke("cancel a", runs=tmp_path, code=4)
+    done = invoke("cancel a", code=4)
     assert "a: no\n" in done.stderr
     assert "a: cancelled; last checkpoint: step 10" in done.stderr
     works = (run, other, refused)

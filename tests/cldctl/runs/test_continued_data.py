@@ -24,26 +24,25 @@ def drawing(file, factor):
 
 def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path):
     ring = drawing(tmp_path / "ring.py", 1)
-    runs = tmp_path / "runs"
     submit = f"submit toy --name mine --cluster debug plugins={ring} data.name={NAME}"
-    refused = invoke(f"{submit}s", *ONE, runs=runs, code=2).stderr
+    refused = invoke(f"{submit}s", *ONE, code=2).stderr
     assert f"Did you mean '{NAME}'?" in refused
-    assert not runs.exists(), "nothing is written"
-    invoke(submit, *ONE, runs=runs)
-    run = RunFolder.open(runs / "mine")
+    assert not (tmp_path / "mine").exists(), "nothing is written"
+    invoke(submit, *ONE)
+    run = RunFolder.open(tmp_path / "mine")
     before = run.ledger.history().last.data
     drawing(ring, 3)
-    done = invoke("resume mine train.steps=30", runs=runs)
+    done = invoke("resume mine train.steps=30")
     assert f"{ring} has changed since it was copied" in done.stderr
     assert "--update-code" in done.stderr
     assert run.ledger.history().last.data == before
     update = "resume mine train.steps=40 --update-code"
-    refused = invoke(update, runs=runs, code=2)
+    refused = invoke(update, code=2)
     for word in (NAME, str(ring), "mine has trained on", "--other-data"):
         assert word in refused.stderr
     assert run.ledger.history().steps == 30, "nothing was noted"
-    invoke(f"{update} --other-data", runs=runs)
-    shown = invoke("status mine", runs=runs).stdout
+    invoke(f"{update} --other-data")
+    shown = invoke("status mine").stdout
     assert "changed other data than before, since attempt 2 (" in " ".join(shown.split())
 
 
@@ -56,9 +55,9 @@ def test_other_images_in_the_same_folder(tmp_path):
     said = []
     plan.evaluations(run, EvalOptions(named=("loss",)), said.append)
     assert said == [f"the examples in {tmp_path / 'data'} are not those that run has trained on"]
-    refused = invoke("resume run train.steps=20", runs=tmp_path, code=2)
+    refused = invoke("resume run train.steps=20", code=2)
     assert f"the examples in {tmp_path / 'data'}" in refused.stderr
-    invoke("resume run train.steps=14 --other-data --cluster debug", runs=tmp_path)
+    invoke("resume run train.steps=14 --other-data --cluster debug")
 
 
 def test_what_counts_as_other_data():

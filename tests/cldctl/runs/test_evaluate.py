@@ -96,6 +96,6 @@ def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
 def test_a_profile_describes_the_jobs_of_an_evaluation_too(run, scripted, tmp_path):
     (tmp_path / "site.yaml").write_text("cluster: {partition: low, mem_gb: 8}\n")
     words = f"--profile {tmp_path}/site.yaml cluster.partition=high"
-    invoke(f"eval mine --elbo --cluster scripted {words}", runs=run.path.parent)
+    invoke(f"eval mine --elbo --cluster scripted {words}")
     ((spec, _),) = scripted.submissions
     assert (spec.size.partition, spec.size.mem_gb) == ("high", 8)

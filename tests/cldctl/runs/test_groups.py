@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.config import load
 from cld_core.errors import RecipeError, UsageError
 from cld_core.run import RunFolder, code
 from cld_core.run.evaluations import sweeps_of
@@ -17,8 +16,7 @@ from cldctl.runs import logs, options, plan, removal
 from cldctl.runs.options import EvalOptions, SubmitOptions
 from cldctl.runs.resume import Continuation
 from cldctl.runs.start import start
-from tests.support.made_up import bound, ended, note, requested, seeds, started
-from tests.support.paths import TOY
+from tests.support.made_up import bound, ended, note, requested, run_with, seeds, started
 from tests.support.scripted import Other, Scripted, outcomes, register, resumed, submitted
 from tests.support.tools import invoke
 
@@ -164,8 +162,8 @@ def on_two_clusters(tmp_path, arrays):
     return runs
 
 
-def test_each_run_of_a_group_is_evaluated_on_its_own_cluster(tmp_path, on_two_clusters):
-    invoke("eval g --loss --checkpoint 10 --sweep eval.points=8,16", runs=tmp_path)
+def test_each_run_of_a_group_is_evaluated_on_its_own_cluster(on_two_clusters):
+    invoke("eval g --loss --checkpoint 10 --sweep eval.points=8,16")
     for run, name in zip(on_two_clusters, ("scripted", "other"), strict=True):
         works = evaluations_of(run)
         clusters = [work.ledger.history().submitted[0].job.cluster for work in works]
@@ -173,11 +171,9 @@ def test_each_run_of_a_group_is_evaluated_on_its_own_cluster(tmp_path, on_two_cl
         assert len(sweeps_of(run)) == 1
 
 
-def test_what_one_cluster_refuses_leaves_the_evaluations_of_another(
-    tmp_path, on_two_clusters, monkeypatch
-):
+def test_what_one_cluster_refuses_leaves_the_evaluations_of_another(on_two_clusters, monkeypatch):
     monkeypatch.setattr(Other, "error", SchedulerRefused("no such account"))
-    done = invoke("eval g --loss --checkpoint 10", runs=tmp_path, code=4)
+    done = invoke("eval g --loss --checkpoint 10", code=4)
     first, second = on_two_clusters
     assert len(evaluations_of(first)) == 1
     assert evaluations_of(second) == []
@@ -266,7 +262,7 @@ def test_a_run_that_was_submitted_otherwise_is_not_taken_for_the_cell(tmp_path):
     ):
         options.existing(asked(tmp_path))
     assert options.existing(asked(tmp_path, ("train.seed=0",), given[1:])), "the jobs may differ"
-    RunFolder.create(tmp_path / "g-seed1", load(TOY), {"created": 1.0})
+    run_with(tmp_path / "g-seed1")
     with pytest.raises(
         UsageError, match=r"g-seed1: a run of this name exists, and is not part of the group g"
     ):

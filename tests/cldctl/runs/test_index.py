@@ -27,6 +27,7 @@ def root(tmp_path, scripted):
     return root
 
 
+@pytest.fixture
 def looked(root, monkeypatch):
     """The runs that a new command reads, and the states that it shows; these are the same without
     an index."""
@@ -36,23 +37,27 @@ def looked(root, monkeypatch):
         read.append(run.name)
         return status_or_reason(run, *known)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(index, "status_or_reason", noted)
-        rows = Index(root).look().rows
-    runs = [RunFolder(root / row.name) for row in rows]
-    answers = survey.of_runs(runs)
-    again = [status_or_reason(run, answers).to_dict() for run in runs]
-    assert [row.to_dict() for row in rows] == json.loads(json.dumps(again))
-    return sorted(read), {row.name: row.state for row in rows}
+    def look():
+        read.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(index, "status_or_reason", noted)
+            rows = Index(root).look().rows
+        runs = [RunFolder(root / row.name) for row in rows]
+        answers = survey.of_runs(runs)
+        again = [status_or_reason(run, answers).to_dict() for run in runs]
+        assert [row.to_dict() for row in rows] == json.loads(json.dumps(again))
+        return sorted(read), {row.name: row.state for row in rows}
+
+    return look
 
 
 STATES = {"a": "FINISHED", "b": "STOPPED", "c": "FAILED"}
 
 
-def test_runs_that_are_over_are_read_once_and_a_lost_index_changes_nothing(root, monkeypatch):
-    assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
+def test_runs_that_are_over_are_read_once_and_a_lost_index_changes_nothing(root, looked):
+    assert looked() == (["a", "b", "c"], STATES)
     rows = Index(root).look().rows
-    assert looked(root, monkeypatch) == ([], STATES)
+    assert looked() == ([], STATES)
     index._file_for(root).unlink()
     assert Index(root, fresh=True).look().rows == rows
 
@@ -82,81 +87,75 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("how", CHANGES)
-def test_what_changes_is_read_again(root, monkeypatch, how):
-    looked(root, monkeypatch)
+def test_what_changes_is_read_again(root, looked, how):
+    looked()
     CHANGES[how](RunFolder(root / "a"))
-    read, _ = looked(root, monkeypatch)
+    read, _ = looked()
     assert read == ["a"]
 
 
 def test_work_that_is_not_finished_is_compared_and_what_is_asked_for_again_is_read(
-    root, monkeypatch, scripted
+    root, looked, scripted
 ):
     run = RunFolder(root / "a")
     _tune(run)
     scripted.phases["0"] = "gone"
     settle(root)
-    assert looked(root, monkeypatch)[0] == ["a", "b", "c"]
-    assert looked(root, monkeypatch)[0] == [], "it has stopped"
+    assert looked()[0] == ["a", "b", "c"]
+    assert looked()[0] == [], "it has stopped"
     tuning = _ask_for_tuning(run)
-    assert looked(root, monkeypatch)[0] == ["a"]
+    assert looked()[0] == ["a"]
     settle(root)
-    looked(root, monkeypatch)
+    looked()
     note(tuning, given_up("often"))
-    assert looked(root, monkeypatch)[0] == ["a"]
+    assert looked()[0] == ["a"]
 
 
-def test_what_may_change_is_read_each_time(root, monkeypatch, scripted):
-    looked(root, monkeypatch)
+def test_what_may_change_is_read_each_time(root, looked, scripted):
+    looked()
     run = RunFolder(root / "a")
     note(run, queued("9"), started(1, 20, job_id="9"))
     scripted.phases["9"] = "running"
     settle(root / "a")
     for _ in range(2):
-        assert looked(root, monkeypatch) == (["a"], STATES | {"a": "RUNNING"})
+        assert looked() == (["a"], STATES | {"a": "RUNNING"})
     note(run, ended("preempted", 30, attempt=1))
     scripted.phases["9"] = "gone"
     for _ in range(2):
-        assert looked(root, monkeypatch) == (["a"], STATES | {"a": "STOPPED"}), (
-            "it has just changed"
-        )
+        assert looked() == (["a"], STATES | {"a": "STOPPED"}), "it has just changed"
 
 
-def test_while_a_scheduler_is_away_nothing_new_is_remembered(root, monkeypatch, scripted):
+def test_while_a_scheduler_is_away_nothing_new_is_remembered(looked, scripted):
     scripted.away.add("scripted")
     for _ in range(2):
-        assert looked(root, monkeypatch)[0] == ["a", "b", "c"], (
-            "nobody knows whether their jobs live"
-        )
+        assert looked()[0] == ["a", "b", "c"], "nobody knows whether their jobs live"
 
 
-def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
+def test_removed_renamed_swapped_new_and_unreadable_runs(root, looked):
     shutil.rmtree(root / "c")
-    looked(root, monkeypatch)
+    looked()
     for old, new in (("a", "d"), ("b", "a")):
         (root / old).rename(root / new)
-    assert looked(root, monkeypatch) == (["a", "d"], {"a": "STOPPED", "d": "FINISHED"})
+    assert looked() == (["a", "d"], {"a": "STOPPED", "d": "FINISHED"})
     write_json(root / "a" / "run.json", {"format": 99, "created": 1.0})
     found = Index(root).look()
     assert {row.name: row.is_readable for row in found.rows} == {"a": False, "d": True}
     (root / "linked").symlink_to(root / "d")
     settle(root)
     for _ in range(2):
-        assert {"a", "linked"} <= set(looked(root, monkeypatch)[0]), (
-            "what a link leads to may be replaced"
-        )
+        assert {"a", "linked"} <= set(looked()[0]), "what a link leads to may be replaced"
 
 
-def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch):
+def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, looked):
     for damage in (
         lambda file: file.write_bytes(file.read_bytes()[:-10]),
         lambda file: file.write_text("[]"),
         lambda file: file.write_bytes(file.read_bytes().replace(b"FINISHED", b"CANCELLED")),
         lambda file: file.chmod(0o666),
     ):
-        looked(root, monkeypatch)
+        looked()
         damage(index._file_for(root))
-        assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
+        assert looked() == (["a", "b", "c"], STATES)
 
 
 def test_who_resumes_all_asks_about_runs_that_are_remembered(root, scripted):

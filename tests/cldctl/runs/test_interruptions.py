@@ -50,15 +50,15 @@ def test_killed_three_times_a_run_ends_bit_identical(fresh_runs):
             wait_for(lambda: list(run.checkpoints.glob(".step_*.tmp")), every=0.0)
         for process in chance.sample(processes, 2):
             process.kill()
-        row = wait_ended(fresh_runs, "killed")
+        row = wait_ended("killed")
         assert row["state"] == "LOST", row
         if kill == 2:
             more = (f"train.steps={row['step'] + 100}",)
-        cldctl("resume killed", *more, runs=fresh_runs)
-    assert wait_ended(fresh_runs, "killed")["state"] == "FINISHED"
+        cldctl("resume killed", *more)
+    assert wait_ended("killed")["state"] == "FINISHED"
     whole = (*SMALL, *MISBEHAVING, *settings, *more)
     line = "submit toy --name whole --cluster local --follow"
-    cldctl(line, *whole, runs=fresh_runs, CLDCTL_TEST_PACE="0")
+    cldctl(line, *whole, CLDCTL_TEST_PACE="0")
 
     whole, killed = (
         load(RunFolder(fresh_runs / name), run.checkpoint_steps()[-1])
@@ -68,7 +68,7 @@ def test_killed_three_times_a_run_ends_bit_identical(fresh_runs):
     assert not list(run.checkpoints.glob(".step_*.tmp")), (
         "what the killed writers left is cleared away"
     )
-    row = status(fresh_runs, "killed")
+    row = status("killed")
     assert [entry["cause"] for entry in row["attempts"]] == ["killed"] * 3 + ["finished"]
 
 
@@ -79,7 +79,7 @@ def test_a_signal_stops_all_ranks_at_the_same_step(fresh_runs, number, whom):
     wait_step(run, 10)
     for process in processes[1:] if whom == "one" else processes:
         process.send_signal(number)
-    row = wait_ended(fresh_runs, "mine")
+    row = wait_ended("mine")
     assert row["state"] == "STOPPED"
     attempt = row["attempts"][-1]
     assert (attempt["cause"], attempt["detail"]) == ("terminated", number.name)
@@ -91,8 +91,8 @@ def test_a_signal_stops_all_ranks_at_the_same_step(fresh_runs, number, whom):
         assert f"rank {rank} of 2: {attempt['cause']} at step {row['step']}" in log
 
     steps = row["step"] + 40
-    cldctl(f"resume mine train.steps={steps} --follow", runs=fresh_runs)
-    row = status(fresh_runs, "mine")
+    cldctl(f"resume mine train.steps={steps} --follow")
+    row = status("mine")
     assert (row["state"], row["step"]) == ("FINISHED", steps)
     assert row["attempts"][-1]["first_step"] == attempt["last_step"]
 
@@ -102,7 +102,7 @@ def test_a_dead_rank_takes_the_others_with_it(fresh_runs):
     processes = wait_for(lambda: len(ranks_of(run)) == 2 and ranks_of(run))
     wait_for(run.checkpoint_steps)
     processes[1].kill()
-    row = wait_ended(fresh_runs, "mine")
+    row = wait_ended("mine")
     assert row["state"] == "FAILED"
     assert row["attempts"][-1]["cause"] == "crashed"
     wait_for(lambda: is_gone(processes[0]))
@@ -111,16 +111,16 @@ def test_a_dead_rank_takes_the_others_with_it(fresh_runs):
 def test_a_run_survives_its_terminal_and_can_be_cancelled(fresh_runs):
     run = submit(fresh_runs, "mine", "cluster.tasks_per_node=1", "train.steps=1000000")
     wait_step(run, 10)
-    job = psutil.Process(int(status(fresh_runs, "mine")["job_id"]))
+    job = psutil.Process(int(status("mine")["job_id"]))
     # What a closed terminal and Ctrl-C send to the job's process group.
     for process in (job, *ranks_of(run)):
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTSTP):
             process.send_signal(number)
     step = run.progress()["step"]
     wait_step(run, step + 20)
-    assert status(fresh_runs, "mine")["state"] == "RUNNING"
-    cldctl("cancel mine", runs=fresh_runs)
-    row = status(fresh_runs, "mine")
+    assert status("mine")["state"] == "RUNNING"
+    cldctl("cancel mine")
+    row = status("mine")
     assert (row["state"], row["attempts"][-1]["cause"]) == ("CANCELLED", "cancelled")
     assert row["checkpoint_step"] == row["step"]
     assert is_gone(job)

@@ -19,7 +19,7 @@ from tests.support.tools import invoke
 
 @pytest.fixture
 def run(tmp_path, scripted):
-    return run_with(tmp_path / "runs" / "mine", 10)
+    return run_with(tmp_path / "mine", 10)
 
 
 def write(folder, job_id, text="hello\n"):
@@ -88,7 +88,7 @@ def requeued(run):
 
 
 def shown(run, options="", code=0):
-    return invoke(f"logs mine {options}", runs=run.path.parent, code=code)
+    return invoke(f"logs mine {options}", code=code)
 
 
 def test_each_attempt_of_a_requeued_job_has_its_own_part_of_the_log(requeued, monkeypatch):
@@ -192,6 +192,6 @@ def test_the_end_of_a_huge_log_is_shown(tmp_path, scripted, monkeypatch):
         file.truncate(2**40)
         file.seek(0, os.SEEK_END)
         file.write(b"\nthe end\n")
-    done = invoke("logs a", runs=tmp_path)
+    done = invoke("logs a")
     assert done.stdout.endswith("the end\n")
     assert "are not shown" in done.stderr

@@ -55,20 +55,13 @@ def made(root, weights, *overrides, **more):
 
 def refused(root, weights, *words, code=2):
     """What a submission says that writes nothing."""
-    done = invoke(
-        "submit",
-        "toy",
-        *ONE,
-        *words,
-        "--name",
-        "no",
-        "--from",
-        str(weights),
-        runs=root,
-        code=code,
-    )
+    done = invoke(f"submit toy --name no --from {weights}", *ONE, *words, runs=root, code=code)
     assert not (root / "no").exists()
     return done.stderr
+
+
+def sampled(run, step):
+    return cld_core.load(run.path, step).sample(40, method="em", nfe=8)
 
 
 @pytest.mark.parametrize("weights", ["source@10", "weights.safetensors"])
@@ -77,17 +70,15 @@ def test_with_no_step_trained_it_samples_the_same_and_with_one_it_does_not(
 ):
     weights = source.path.parent / weights
     run = made(tmp_path, weights, "train.steps=1", "train.checkpoint_every=1", "train.seed=5")
-    expected = cld_core.load(source.path, 10).sample(40, method="em", nfe=8)
-    assert torch.equal(cld_core.load(run.path, 0).sample(40, method="em", nfe=8), expected)
+    expected = sampled(source, 10)
+    assert torch.equal(sampled(run, 0), expected)
     train(run)
-    assert torch.equal(cld_core.load(run.path, 0).sample(40, method="em", nfe=8), expected), (
-        "it is kept"
-    )
+    assert torch.equal(sampled(run, 0), expected), "it is kept"
     one = averaged_weights(run, 1).tensors
     assert not any(
         torch.equal(one[name], tensor) for name, tensor in averaged_weights(run, 0).tensors.items()
     )
-    assert not torch.equal(cld_core.load(run.path, 1).sample(40, method="em", nfe=8), expected)
+    assert not torch.equal(sampled(run, 1), expected)
 
 
 def test_weights_and_averages_start_from_the_averages_and_everything_else_is_new(tmp_path, source):
@@ -111,10 +102,10 @@ def test_what_does_not_fit_starts_as_the_seed_makes_it_and_that_is_said(tmp_path
     assert (event.step, event.source_step, event.words) == (0, 20, words)
     assert event.fresh == ("main.0.weight", "label_embedding.weight")
     assert run.identity()["started_from"] == {"path": str(tmp_path / "source"), "step": 20}
-    assert status(tmp_path, "mine")["started_from"] == why(run).row.started_from == words
+    assert status("mine")["started_from"] == why(run).row.started_from == words
     for command in (("status", "mine"), ("why", "mine")):
-        assert words in invoke(*command, runs=tmp_path).stdout
-    invoke("report", "mine", runs=tmp_path)
+        assert words in invoke(*command).stdout
+    invoke("report", "mine")
     page = (run.path / "report.html").read_text()
     assert words in page
     assert "newest checkpoint" in page, "though its step is 0"
@@ -149,7 +140,7 @@ def test_what_is_not_there_is_refused(tmp_path, source):
     assert "does not name the step" in refused(
         tmp_path, forged(tmp_path, source, step="-1"), code=1
     )
-    invoke("submit", "toy", "--partial", "--name", "no", runs=tmp_path, code=2)
+    invoke("submit", "toy", "--partial", "--name", "no", code=2)
 
 
 def forged(folder, source, **about):
@@ -229,11 +220,8 @@ def test_the_scaling_is_that_of_the_new_data(tmp_path):
     np.save(tmp_path / "b.npy", 7 * x + 100)
     source = trained(tmp_path / "source", "toy", arrays(tmp_path / "a.npy"), *ONE)
     run = made(tmp_path, "source", arrays(tmp_path / "b.npy"))
-    before, after = (
-        cld_core.load(*of).sample(40, method="em", nfe=8)
-        for of in ((source.path, 20), (run.path, 0))
-    )
-    torch.testing.assert_close(after, 7 * before + 100, rtol=1e-4, atol=1e-3)
+    expected = 7 * sampled(source, 20) + 100
+    torch.testing.assert_close(sampled(run, 0), expected, rtol=1e-4, atol=1e-3)
 
 
 def arrays(path):

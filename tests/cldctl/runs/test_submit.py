@@ -1,6 +1,5 @@
 """What is written when, and what is left of a submission that fails."""
 
-import errno
 import os
 import shutil
 import signal
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 from cld_core import cpu
-from cld_core.config import load
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.run import RunFolder, ledger
 from cld_core.run.evaluations import Evaluation
@@ -27,10 +25,11 @@ from cldctl.runs.options import SubmitOptions, require_inputs, require_native
 from cldctl.runs.plan import check
 from cldctl.runs.start import PlannedTraining, PlannedWork, start
 from tests.support import scripted
-from tests.support.failing import Failing
+from tests.support.failing import FULL_DISK, Failing
 from tests.support.made_up import note, queued, report, requested, run_with
-from tests.support.paths import ROOT, TOY
+from tests.support.paths import ROOT
 from tests.support.plugin import toy_plugin
+from tests.support.recipes import toy_recipe
 from tests.support.scheduler import clients
 from tests.support.scripted import alone
 from tests.support.tools import invoke
@@ -123,11 +122,10 @@ def test_a_refusal_that_cannot_be_noted_is_raised_and_the_hook_put_back(
     tmp_path, monkeypatch, capsys
 ):
     run = run_with(tmp_path / "mine", 10)
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(
-        ledger, "append_line", Failing(ledger.append_line, lambda number: number > 1, full)
+        ledger, "append_line", Failing(ledger.append_line, lambda number: number > 1, FULL_DISK)
     )
-    recipe = load(TOY, ("hooks.on_change=echo",))
+    recipe = toy_recipe("hooks.on_change=echo")
     with pytest.raises(SchedulerRefused, match="no"):
         continued(run, alone(error=SchedulerRefused("no")), recipe)
     assert hooks.allowed(run.logs) is None
@@ -158,7 +156,7 @@ def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripte
 def natively(cluster, *overrides):
     """What is said of the precision of a recipe."""
     said = []
-    require_native(load(TOY, ["train.precision=bf16", *overrides]), cluster, said.append)
+    require_native(toy_recipe("train.precision=bf16", *overrides), cluster, said.append)
     return said
 
 
@@ -182,8 +180,8 @@ def test_data_and_plug_ins_are_looked_at_before_anything_is_written(tmp_path):
         ([f"plugins={five}", "data.name=test_five"], r"'data.name': .*shape=\(5,\)"),
     ]:
         with pytest.raises(RecipeError, match=words):
-            require_inputs(load(TOY, wrong))
-    require_inputs(load(TOY, ["data.name=arrays", f"data.path={tmp_path}/rows.npy"]), said.append)
+            require_inputs(toy_recipe(*wrong))
+    require_inputs(toy_recipe("data.name=arrays", f"data.path={tmp_path}/rows.npy"), said.append)
     assert "55 training examples are few" in said[0]
 
 

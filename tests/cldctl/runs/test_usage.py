@@ -1,19 +1,17 @@
 """Hours used, kept and lost."""
 
-import json
 import time
 
 import pytest
 
-from cld_core.config import load
 from cld_core.files import write_json
 from cld_core.run.groups import Group
 from cldctl.runs.plan import estimate
 from cldctl.runs.usage import usage_of
 from cldctl.show.submission import estimate_line
 from tests.support.made_up import ended, note, queued, run_with, started, wished
-from tests.support.paths import TOY
-from tests.support.tools import invoke
+from tests.support.recipes import toy_recipe
+from tests.support.tools import invoke, json_of
 
 GPUS = {"ranks": 8, "gpus": 8, "cores": 8}
 
@@ -57,25 +55,25 @@ def test_gpu_hours_of_a_run_that_was_preempted(tmp_path):
 
 
 def test_runs_groups_and_the_total_as_a_table_and_as_json(tmp_path, scripted):
-    runs, members = tmp_path / "runs", {"a": {}, "b": {}}
+    members = {"a": {}, "b": {}}
     scripted.phases["7"] = "gone"
     for name in "abc":
-        run = trained(runs / name, **GPUS)
+        run = trained(tmp_path / name, **GPUS)
         write_json(
             run.identity_file, run.identity() | ({"group": "pair"} if name in members else {})
         )
-    Group(runs, "pair").add(members)
-    document = json.loads(invoke("usage --json", runs=runs).stdout)
+    Group(tmp_path, "pair").add(members)
+    document = json_of("usage --json")
     assert [row["name"] for row in document["runs"]] == ["a", "b", "c"]
     assert [(row["name"], row["used"]) for row in document["groups"]] == [
         ("pair", pytest.approx(24.0))
     ]
     assert document["totals"][0]["used"] == pytest.approx(36.0)
-    of_group = json.loads(invoke("usage pair a --json", runs=runs).stdout)
+    of_group = json_of("usage pair a --json")
     assert [row["name"] for row in of_group["runs"]] == ["a", "b"], "each run once"
-    assert "group pair" in invoke("usage", runs=runs).stdout
-    assert "12 GPU-hours: " in invoke("status a", runs=runs).stdout
-    invoke("usage nobody", runs=runs, code=3)
+    assert "group pair" in invoke("usage").stdout
+    assert "12 GPU-hours: " in invoke("status a").stdout
+    invoke("usage nobody", code=3)
 
 
 STEPS = ("train.steps=3600",)
@@ -94,10 +92,10 @@ def test_the_median_rate_of_comparable_runs(tmp_path):
     rated(tmp_path / "wider", 900.0, "cluster.tasks_per_node=2")
     rated(tmp_path / "larger", 900.0, "network.width=999")
     rated(tmp_path / "batch", 900.0, "train.batch_size=7")
-    found = estimate(tmp_path, load(TOY, STEPS))
+    found = estimate(tmp_path, toy_recipe(*STEPS))
     assert (found.rate, found.seconds, found.hours, found.unit) == (2.0, 1800.0, 0.5, "core-hours")
     assert set(found.runs) == {"a0", "a1", "a2"}
     line = "estimate: 30m00s of training, 0.5 core-hours, at 2 steps/s as in a"
     assert estimate_line(found, time.time()).startswith(line)
-    assert estimate(tmp_path, load(TOY, [*STEPS, "network.width=7"])) is None
+    assert estimate(tmp_path, toy_recipe(*STEPS, "network.width=7")) is None
     assert "or earlier if other jobs end" in estimate_line(None, time.time() + 900)

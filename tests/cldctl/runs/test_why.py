@@ -1,6 +1,5 @@
 """Why a run is where it is."""
 
-import json
 import time
 
 import pytest
@@ -12,12 +11,12 @@ from cldctl.runs import usage
 from cldctl.runs.logs import first_failure, last_failed
 from cldctl.runs.why import why
 from tests.support.made_up import ended, given_up, note, ordered, queued, run_with, started, wished
-from tests.support.tools import invoke
+from tests.support.tools import invoke, json_of
 
 
 @pytest.fixture
 def run(tmp_path, scripted):
-    run = run_with(tmp_path / "runs" / "mine", 100)
+    run = run_with(tmp_path / "mine", 100)
     note(run, queued(logs=run.logs, time=100.0))
     scripted.phases["7"] = "gone"
     return run
@@ -56,7 +55,7 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted, monkey
         (0, 120, 899),
     ]
     assert found.next[0] == "resume mine"
-    document = json.loads(invoke("why mine --json", runs=run.path.parent).stdout)
+    document = json_of("why mine --json")
     assert document["failed_first"]["rank"] == 1
     monkeypatch.setattr(usage, "used_by", lambda *about, **more: 1 / 0)
     assert "usage: division by zero" in why(run).row.problems
@@ -73,7 +72,7 @@ def test_evaluations_that_are_not_finished_are_explained(run, scripted, monkeypa
     monkeypatch.setattr(
         scripted, "why_waiting", lambda self, job, seen, asks: Waiting(f"{job.job_id} is held")
     )
-    shown = " ".join(invoke("why mine", runs=run.path.parent).stdout.split())
+    shown = " ".join(invoke("why mine").stdout.split())
     assert f"{work.name} PENDING, 0 of 2 shards: 8_1 is held; 1 of 2 shards have no job" in shown
 
 
@@ -125,7 +124,7 @@ def test_a_setup_line_that_failed_is_to_be_corrected(run):
 
 
 def test_a_run_of_another_launcher_goes_on_there(tmp_path, scripted):
-    run = run_with(tmp_path / "runs" / "mine", 100)
+    run = run_with(tmp_path / "mine", 100)
     attempt(run, "crashed", job_id="torchrun", detail="OSError: disk")
     found = why(run)
     assert "the same command again" in found.do
@@ -148,7 +147,7 @@ def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     found = why(run)
     assert found.headline == "job 7 waits in the queue: somebody holds it"
     assert found.do == "release mine"
-    assert "as the scheduler expects" in invoke("why mine", runs=run.path.parent).stdout
+    assert "as the scheduler expects" in invoke("why mine").stdout
     for kind, then in (
         (Waiting, "waits to continue automatically"),
         (Held, "and waits: somebody holds it"),
@@ -205,7 +204,7 @@ def test_status_says_below_its_table_what_never_begins(run, scripted, monkeypatc
     )
     assert (
         "mine: DependencyNeverSatisfied; it never begins by itself: cancel it"
-        in invoke("status --all", runs=run.path.parent).stderr
+        in invoke("status --all").stderr
     )
 
 

@@ -26,13 +26,12 @@ from tests.support.tools import invoke
 interrupt = Mock(side_effect=KeyboardInterrupt)
 
 
-def test_interrupted_is_130_and_the_job_goes_on(tmp_path, scripted, monkeypatch):
+def test_interrupted_is_130_and_the_job_goes_on(scripted, monkeypatch):
     monkeypatch.setattr(
         follow, "time", SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=interrupt)
     )
     done = invoke(
         "submit toy --name mine --cluster scripted --follow",
-        runs=tmp_path,
         code=130,
     )
     assert "mine PENDING" in done.stderr

@@ -19,15 +19,15 @@ from tests.support.tools import invoke, wait_for
 COLOUR = re.compile(rb"\x1b\[(?:[0-9;]*;)?[349][0-8](?:;[0-9;]*)?m")
 
 
-def test_it_needs_a_terminal_and_says_how_to_install_textual(tmp_path, monkeypatch):
-    assert "draws on a terminal, and this is not one" in invoke("top", runs=tmp_path, code=2).stderr
+def test_it_needs_a_terminal_and_says_how_to_install_textual(monkeypatch):
+    assert "draws on a terminal, and this is not one" in invoke("top", code=2).stderr
     find = importlib.util.find_spec
     monkeypatch.setattr(
         look.importlib.util, "find_spec", lambda name: None if name == "textual" else find(name)
     )
     monkeypatch.setattr(look.out, "_force_terminal", True)
     monkeypatch.setattr(look.sys.stdin, "isatty", lambda: True, raising=False)
-    assert "pip install 'cldctl[top]'" in invoke("top", runs=tmp_path, code=2).stderr
+    assert "pip install 'cldctl[top]'" in invoke("top", code=2).stderr
 
 
 def test_on_a_terminal_it_shows_runs_until_somebody_leaves_without_colour_if_refused(tmp_path):

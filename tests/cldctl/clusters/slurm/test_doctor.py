@@ -2,12 +2,11 @@
 
 import pytest
 
-from cld_core.config import load
 from cld_core.errors import RecipeError
 from cldctl.clusters.base import JobSpec
 from cldctl.clusters.slurm import client, doctor, script
 from cldctl.clusters.slurm.client import Reply
-from tests.support.paths import TOY
+from tests.support.recipes import toy_recipe
 
 SCONTROL = """\
 AccountingStorageType   = accounting_storage/slurmdbd
@@ -94,13 +93,13 @@ def test_what_a_job_gets_that_asks_for_nothing():
 
 
 def test_several_partitions_are_one_key_of_the_recipe(monkeypatch, tmp_path):
-    recipe = load(TOY, ["cluster.partition=spot,gpu"])
+    recipe = toy_recipe("cluster.partition=spot,gpu")
     assert (
         script.parameters(JobSpec(name="it", logs=tmp_path, size=recipe.cluster))["partition"]
         == "spot,gpu"
     )
     with pytest.raises(RecipeError, match="with commas between them"):
-        load(TOY, ["cluster.partition=[spot,gpu]"])
+        toy_recipe("cluster.partition=[spot,gpu]")
     texts = {"config": SCONTROL, "partition": PARTITIONS}
     monkeypatch.setattr(
         client, "run", lambda command, *more, **options: Reply(0, texts.get(command[-1], ""))

@@ -22,6 +22,7 @@ from cldctl.clusters.slurm import submit as submitting
 from cldctl.clusters.slurm.client import Reply
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Report
+from tests.support.failing import FULL_DISK
 from tests.support.made_up import job
 from tests.support.scheduler import clients
 from tests.support.tools import wait_for
@@ -215,7 +216,7 @@ def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkey
     cancelled = []
     monkeypatch.setattr(client, "cancel", cancelled.extend)
 
-    full = Mock(side_effect=OSError(28, "No space left on device"))
+    full = Mock(side_effect=FULL_DISK)
     with pytest.raises(SchedulerRefused, match="No space left"):
         SlurmCluster().submit(spec, [Report("folder", "name")] * 2, full)
     assert cancelled == ["77"], "no ledger knows it"
