@@ -238,7 +238,7 @@ class Session:
                     if compared is not None:
                         monitor.warn(*compared)
             # The last checkpoint is still being written.
-            monitor.enter("saving", done)
+            monitor.write(done, "saving")
             return done, code
 
     def _must_fail(self) -> bool:

@@ -126,6 +126,7 @@ class Monitor:
         self._reported_at = time.perf_counter()
         self._reported_step = about.first_step
         self._written_at = 0.0
+        self._printed_step: int | None = None
         self._loss_count = 0
         self._progress = ReportedProgress(
             attempt=about.attempt,
@@ -223,14 +224,21 @@ class Monitor:
         self._reported_at = time.perf_counter()
         self._reported_step = step
 
-    def write(self, step: int) -> None:
-        """Replace `progress.json`, and print it to the log."""
+    def write(self, step: int, phase: str | None = None) -> None:
+        """Replace `progress.json`, with a new ``phase`` if one is passed.
+
+        It is also printed to the log, once a step.
+        """
         progress = self._progress
+        progress["phase"] = phase or progress["phase"]
         now = time.perf_counter()
         if self._written_at > 0:
             progress["every_s"] = round(now - self._written_at, 3)
         self._written_at = now
         self._replace(step)
+        if step == self._printed_step:
+            return
+        self._printed_step = step
         loss = "-" if progress["loss"] is None else f"{progress['loss']:.5g}"
         if "smoothed_loss" in progress:
             loss += f" (smoothed {progress['smoothed_loss']:.5g})"

@@ -124,8 +124,8 @@ def test_it_is_said_how_runs_differ(tmp_path):
 
 
 def test_it_is_said_that_samplers_differ(tmp_path):
-    first = trained(tmp_path / "a", "sampler.name=em", metric="energy")
-    other = trained(tmp_path / "b", "sampler.name=sscs", metric="energy")
+    first = trained(tmp_path / "a", "sampling.method=em", metric="energy")
+    other = trained(tmp_path / "b", "sampling.method=sscs", metric="energy")
     (text,) = results.differences([first, other])
     assert "energy" in text
     for sampler in ("by sscs", "not by em"):
