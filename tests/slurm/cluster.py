@@ -30,8 +30,10 @@ PROGRAMS = (
     "slurmdbd",
     "sacct",
     "sacctmgr",
+    "mariadbd",
+    "mariadb",
+    "mariadb-install-db",
 )
-PROGRAMS += ("mariadbd", "mariadb", "mariadb-install-db")
 # Where Debian keeps daemons is often missing from the PATH of users.
 SEARCH_PATH = (
     f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -167,15 +169,21 @@ class SlurmCluster:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         return clean | {"SLURM_CONF": str(self.root / "slurm.conf"), "PATH": SEARCH_PATH}
 
-    def run(self, command, timeout=30, *, check=True, env=None):
+    def run(self, command, timeout=30, *, check=True):
         """Run a client (no shell; a string is split as a shell would split it), for at most
         `timeout` seconds.
 
-        `env` is added to `self.env`. With `check`, fails with what the command printed if it fails.
+        With `check`, fails with what the command printed if it fails.
         """
         argv = shlex.split(command) if isinstance(command, str) else list(command)
-        quiet = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-        done = subprocess.run(argv, env=self.env | dict(env or {}), timeout=timeout, **quiet)
+        done = subprocess.run(
+            argv,
+            env=self.env,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
         failed = check and done.returncode != 0
         assert not failed, (
             f"`{shlex.join(argv)}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
