@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CEILINGS = {
     "tokens, cld_core": 175_444,
     "tokens, cldctl": 132_145,
-    "tokens, tests": 269_487,
+    "tokens, tests": 269_477,
     "tokens, benchmarks": 33_649,
     "files": 192,
     "long statements, cld_core": 40,

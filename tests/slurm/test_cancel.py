@@ -103,6 +103,8 @@ class Stage:
 
 @pytest.mark.parametrize("kind", ["jobs", "tasks"])
 def test_nothing_comes_back(lab, tmp_path, kind):
+    # What is held in a phase is let go here, not killed by Slurm, however busy the machine is.
+    lab.slurm.configure(kill_wait=120)
     stage = Stage(lab, tmp_path)
     names = [
         f"{phase}-{way}" if kind == "jobs" else f"mine-seed{n}"

@@ -67,14 +67,12 @@ def pixels_of(path, split, **keys):
     return images.batch(torch.arange(images.n)).numpy()
 
 
-def make_images(root, *, size=8, splits=None, channels=3, **about):
+def make_images(root, *, size=8, splits=None, **about):
     """A prepared folder of smooth random images; default: 20 for training, 40 for validation."""
 
     def smooth(count, seed):
         coarse = (
-            np.random.default_rng(seed)
-            .integers(0, 256, (count, 2, 2, channels))
-            .transpose(0, 3, 1, 2)
+            np.random.default_rng(seed).integers(0, 256, (count, 2, 2, 3)).transpose(0, 3, 1, 2)
         )
         return np.kron(coarse, np.ones((size // 2, size // 2))).astype(np.uint8)
 

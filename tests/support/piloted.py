@@ -60,10 +60,10 @@ class Screen:
         )
 
 
-def on_screen(root, do, *, size=(120, 40), which=None, everything=False):
+def on_screen(root, do, *, size=(120, 40), everything=False):
     """Show the runs under ``root``, and do something with the screen; returns the application,
     which has ended."""
-    app = Top(root, which or Selection(), everything=everything)
+    app = Top(root, Selection(), everything=everything)
 
     async def main():
         async with app.run_test(size=size, notifications=True) as pilot:
