@@ -531,7 +531,7 @@ class Tuning(RequestedWork):
     request_type = TuneRequest
     called = "tuning"
     doing = "tuning"
-    unit = "steps"
+    unit = "rows"
     together = True
     request: TuneRequest
 

@@ -131,7 +131,8 @@ def newest_results(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
         for entry in row.evals:
             present |= {name for name in _SHOWN if entry[name] is not None}
     heading = _SHOWN[present.pop()][0] if len(present) == 1 else _EVAL
-    return {heading: [newest_result(row.evals, is_labelled=heading == _EVAL) for row in rows]}
+    is_labelled = heading == _EVAL
+    return {heading: [newest_result(row.evals, row.step, is_labelled=is_labelled) for row in rows]}
 
 
 def all_results(rows: Sequence[RunStatus]) -> Mapping[str, Sequence[Cell]]:
@@ -151,11 +152,14 @@ def swept_values(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
     return {head: [row.sweep.get(key, "-") for row in rows] for key, head in heads.items()}
 
 
-def newest_result(evals: Sequence[Mapping[str, Any]], *, is_labelled: bool = True) -> str:
+def newest_result(
+    evals: Sequence[Mapping[str, Any]], step: int | None = None, *, is_labelled: bool = True
+) -> str:
     """The newest result; without one, how many shards are done and why the others are not computed.
 
     Args:
         evals: the evaluations of a run as `status` knows them.
+        step: the step of the run. A result of an earlier checkpoint names its step.
         is_labelled: write the label of a result before it.
     """
     if not evals:
@@ -172,8 +176,10 @@ def newest_result(evals: Sequence[Mapping[str, Any]], *, is_labelled: bool = Tru
     if not results:
         what = "shards" if entry["state"] == "RUNNING" else entry.get("cause")
         return f"{entry['shards_done']}/{entry['shards']} {what}" if what else "-"
-    counts = counts_of(numbers_of(entry), show=short)
-    return ", ".join(results) + (f" ({', '.join(counts)})" if counts else "")
+    remarks = counts_of(numbers_of(entry), show=short)
+    if step is not None and entry["checkpoint_step"] < step:
+        remarks.append(f"step {short(entry['checkpoint_step'])}")
+    return ", ".join(results) + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 def overview_with_groups(
