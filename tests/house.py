@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls.
 CEILINGS = {
     "tokens, cld_core": 175_444,
-    "tokens, cldctl": 132_179,
-    "tokens, tests": 269_509,
+    "tokens, cldctl": 132_170,
+    "tokens, tests": 269_504,
     "tokens, benchmarks": 33_649,
     "files": 192,
     "long statements, cld_core": 40,

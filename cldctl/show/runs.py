@@ -153,13 +153,13 @@ def swept_values(rows: Sequence[RunStatus]) -> dict[str, list[str]]:
 
 
 def newest_result(
-    evals: Sequence[Mapping[str, Any]], step: int | None = None, *, is_labelled: bool = True
+    evals: Sequence[Mapping[str, Any]], step: int, *, is_labelled: bool = True
 ) -> str:
     """The newest result; without one, how many shards are done and why the others are not computed.
 
     Args:
         evals: the evaluations of a run as `status` knows them.
-        step: the step of the run. A result of an earlier checkpoint names its step.
+        step: the step of the run. The result of a checkpoint before it names its step.
         is_labelled: write the label of a result before it.
     """
     if not evals:
@@ -177,7 +177,7 @@ def newest_result(
         what = "shards" if entry["state"] == "RUNNING" else entry.get("cause")
         return f"{entry['shards_done']}/{entry['shards']} {what}" if what else "-"
     remarks = counts_of(numbers_of(entry), show=short)
-    if step is not None and entry["checkpoint_step"] < step:
+    if entry["checkpoint_step"] < step:
         remarks.append(f"step {short(entry['checkpoint_step'])}")
     return ", ".join(results) + (f" ({', '.join(remarks)})" if remarks else "")
 
