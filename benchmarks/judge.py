@@ -263,7 +263,9 @@ def main() -> None:
     for run in parsed.runs:
         sampling = {"method": parsed.method, "nfe": parsed.nfe, "seed": parsed.seed}
         found[run] = of_model(net, cld_core.load(run), parsed.data, parsed.n, **sampling)
-    names = ", ".join(store.find(parsed.data).classes)
+    names = ", ".join(
+        store.find(parsed.data).classes or map(str, range(int(test.labels.max()) + 1))
+    )
     print(
         f"| {parsed.n:,} images | of their class | FID | of each class, in %: {names} |\n"
         "| -- | -- | -- | -- |"

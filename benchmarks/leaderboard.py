@@ -1,8 +1,11 @@
-"""CLD, PSLD, HOLD and VPSDE on grey images, with equal networks and equal time of training.
+"""CLD, PSLD, HOLD, VPSDE, EDM and flow matching on grey images, with equal networks and equal time
+of training.
 
 It makes the tables of docs/results.md.
 
-    # a row; 15 minutes of training
+    # six settings of a row on another seed; 5 minutes of training each
+    python -m benchmarks.leaderboard --results build/leaderboard --row cld --trials
+    # a row with the best of them; 15 minutes of training
     python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0
     # its samplers
     python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0 --samplers
@@ -38,24 +41,72 @@ from cld_core.train.step import Trainer
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "fashion_mnist.yaml"
-# What differs from the recipe: the settings of the recipes cifar10_psld, cifar10_hold and
-# cifar10_vpsde.
+_VPSDE = (
+    "sde={name: vpsde, beta0: 0.1, beta1: 19.9, numerical_eps: 0.0}",
+    "objective.name=dsm",
+)
+# Each row has a diffusion: that of the recipe, or of cifar10_psld, cifar10_hold or cifar10_vpsde.
 ROWS: dict[str, tuple[str, ...]] = {
     "cld": (),
     "psld": (
-        (
-            "sde={name: psld, beta0: 8.0, beta1: 0.0, friction: 0.01, nu: 4.01, kappa: 0.04, "
-            "numerical_eps: 1e-9}"
-        ),
+        "sde={name: psld, beta0: 8.0, beta1: 0.0, friction: 0.01, nu: 4.01, kappa: 0.04, "
+        "numerical_eps: 1e-9}",
     ),
     "hold": (
         "sde={name: hold, beta0: 4.0, beta1: 0.0, m_inv: 4.0, kappa: 0.04, numerical_eps: 1e-9}",
+        "sampling.nfe=60",
     ),
-    "vpsde": (
-        "sde={name: vpsde, beta0: 0.1, beta1: 19.9, numerical_eps: 0.0}",
-        "objective.name=dsm",
-    ),
+    "vpsde": _VPSDE,
+    "edm": _VPSDE,
+    "flow": _VPSDE,
 }
+# The noise levels and the loss of EDM, in units of the standard deviation of these data.
+_WEIGHTING = ("objective.mixed_score=false", "objective.weighting=edm")
+_LEVELS = (*_WEIGHTING, "objective.times=lognormal", "objective.data_std=0.8")
+_DATA = (*_LEVELS, "objective.precondition=data")
+_EDM = (*_LEVELS, "objective.precondition=edm")
+_FLOW = (*_WEIGHTING, "objective.precondition=flow", "objective.times=flow")
+_LOGIT = (*_FLOW, "objective.times=lognormal", "objective.data_std=1")
+_LOG_5 = "objective.log_share=0.05"
+_LOG_10 = "objective.log_share=0.1"
+_LOG_30 = "objective.log_share=0.3"
+_WIDE = "objective.noise_std=1.6"
+_COMMON = {
+    "published": (),
+    "levels": _DATA,
+    "levels-wide": (*_DATA, _WIDE),
+    "levels-log5": (*_DATA, _LOG_5),
+    "levels-log10": (*_DATA, _LOG_10),
+    "levels-log30": (*_DATA, _LOG_30),
+}
+# Settings of training by row and name: equally many for all.
+SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "cld": _COMMON,
+    "psld": _COMMON,
+    "hold": _COMMON,
+    "vpsde": _COMMON,
+    "edm": {
+        "levels": _EDM,
+        "levels-wide": (*_EDM, _WIDE),
+        "levels-log5": (*_EDM, _LOG_5),
+        "levels-log10": (*_EDM, _LOG_10),
+        "fourier4": (*_EDM, "network.fourier_scale=4"),
+        "fourier16": (*_EDM, "network.fourier_scale=16"),
+    },
+    "flow": {
+        "uniform": _FLOW,
+        "uniform-log10": (*_FLOW, _LOG_10),
+        "logit": (*_LOGIT, "objective.noise_mean=0", "objective.noise_std=1"),
+        "logit-log10": (*_LOGIT, "objective.noise_mean=0", "objective.noise_std=1", _LOG_10),
+        "levels": (*_LOGIT, "objective.data_std=0.8"),
+        "levels-log10": (*_LOGIT, "objective.data_std=0.8", _LOG_10),
+    },
+}
+# Of the trials, the settings that a row is computed with.
+BEST = dict.fromkeys(ROWS, "levels") | {"flow": "uniform"}
+# Trials: steps of training, and training seed, samples for FID and test images for the bound.
+_TRIAL_STEPS = 1500
+_TRIAL = {"seed": 3, "samples": 1000, "points": 60}
 # The samplers that are compared: keys of `Model.sample`; and their network evaluations.
 SAMPLERS: dict[str, dict[str, Any]] = {
     "exponential": {"method": "exponential"},
@@ -80,13 +131,15 @@ _COLUMNS: tuple[tuple[str, str, float, int], ...] = (
     ("bpd", "bits/dim", 1.0, 3),
     ("accuracy", "of their class, %", 100.0, 1),
 )
+_HEADINGS = " | ".join(heading for _, heading, *_ in _COLUMNS)
 
 
-def overrides(parsed: argparse.Namespace, row: str) -> list[str]:
-    """Of the recipe, for a row, but for the number of steps."""
+def overrides(parsed: argparse.Namespace, row: str, settings: str) -> list[str]:
+    """Of the recipe, for a row and a name of `SETTINGS`, but for the number of steps."""
     given = [f"cluster.cpus_per_task={parsed.threads}", f"data.path={parsed.data.absolute()}"]
     return [
         *ROWS[row],
+        *SETTINGS[row][settings],
         *given,
         f"train.seed={parsed.seed}",
         "periodic.samples_every=null",
@@ -115,7 +168,8 @@ def steps_of(parsed: argparse.Namespace) -> int:
     """As many as the slowest row trains in the time; all are timed before the first is trained."""
     file = parsed.results / "steps.json"
     if not file.is_file():
-        took = seconds_per_step({row: load(RECIPE, overrides(parsed, row)) for row in ROWS})
+        recipes = {row: load(RECIPE, overrides(parsed, row, BEST[row])) for row in ROWS}
+        took = seconds_per_step(recipes)
         write_json(
             file,
             {"seconds_per_step": took, "minutes": parsed.minutes, "machine": harness.machine()},
@@ -135,12 +189,11 @@ def command(*words: str) -> None:
     subprocess.run([sys.executable, "-m", *words], check=True, stdout=sys.stderr, env=environment)
 
 
-def trained(parsed: argparse.Namespace) -> int:
-    """Train the run of a row to its last step; returns their number."""
-    steps = steps_of(parsed)
-    keys = [*overrides(parsed, parsed.row), f"train.steps={steps}"]
-    command("cld_core.train", str(parsed.run), "--recipe", str(RECIPE), *keys)
-    return steps
+def trained(parsed: argparse.Namespace, run: Path, settings: str, steps: int) -> cld_core.Model:
+    """The model of a run of a row, trained to its last step."""
+    keys = [*overrides(parsed, parsed.row, settings), f"train.steps={steps}"]
+    command("cld_core.train", str(run), "--recipe", str(RECIPE), *keys)
+    return cld_core.load(run)
 
 
 def bound(run: Path, points: int) -> dict[str, float]:
@@ -154,9 +207,10 @@ def bound(run: Path, points: int) -> dict[str, float]:
 
 def row(parsed: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate: what is stored of a row."""
-    steps, net = trained(parsed), judge.trained(parsed.data)
-    model = cld_core.load(parsed.run)
-    about = {"row": parsed.row, "seed": parsed.seed, "minutes": parsed.minutes, "n": parsed.samples}
+    steps, net = steps_of(parsed), judge.trained(parsed.data)
+    model = trained(parsed, parsed.run, parsed.settings, steps)
+    names = ("row", "settings", "seed", "minutes")
+    about = {**{name: getattr(parsed, name) for name in names}, "n": parsed.samples}
     training = {"steps": steps, "batch_size": model.recipe.train.batch_size}
     said = judge.of_model(net, model, parsed.data, parsed.samples)
     real = {
@@ -175,6 +229,27 @@ def row(parsed: argparse.Namespace) -> dict[str, Any]:
         "real": real,
         **machine,
     }
+
+
+def trials(parsed: argparse.Namespace) -> Path:
+    """Train the settings of a row for some steps; returns the file of what they reach."""
+    file = parsed.results / f"trials-{parsed.row}.json"
+    found = read_object(file) if file.is_file() else {}
+    net = judge.trained(parsed.data)
+    for settings in SETTINGS[parsed.row]:
+        if settings in found:
+            continue
+        run = parsed.runs_dir / f"{parsed.row}-{settings}-trial"
+        model = trained(parsed, run, settings, _TRIAL_STEPS)
+        said = judge.of_model(net, model, parsed.data, parsed.samples)
+        found[settings] = {
+            "fid": said.fid,
+            "accuracy": said.accuracy,
+            **bound(run, parsed.points),
+        }
+        write_json(file, found)
+        print(settings, found[settings], file=sys.stderr, flush=True)
+    return file
 
 
 def samplers(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -204,7 +279,8 @@ def samplers(parsed: argparse.Namespace) -> dict[str, Any]:
                 file=sys.stderr,
                 flush=True,
             )
-    return {"row": parsed.row, "seed": parsed.seed, "n": parsed.samples, "samplers": found}
+    about = {name: getattr(parsed, name) for name in ("row", "settings", "seed")}
+    return {**about, "n": parsed.samples, "samplers": found}
 
 
 def cell(values: Sequence[float], factor: float, digits: int) -> str:
@@ -221,22 +297,32 @@ def table(results: Path) -> str:
     compared = [read_object(file) for file in files if file.stem.endswith("-samplers")]
     if not stored:
         return "No results yet."
-    by_row = {name: [it for it in stored if it["row"] == name] for name in ROWS}
-    lines = [
-        f"| diffusion | seeds | {' | '.join(heading for _, heading, *_ in _COLUMNS)} |",
-        "| -- " * 5 + "|",
-    ]
-    for name, those in by_row.items():
-        if those:
-            cells = [
-                cell([it[key] for it in those], factor, digits)
-                for key, _, factor, digits in _COLUMNS
-            ]
-            lines.append(f"| {name} | {len(those)} | {' | '.join(cells)} |")
+    lines = [f"| row | settings | seeds | {_HEADINGS} |", "| -- " * 6 + "|"]
+    for name, known in SETTINGS.items():
+        for settings in known:
+            those = [it for it in stored if (it["row"], it["settings"]) == (name, settings)]
+            if those:
+                lines.append(f"| {name} | {settings} | {len(those)} | {_cells(those)} |")
     for name, it in stored[0]["real"].items():
-        lines.append(f"| {name} |  | {it['fid']:.2f} |  | {100 * it['accuracy']:.1f} |")
+        lines.append(f"| {name} |  |  | {it['fid']:.2f} |  | {100 * it['accuracy']:.1f} |")
     timed = read_object(results / "steps.json")["machine"]
     return "\n".join([*lines, "", _about(stored, timed), *map(_samplers, compared)])
+
+
+def _cells(those: Sequence[Mapping[str, Any]]) -> str:
+    """Those of `_COLUMNS`."""
+    cells = (cell([it[key] for it in those], factor, digits) for key, _, factor, digits in _COLUMNS)
+    return " | ".join(cells)
+
+
+def trials_table(results: Path) -> str:
+    """The table of all trials that were made, in Markdown."""
+    lines = [f"| row | settings | {_HEADINGS} |", "| -- " * 5 + "|"]
+    for name in SETTINGS:
+        file = results / f"trials-{name}.json"
+        found = read_object(file) if file.is_file() else {}
+        lines += [f"| {name} | {settings} | {_cells([it])} |" for settings, it in found.items()]
+    return "\n".join(lines)
 
 
 def _about(stored: Sequence[Mapping[str, Any]], timed: Mapping[str, Any]) -> str:
@@ -255,8 +341,9 @@ def _about(stored: Sequence[Mapping[str, Any]], timed: Mapping[str, Any]) -> str
 
 def _samplers(it: Mapping[str, Any]) -> str:
     """The table of the samplers of a row: FID, and the share of samples of their class."""
+    about = f"**{it['row']}**, {it['settings']}, seed {it['seed']}, {it['n']:,} samples"
     lines = [
-        f"\n**{it['row']}**, seed {it['seed']}, {it['n']:,} samples: FID / of their class, %.\n",
+        f"\n{about}: FID / of their class, %.\n",
         f"| sampler | {' | '.join(f'{nfe} evaluations' for nfe in NFE)} |",
         "| -- " * (1 + len(NFE)) + "|",
     ]
@@ -277,6 +364,8 @@ def main() -> None:
         "overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys, to try something"
     )
     parser.add_argument("--row", choices=list(ROWS))
+    parser.add_argument("--settings", help="a name of a trial (default: the best)")
+    parser.add_argument("--trials", action="store_true", help="try the settings of the row")
     parser.add_argument("--seed", type=int, default=0, help="train.seed of the row")
     parser.add_argument(
         "--samplers", action="store_true", help="compare samplers of a row that has been computed"
@@ -307,15 +396,24 @@ def main() -> None:
         text = table(parsed.results)
         print(text)
         if parsed.page is not None:
-            parsed.page.write_text(replaced(parsed.page.read_text(), "leaderboard", text))
+            page = replaced(parsed.page.read_text(), "leaderboard", text)
+            parsed.page.write_text(replaced(page, "trials", trials_table(parsed.results)))
         return
     if parsed.row is None:
         parser.error("pass --row, or --table")
     torch.set_num_threads(parsed.threads)
     os.environ["OMP_NUM_THREADS"] = str(parsed.threads)
     parsed.results.mkdir(parents=True, exist_ok=True)
+    if parsed.trials:
+        vars(parsed).update(_TRIAL)
+        print(trials(parsed))
+        return
     suffix, compute = ("-samplers", samplers) if parsed.samplers else ("", row)
-    parsed.run = parsed.runs_dir / f"{parsed.row}-seed{parsed.seed}"
+    parsed.settings = parsed.settings or BEST[parsed.row]
+    if parsed.settings not in SETTINGS[parsed.row]:
+        known = ", ".join(SETTINGS[parsed.row])
+        parser.error(f"--row {parsed.row} has no --settings {parsed.settings}: choose of {known}")
+    parsed.run = parsed.runs_dir / f"{parsed.row}-{parsed.settings}-seed{parsed.seed}"
     file = parsed.results / f"{parsed.run.name}{suffix}.json"
     if not file.is_file():
         write_json(file, compute(parsed))

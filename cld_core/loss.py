@@ -17,7 +17,7 @@ from cld_core.config.keys import Shape
 from cld_core.config.registry import implementation_of
 from cld_core.config.train import ObjectiveSpec
 from cld_core.plugins import is_shipped, trial
-from cld_core.score import NoiseModel, Score
+from cld_core.score import NoiseModel, Score, coefficients
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, combined, spread
 from cld_core.seeds import SampleNoise
@@ -90,31 +90,26 @@ def require_usable(recipe: Recipe, data_shape: Shape) -> None:
                 )
 
 
-class Importance:
-    """Times with a density nearly proportional to ``weight``, and the factors of their losses.
-
-    The density is constant in log t on each of `CELLS` cells, and is there as large as the weight
-    in the middle of the cell. Losses are divided by exactly this density, so for any weight their
-    mean is that over uniform times.
+class Histogram:
+    """Times whose density is constant in log t on each of `CELLS` cells from ``eps`` to 1.
 
     Args:
-        weight: maps times (k,), float64, to positive weights (k,).
+        masses: (CELLS,), float64, proportional to the probabilities of the cells.
         eps: the smallest time.
     """
 
-    def __init__(self, weight: Callable[[Tensor], Tensor], eps: float) -> None:
+    def __init__(self, masses: Tensor, eps: float) -> None:
         self._eps = eps
         self._width = -math.log(eps) / CELLS
-        middles = eps ** (1.0 - (torch.arange(CELLS, dtype=torch.float64) + 0.5) / CELLS)
-        masses = middles * weight(middles)
         masses = masses / masses.sum()
         edges = torch.cat([torch.zeros(1, dtype=torch.float64), masses.cumsum(0)])
         self._tables = {torch.device("cpu"): (masses, edges / edges[-1])}
 
     def __call__(self, u01: Tensor) -> tuple[Tensor, Tensor]:
-        """Times (B,) from uniform numbers (B,) on [0, 1), and the factors of their losses (B,).
+        """Times (B,) from uniform numbers (B,) on [0, 1), and importance factors (B,).
 
-        A factor is the density of uniform times divided by that of these.
+        A factor is the density of uniform times divided by that of these: with it, the mean of a
+        loss is that over uniform times.
         """
         masses, edges = self._on(u01.device)
         cell = (torch.searchsorted(edges, u01, right=True) - 1).clamp(0, CELLS - 1)
@@ -130,6 +125,35 @@ class Importance:
         return self._tables[device]
 
 
+def importance(weight: Callable[[Tensor], Tensor], eps: float) -> Histogram:
+    """Times with a density nearly proportional to ``weight``, its values in the middles of cells.
+
+    Args:
+        weight: maps times (k,), float64, to positive weights (k,).
+        eps: the smallest time.
+    """
+    middles = eps ** (1.0 - (torch.arange(CELLS, dtype=torch.float64) + 0.5) / CELLS)
+    return Histogram(middles * weight(middles), eps)
+
+
+def noise_levels(sde: Diffusion, objective: ObjectiveSpec) -> Histogram:
+    """Times at which the noise levels sigma have the law that ``objective.times`` names.
+
+    They are cut to those from loss_eps to 1. A share ``log_share`` is uniform in log t.
+    """
+    eps = objective.loss_eps
+    edges = eps ** (1.0 - torch.arange(CELLS + 1, dtype=torch.float64) / CELLS)
+    levels = sde.noise_level(edges)
+    if objective.times == "flow":
+        below = levels / (1.0 + levels)
+    else:
+        log_ratio = (levels / objective.data_std).log()
+        below = torch.special.ndtr((log_ratio - objective.noise_mean) / objective.noise_std)
+    masses = below.diff()
+    share = objective.log_share
+    return Histogram((1.0 - share) * masses / masses.sum() + share / CELLS, eps)
+
+
 class ScoreMatching:
     """Per-example losses whose mean over data, times and noise is the training objective."""
 
@@ -137,14 +161,16 @@ class ScoreMatching:
         self.sde = sde
         self.objective = objective
         self._draws_initial = sde.n > 1 and objective.kernel == "dsm"
-        self._importance: Importance | None = None
+        self._histogram: Histogram | None = None
         if objective.times == "importance":
 
             def loss_of_zero(t: Tensor) -> Tensor:
                 """The mean loss of a network that returns 0, per dimension of x."""
                 return self.weight_root(t).square().sum((-2, -1))
 
-            self._importance = Importance(loss_of_zero, objective.loss_eps)
+            self._histogram = importance(loss_of_zero, objective.loss_eps)
+        elif objective.times in ("lognormal", "flow"):
+            self._histogram = noise_levels(sde, objective)
 
     def draw(
         self,
@@ -177,14 +203,16 @@ class ScoreMatching:
             parts = zip(normal(len(stds)).chunk(len(stds), dim=1), stds, strict=True)
             initial = torch.cat([part * std for part, std in parts], dim=1)
         eps = self.objective.loss_eps
-        importance = None
-        if self._importance is not None:
-            t, importance = self._importance(u01)
+        factors = None
+        if self._histogram is not None:
+            t, factors = self._histogram(u01)
+            if self.objective.times != "importance":
+                factors = None
         elif self.objective.times == "log":
             t = eps ** (1.0 - u01)
         else:
             t = eps + (1.0 - eps) * u01
-        return Draws(t, noise, initial, importance)
+        return Draws(t, noise, initial, factors)
 
     def perturb(self, x: Tensor, draws: Draws) -> Tensor:
         """u_t (B, nC, ...), the data x (B, C, ...) moved to the times of ``draws``."""
@@ -200,6 +228,11 @@ class ScoreMatching:
         if self.objective.weighting == "reweightedv2":
             eye = torch.eye(self.sde.m, dtype=torch.float64, device=t.device)
             return eye.expand(*t.shape, -1, -1)
+        if self.objective.weighting == "edm":
+            # The score's error is the output's times a diagonal matrix, and E e.
+            output = coefficients(self.sde, self.objective, t).output
+            target = self.sde.target(t, self.objective.kernel)
+            return target / output.diagonal(dim1=-2, dim2=-1)[..., None]
         roots = (0.5 * self.sde.diffusion2(t)).sqrt()
         if self.objective.weighting == "reweightedv1":
             return torch.diag_embed(roots)

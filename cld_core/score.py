@@ -4,14 +4,14 @@ This is the one place where float64 coefficients meet the network's tensors.
 
 docs/math.md section 5: s = -E alpha (plain), or s = -E alpha - P u_S (mixed), with the scored
 halves u_S and the coefficients `Diffusion.target` and `Diffusion.mixed`; or s = N f - P z_S with
-the network f of z, the whitened u (`preconditioning`). All are -E times the *predicted noise*
-alpha_hat, which is what the losses compare with the noise that was drawn. Section 13: scores given
-labels, and classifier-free guidance.
+the network f of z, the scaled u (`preconditioning`, `straight_path`). All are -E times the
+*predicted noise* alpha_hat, which is what the losses compare with the noise that was drawn. Section
+13: scores given labels, and classifier-free guidance.
 """
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -38,21 +38,21 @@ class NoiseModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """The score is output net(z) - precision z_S, where z is whiten u, or u without ``whiten``.
+    """The score is output net(z, time) - precision z_S, where z is whiten u.
 
-    Matrices are (..., k, j), as those of `cld_core.sde.Diffusion`.
+    Without ``whiten``, z is u; without ``time``, the network is told t. Matrices are (..., k, j),
+    as those of `cld_core.sde.Diffusion`.
     """
 
     output: Tensor  # (m, m)
     precision: Tensor | None = None  # (m, m)
     whiten: Tensor | None = None  # (n, n)
+    time: Tensor | None = None  # (...,)
 
     def each(self, count: int, dtype: torch.dtype) -> list["Coefficients"]:
         """The coefficients at each of ``count`` times, in another type; these are at (count, B)."""
-        matrices = (self.output, self.precision, self.whiten)
-        columns = [
-            [None] * count if matrix is None else matrix.to(dtype).unbind(0) for matrix in matrices
-        ]
+        parts = (self.output, self.precision, self.whiten, self.time)
+        columns = [[None] * count if part is None else part.to(dtype).unbind(0) for part in parts]
         return [Coefficients(*entries) for entries in zip(*columns, strict=True)]
 
 
@@ -82,10 +82,29 @@ def preconditioning(sde: Diffusion, t: float | Tensor, data_std: float) -> Coeff
     return Coefficients(torch.diag_embed(gains * open_), whiten[..., first:, first:].mT, whiten)
 
 
+def straight_path(sde: Diffusion, t: float | Tensor) -> Coefficients:
+    """Flow matching (Lipman et al. 2023, arXiv 2210.02747; Liu et al. 2023, arXiv 2209.03003).
+
+    The network sees x' = (1 - t') x + t' e, is told t' and outputs the velocity e - x. With the
+    noise level sigma of t, t' is sigma / (1 + sigma) and x' is u in other units: see docs/math.md
+    section 5.2. The diffusion is one of the data alone, n = 1.
+    """
+    time = 1.0 - 1.0 / (1.0 + sde.noise_level(t))
+    target = sde.target(t)
+    # e is x' + (1 - t') (e - x).
+    scale = 1.0 / (sde.mean(t) + sde.factor(t))
+    return Coefficients(-target * (1.0 - time)[..., None, None], target, scale, time)
+
+
 def coefficients(sde: Diffusion, objective: ObjectiveSpec, t: Any) -> Coefficients:
     """The coefficients at t, a float or float64 times, for a network trained with an objective."""
-    if objective.precondition == "data":
-        return preconditioning(sde, t, objective.data_std)
+    if objective.precondition == "flow":
+        return straight_path(sde, t)
+    if objective.precondition != "none":
+        found = preconditioning(sde, t, objective.data_std)
+        # Networks take log t, which is then EDM's log(sigma) / 4.
+        is_edm = objective.precondition == "edm"
+        return replace(found, time=sde.noise_level(t).pow(0.25)) if is_edm else found
     if not objective.mixed_score:
         return Coefficients(-sde.target(t, objective.kernel))
     target, precision, _ = sde.mixed(t, objective.kernel)
@@ -142,7 +161,8 @@ class Score:
         augmented: Tensor | None = None,
     ) -> Tensor:
         z = u if factors.whiten is None else apply(factors.whiten, u)
-        score = apply(factors.output, self._network(z, t, *label, augmented=augmented))
+        time = t if factors.time is None else factors.time
+        score = apply(factors.output, self._network(z, time, *label, augmented=augmented))
         if factors.precision is None:
             return score
         return torch.sub(score, apply(factors.precision, self.sde.scored(z)))
@@ -168,13 +188,15 @@ class Score:
             augmented: how the images were changed, see `Draws.augmented`; None: they were not.
         """
         kernel = self.objective.kernel
-        if self.objective.precondition == "data":
+        if self.objective.precondition != "none":
             factors = self._coefficients(t)
             assert factors.precision is not None, "preconditioning has a linear part"
             # The score times -E^-1.
             unscale = -self.sde.inverse_target(t, kernel)
-            scaled = Coefficients(
-                unscale @ factors.output, unscale @ factors.precision, factors.whiten
+            scaled = replace(
+                factors,
+                output=unscale @ factors.output,
+                precision=unscale @ factors.precision,
             )
             return self._score(u, t, scaled, *label, augmented=augmented)
         alpha = self._network(u, t, *label, augmented=augmented)

@@ -32,10 +32,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls.
 CEILINGS = {
-    "tokens, cld_core": 175_444,
+    "tokens, cld_core": 176_346,
     "tokens, cldctl": 132_170,
-    "tokens, tests": 269_504,
-    "tokens, benchmarks": 33_649,
+    "tokens, tests": 271_422,
+    "tokens, benchmarks": 34_424,
     "files": 192,
     "long statements, cld_core": 40,
     "long statements, cldctl": 41,

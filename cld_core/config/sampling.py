@@ -111,11 +111,17 @@ class FixedStepSpec(SamplingSpec):
     nfe: int = key(
         500, "network evaluations of a fixed-step method, denoising included", ge=2, le=1_000_000
     )
-    grid: Literal["auto", "linear", "quadratic", "power"] = key(
-        "auto", "spacing of the times; auto: power for the exponential method, else linear"
+    grid: Literal["auto", "linear", "quadratic", "power", "noise", "flow"] = key(
+        "auto",
+        "spacing of the times; auto: power for the exponential method, else linear; "
+        "flow: uniform in sigma / (1 + sigma) for the noise level sigma",
     )
     grid_power: float = key(
-        6.0, "p of the power grid, which is uniform in B(t)^(1/p)", ge=1, le=1000
+        6.0,
+        "p of the grids power and noise, which are uniform in B(t)^(1/p) and in sigma^(1/p); "
+        "EDM: noise, 7",
+        ge=1,
+        le=1000,
     )
 
     @property
@@ -128,7 +134,8 @@ class FixedStepSpec(SamplingSpec):
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
-        if self.grid_power != FixedStepSpec.grid_power and self.spacing != "power":
+        has_power = self.spacing in ("power", "noise")
+        if self.grid_power != FixedStepSpec.grid_power and not has_power:
             yield (
                 "grid_power",
                 "grid",

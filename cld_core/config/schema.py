@@ -166,6 +166,13 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
             f"cannot be {objective.name} with sde.name={sde.name}. "
             f"Set objective.name={sde.objectives[0]}.",
         )
+    if objective.precondition == "flow" and ObjectiveSpec.name in sde.objectives:
+        yield (
+            "objective.precondition",
+            "sde.name",
+            f"cannot be flow with sde.name={sde.name}: flow matching is a path of the data alone. "
+            "Set sde.name=vpsde and objective.name=dsm.",
+        )
     if sampling.needs_split and not sde.splittable:
         yield (
             "sampling.method",

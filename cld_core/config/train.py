@@ -27,25 +27,39 @@ _STORES = ("sqlite", "postgresql", "mysql", "mssql", "file")
 @spec_class
 class ObjectiveSpec:
     name: Literal["hsm", "dsm"] = key("hsm", "hybrid or denoising score matching")
-    weighting: Literal["reweightedv2", "reweightedv1", "likelihood"] = key(
-        "reweightedv2", "weight of each t in the loss"
+    weighting: Literal["reweightedv2", "reweightedv1", "likelihood", "edm"] = key(
+        "reweightedv2",
+        "weight of each t in the loss; edm: errors in units of the network's output",
     )
     mixed_score: bool = key(
         False,
         "add the score of a unit Gaussian to the network's; for PSLD that of data of variance 0.25",
     )
     loss_eps: float = key(1e-5, "smallest t that is trained on", gt=0, lt=1)
-    times: Literal["uniform", "log", "importance"] = key(
+    times: Literal["uniform", "log", "importance", "lognormal", "flow"] = key(
         "uniform",
-        "how t is drawn: uniformly; uniformly in log t, which weights each t by 1/t; or by "
-        "importance sampling for the weighting, which does not change the weights",
+        "how t is drawn: uniformly; uniformly in log t, which weights each t by 1/t; by "
+        "importance sampling for the weighting, which does not change the weights; with a "
+        "log-normal noise level sigma; or uniformly in sigma / (1 + sigma), as flow matching does",
     )
-    precondition: Literal["none", "data"] = key(
+    noise_mean: float = key(
+        -0.5, "mean of log(sigma / data_std) with times=lognormal; EDM's is -0.507", ge=-20, le=20
+    )
+    noise_std: float = key(
+        1.2, "standard deviation of log(sigma) with times=lognormal", gt=0, le=20
+    )
+    log_share: float = key(
+        0.0, "share of the times lognormal or flow that is uniform in log t instead", ge=0, lt=1
+    )
+    precondition: Literal["none", "data", "edm", "flow"] = key(
         "none",
-        "data: scale inputs and outputs of the network as for Gaussian data, "
-        "so that it learns only the rest",
+        "data: scale inputs and outputs of the network as for Gaussian data, so that it learns "
+        "only the rest; edm: as data, and the network is told log(sigma) / 4 as log t; flow: the "
+        "network is that of flow matching, only for diffusions of the data alone",
     )
-    data_std: float = key(0.5, "standard deviation of these Gaussian data", gt=0, le=1000)
+    data_std: float = key(
+        0.5, "standard deviation of these Gaussian data, and unit of noise_mean", gt=0, le=1000
+    )
     label_dropout: float = key(
         0.1,
         "share of the training examples whose label is hidden, for guidance; only with data.labels",
@@ -71,12 +85,36 @@ class ObjectiveSpec:
                 f"cannot be {self.precondition} with objective.mixed_score: "
                 "both add a known score to the network's. Set objective.mixed_score=false.",
             )
-        if self.precondition == "none" and self.data_std != ObjectiveSpec.data_std:
+        uses_std = self.precondition in ("data", "edm") or self.times == "lognormal"
+        if self.data_std != ObjectiveSpec.data_std and not uses_std:
             yield (
                 "data_std",
                 "precondition",
-                f"is {self.data_std:g}, which has no effect with objective.precondition=none. "
-                "Set objective.precondition=data.",
+                f"is {self.data_std:g}, which has no effect with "
+                f"objective.precondition={self.precondition}. Set objective.precondition=data.",
+            )
+        if self.weighting == "edm" and self.precondition == "none":
+            yield (
+                "weighting",
+                "precondition",
+                "cannot be edm with objective.precondition=none, where the network's output is the "
+                "noise. Set objective.precondition=data, or objective.weighting=reweightedv2.",
+            )
+        for name in ("noise_mean", "noise_std"):
+            value = getattr(self, name)
+            if value != getattr(ObjectiveSpec, name) and self.times != "lognormal":
+                yield (
+                    name,
+                    "times",
+                    f"is {value:g}, which has no effect with objective.times={self.times}. "
+                    "Set objective.times=lognormal.",
+                )
+        if self.log_share and self.times not in ("lognormal", "flow"):
+            yield (
+                "log_share",
+                "times",
+                f"is {self.log_share:g}, which has no effect with objective.times={self.times}. "
+                "Set objective.times=lognormal.",
             )
         if self.times == "importance" and self.weighting != "likelihood":
             yield (

@@ -36,13 +36,24 @@ Matrices = tuple[Tensor, ...]
 Moments = tuple[Any, Any]
 
 
+# Halvings of an interval of log t, after which a time is exact to rounding.
+_HALVINGS = 60
+# The smallest time of a noise level.
+_EARLIEST = 1e-12
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """beta(t) on [0, 1], and its integral; ``t`` is a float, or a float64 tensor or array of any
-    shape."""
+    shape.
+
+    Attributes:
+        noise_level: `Diffusion.noise_level`, of which some grids are made.
+    """
 
     beta0: float
     beta1: float
+    noise_level: Callable[[Times], Tensor]
 
     def beta(self, t: Any) -> Any:
         return self.beta0 + self.beta1 * t
@@ -65,17 +76,36 @@ class Schedule:
         root = math.sqrt(self.beta0 * self.beta0 + 2.0 * self.beta1 * big_b)
         return 2.0 * big_b / (self.beta0 + root)
 
+    def time_of_noise(self, level: Tensor) -> Tensor:
+        """The times (k,), float64, at which the noise has the levels (k,), by bisection."""
+        low = torch.full_like(level, math.log(_EARLIEST))
+        high = torch.zeros_like(level)
+        for _ in range(_HALVINGS):
+            middle = 0.5 * (low + high)
+            is_later = self.noise_level(middle.exp()) < level
+            low = torch.where(is_later, middle, low)
+            high = torch.where(is_later, high, middle)
+        return high.exp()
+
     def grid(self, name: str, n: int, eps: float, power: float = 1.0) -> list[float]:
         """The n + 1 times of a grid from 1 down to ``eps``.
 
         Args:
             name: "linear": n equal steps. "quadratic": steps that shrink towards the data, t_i =
                 eps + (1 - eps) (1 - i/n)^2. "power": n equal steps of B(t)^(1/power), that is of
-                t^(1/power) if beta is constant.
+                t^(1/power) if beta is constant. "noise": n equal steps of sigma^(1/power) for the
+                noise level sigma; EDM's grid has the power 7. "flow": n equal steps of sigma / (1 +
+                sigma), the time of flow matching.
         """
         if name == "power":
             first, last = (self.integral(t) ** (1.0 / power) for t in (1.0, eps))
             inner = [self.time((first + (last - first) * i / n) ** power) for i in range(1, n)]
+        elif name in ("noise", "flow"):
+            ends = self.noise_level(torch.tensor([1.0, eps], dtype=torch.float64))
+            first, last = ends.pow(1.0 / power) if name == "noise" else ends / (1.0 + ends)
+            even = first + (last - first) * torch.arange(1, n, dtype=torch.float64) / n
+            levels = even.pow(power) if name == "noise" else even / (1.0 - even)
+            inner = self.time_of_noise(levels).tolist()
         else:
             exponent = 2 if name == "quadratic" else 1
             inner = [eps + (1.0 - eps) * (1.0 - i / n) ** exponent for i in range(1, n)]
@@ -112,7 +142,7 @@ class Diffusion(ABC):
 
     @cached_property
     def schedule(self) -> Schedule:
-        return Schedule(beta0=self.beta0, beta1=self.beta1)
+        return Schedule(beta0=self.beta0, beta1=self.beta1, noise_level=self.noise_level)
 
     # Constants of the process.
 
@@ -247,6 +277,14 @@ class Diffusion(ABC):
             return [whiten, product(whiten, moments[0][:, :1])]
 
         return self._at(t, formula)
+
+    def noise_level(self, t: Times) -> Tensor:
+        """sigma, (...,): u at t says as much about x as x + sigma e does, with normal e.
+
+        It increases with t, and is that of EDM: noise over the factor of x.
+        """
+        _, w = self.information(t)
+        return w.square().sum((-2, -1)).rsqrt()
 
     def auxiliary(self, t: Times) -> Matrices:
         """The Gaussian law of the halves other than x at t > 0, given x at time 0, without

@@ -82,27 +82,53 @@ def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capf
         "seconds_per_step",
         lambda recipes: dict.fromkeys(recipes, 0.02) | {"hold": 0.03},
     )
-    row = ("--row", "psld", "--minutes", 0.001, "--samples", 12, "--threads", 1, "--points", 2)
+    row = (
+        "--row",
+        "psld",
+        "--settings",
+        "published",
+        "--minutes",
+        0.001,
+        "--samples",
+        12,
+        "--threads",
+        1,
+        "--points",
+        2,
+    )
     run(monkeypatch, *row, *TINY, *COARSE, *places)
-    row = json.loads((tmp_path / "results" / "psld-seed0.json").read_text())
+    row = json.loads((tmp_path / "results" / "psld-published-seed0.json").read_text())
     assert (row["steps"], row["batch_size"], row["n"]) == (2, 4, 12)
     assert row["bpd"] > 0
     with pytest.raises(SystemExit, match=r"is of 0\.001 minutes, not 1\. Choose another --results"):
         run(monkeypatch, "--row", "psld", "--seed", 1, "--minutes", 1, *places)
 
     other = {**row, "seed": 1, "fid": row["fid"] + 2, "bpd": row["bpd"] + 1}
-    (tmp_path / "results" / "psld-seed1.json").write_text(json.dumps(other))
+    (tmp_path / "results" / "psld-published-seed1.json").write_text(json.dumps(other))
     compared = {
         "row": "psld",
+        "settings": "published",
         "seed": 0,
         "n": 12,
         "samplers": {"tuned": {"5": {"fid": 1.5, "accuracy": 0.875}}},
     }
-    (tmp_path / "results" / "psld-seed0-samplers.json").write_text(json.dumps(compared))
+    (tmp_path / "results" / "psld-published-seed0-samplers.json").write_text(json.dumps(compared))
+    monkeypatch.setattr(leaderboard, "_TRIAL_STEPS", 2)
+    monkeypatch.setattr(leaderboard, "_TRIAL", {"seed": 3, "samples": 12, "points": 2})
+    some = {"published": (), "levels": leaderboard.SETTINGS["psld"]["levels"]}
+    monkeypatch.setitem(leaderboard.SETTINGS, "psld", some)
+    run(monkeypatch, "--row", "psld", "--trials", "--threads", 1, *TINY, *COARSE, *places)
+    trials = json.loads((tmp_path / "results" / "trials-psld.json").read_text())
+    assert list(trials) == list(some)
+
     run(monkeypatch, "--table", "--page", page, *places)
     shown = Path(page).read_text()
-    assert f"| psld | 2 | {row['fid'] + 1:.2f} ± 1.41 | {row['bpd'] + 0.5:.3f} ± 0.707 |" in shown
+    assert (
+        f"| psld | published | 2 | {row['fid'] + 1:.2f} ± 1.41 | {row['bpd'] + 0.5:.3f} ± 0.707 |"
+        in shown
+    )
     assert "| tuned | 1.50 / 87.5 |" in shown
+    assert f"| psld | levels | {trials['levels']['fid']:.2f} |" in shown
     assert "Training: 2 steps of 4 images" in shown
 
 
@@ -117,9 +143,12 @@ def test_steps_of_all_rows_are_timed_in_turn(data, monkeypatch):
 
 
 @pytest.mark.parametrize("name", leaderboard.ROWS)
-def test_a_row_has_a_published_diffusion(name):
-    published = leaderboard.ROOT / "recipes" / f"cifar10{'' if name == 'cld' else f'_{name}'}.yaml"
-    assert (
-        leaderboard.load(leaderboard.RECIPE, leaderboard.ROWS[name]).sde
-        == leaderboard.load(published, ()).sde
-    )
+def test_a_row_has_a_published_diffusion_and_as_many_trials_as_any(name):
+    diffusion = {"cld": "cifar10", "psld": "cifar10_psld", "hold": "cifar10_hold"}
+    published = leaderboard.ROOT / "recipes" / f"{diffusion.get(name, 'cifar10_vpsde')}.yaml"
+    expected = leaderboard.load(published, ()).sde
+    trials = leaderboard.SETTINGS[name].values()
+    assert len(trials) == 6
+    for settings in trials:
+        recipe = leaderboard.load(leaderboard.RECIPE, [*leaderboard.ROWS[name], *settings])
+        assert recipe.sde == expected

@@ -10,7 +10,7 @@ from cld_core import nets
 from cld_core.analytic import gaussian
 from cld_core.config.network import MlpSpec
 from cld_core.config.train import ObjectiveSpec
-from cld_core.loss import Draws, Importance, ScoreMatching
+from cld_core.loss import Draws, ScoreMatching, importance
 from cld_core.ranks import Ranks
 from cld_core.score import Score, at_each, preconditioning
 from cld_core.sde import CLD, VPSDE
@@ -153,22 +153,22 @@ EPS = 1e-4
     ],
 )
 def test_the_mean_over_times_is_that_of_uniform_ones_whatever_the_weight(weight):
-    draw, n = Importance(weight, EPS), 400_000
+    draw, n = importance(weight, EPS), 400_000
     u01 = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    t, importance = draw(u01)
+    t, factors = draw(u01)
     assert float(t.min()) >= EPS * (1 - 1e-12)
     assert float(t.max()) <= 1.0
     assert torch.equal(t, t.sort().values)
     for f, integral in ((torch.ones_like, 1 - EPS), (torch.log, EPS - 1 - EPS * math.log(EPS))):
-        assert float((importance * f(t)).mean()) == pytest.approx(integral / (1 - EPS), rel=2e-3)
+        assert float((factors * f(t)).mean()) == pytest.approx(integral / (1 - EPS), rel=2e-3)
 
 
 def test_times_are_as_frequent_as_their_weight():
-    t, importance = Importance(lambda t: 1 / t, EPS)(float64([0.0, 0.25, 0.5, 0.75]))
+    t, factors = importance(lambda t: 1 / t, EPS)(float64([0.0, 0.25, 0.5, 0.75]))
     assert_close(t, float64([1e-4, 1e-3, 1e-2, 1e-1]), rtol=1e-9, atol=0)
     # The density of uniform times, 1 / (1 - eps), over 1 / (t log(1 / eps)).
-    assert_close(importance, t * -math.log(EPS) / (1 - EPS), rtol=1e-9, atol=0)
-    ends, _ = Importance(lambda t: 1 / t, EPS)(float64([0.0, 1.0 - 2**-53]))
+    assert_close(factors, t * -math.log(EPS) / (1 - EPS), rtol=1e-9, atol=0)
+    ends, _ = importance(lambda t: 1 / t, EPS)(float64([0.0, 1.0 - 2**-53]))
     assert ends.tolist() == pytest.approx([EPS, 1.0], rel=1e-9)
 
 

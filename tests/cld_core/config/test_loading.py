@@ -146,6 +146,10 @@ VPSDE = ["sde.name=vpsde", "objective.name=dsm"]
         ),
         (["objective.precondition=data", "objective.mixed_score=true"], "objective.precondition"),
         (["objective.data_std=0.3"], "objective.data_std"),
+        (["objective.weighting=edm"], "objective.weighting"),
+        (["objective.noise_mean=0"], "objective.noise_mean"),
+        (["objective.log_share=0.1", "objective.times=log"], "objective.log_share"),
+        (["objective.precondition=flow"], "objective.precondition"),
     ],
 )
 def test_pairs_that_do_not_go_together_are_refused(overrides, key):
