@@ -42,6 +42,8 @@ FEATURES = 64
 EPOCHS, BATCH, LR = 8, 128, 3e-3
 # Images computed at once, without gradients.
 _AT_ONCE = 500
+# Images of each class, of one that memorises.
+_FEW = 20
 
 
 class Classifier(nn.Module):
@@ -120,7 +122,7 @@ class Images:
             some.batch(torch.arange(some.n)), torch.from_numpy(source.examples.labels(split))
         )
 
-    def __getitem__(self, rows: slice) -> "Images":
+    def __getitem__(self, rows: slice | Tensor) -> "Images":
         return Images(self.pixels[rows], self.labels[rows])
 
     def __len__(self) -> int:
@@ -209,15 +211,19 @@ def verdict(net: Classifier, images: Images, test: Tensor) -> Verdict:
 
 
 def references(net: Classifier, data: Path, n: int) -> dict[str, Verdict]:
-    """Of n training images of each half, against all test images: what a perfect model would
-    reach."""
+    """Of n training images, against all test images: of each half, what a perfect model would
+    reach, and of few of them again and again, one that memorises."""
     test, (own, held) = Images.of(data, "validation"), Images.of(data, "train").halves()
     features = seen(net, test.pixels)[0]
-    halves = {
+    ranks = functional.one_hot(held.labels).cumsum(0).gather(1, held.labels[:, None])[:, 0]
+    few = held[ranks <= _FEW]
+    again = few[torch.arange(n) % len(few)]
+    some = {
         "training images, half held out": held,
         "training images, half that the judge knows": own,
+        f"{_FEW} training images of each class, again and again": again,
     }
-    return {name: verdict(net, half[:n], features) for name, half in halves.items()}
+    return {name: verdict(net, images[:n], features) for name, images in some.items()}
 
 
 def of_model(

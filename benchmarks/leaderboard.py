@@ -9,6 +9,8 @@ It makes the tables of docs/results.md.
     python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0
     # its samplers
     python -m benchmarks.leaderboard --results build/leaderboard --row cld --seed 0 --samplers
+    # samples of all rows beside the nearest training pictures
+    python -m benchmarks.leaderboard --nearest docs/images/nearest.png
     # the tables of the page
     python -m benchmarks.leaderboard --table
 
@@ -30,11 +32,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 import cld_core
 from benchmarks import harness, judge
+from benchmarks.judge import Images
 from benchmarks.samplers_docs import replaced
 from cld_core.config import Recipe, load
+from cld_core.data.images import to_pixels
 from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
@@ -60,6 +65,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "edm": _VPSDE,
     "flow": _VPSDE,
 }
+PHASE_SPACE = ("cld", "psld", "hold")
 # The noise levels and the loss of EDM, in units of the standard deviation of these data.
 _WEIGHTING = ("objective.mixed_score=false", "objective.weighting=edm")
 _LEVELS = (*_WEIGHTING, "objective.times=lognormal", "objective.data_std=0.8")
@@ -102,27 +108,36 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "levels-log10": (*_LOGIT, "objective.data_std=0.8", _LOG_10),
     },
 }
-# Of the trials, the settings that a row is computed with.
-BEST = dict.fromkeys(ROWS, "levels") | {"flow": "uniform"}
+# The trial with the lowest FID, with which a row is computed.
+BEST = {
+    "cld": "levels",
+    "psld": "levels",
+    "hold": "levels",
+    "vpsde": "levels-log5",
+    "edm": "fourier16",
+    "flow": "logit-log10",
+}
 # Trials: steps of training, and training seed, samples for FID and test images for the bound.
 _TRIAL_STEPS = 1500
 _TRIAL = {"seed": 3, "samples": 1000, "points": 60}
 # The samplers that are compared: keys of `Model.sample`; and their network evaluations.
+_ORDER_3 = {"method": "exponential", "order": 3, "corrector": False}
 SAMPLERS: dict[str, dict[str, Any]] = {
-    "exponential": {"method": "exponential"},
-    "exponential, order 3": {
-        "method": "exponential",
-        "order": 3,
-        "corrector": False,
-        "grid_power": 3.0,
-    },
+    "default": {"method": "exponential"},
+    "order 3": {**_ORDER_3, "grid_power": 3.0},
+    "grid noise": {**_ORDER_3, "grid": "noise", "grid_power": 7.0},
+    "grid flow": {**_ORDER_3, "grid": "flow"},
     "gddim": {"method": "gddim", "order": 2, "corrector": False},
-    "em, quadratic": {"method": "em", "grid": "quadratic"},
     "tuned": {"method": "tuned"},
 }
-NFE = (5, 7, 10, 20, 50)
+NFE = (5, 10, 20, 50)
 # Evaluations for which a sampler is fitted: with more, there is little to gain.
-TUNED = (5, 7, 10)
+TUNED = (5, 10)
+# Below the folder of the page.
+PLOT = Path("images") / "leaderboard.png"
+_SAVED: dict[str, Any] = {"dpi": 100, "metadata": {"Software": None}}
+# Time of training of the slowest row.
+_MINUTES = 15.0
 # Steps before and while their time is measured.
 _WARM, _MEASURED = 5, 40
 # Of the table of diffusions: key of a result, heading, factor and digits.
@@ -172,21 +187,21 @@ def steps_of(parsed: argparse.Namespace) -> int:
         took = seconds_per_step(recipes)
         write_json(
             file,
-            {"seconds_per_step": took, "minutes": parsed.minutes, "machine": harness.machine()},
+            {"seconds_per_step": took, "minutes": _MINUTES, "machine": harness.machine()},
         )
-    known = read_object(file)
-    if known["minutes"] != parsed.minutes:
-        raise SystemExit(
-            f"{file} is of {known['minutes']:g} minutes, not {parsed.minutes:g}. "
-            "Choose another --results."
-        )
-    return max(1, int(60.0 * known["minutes"] / max(known["seconds_per_step"].values())))
+    slowest = max(read_object(file)["seconds_per_step"].values())
+    return max(1, int(60.0 * _MINUTES / slowest))
 
 
 def command(*words: str) -> None:
     """Run a command of this checkout, which may take long; its output goes to stderr."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-m", *words], check=True, stdout=sys.stderr, env=environment)
+
+
+def cldctl(name: str, run: Path, *words: str) -> None:
+    """A command of cldctl about a run, on this machine."""
+    command("cldctl", name, run.name, *words, "--runs-dir", str(run.parent), "--cluster", "debug")
 
 
 def trained(parsed: argparse.Namespace, run: Path, settings: str, steps: int) -> cld_core.Model:
@@ -198,8 +213,7 @@ def trained(parsed: argparse.Namespace, run: Path, settings: str, steps: int) ->
 
 def bound(run: Path, points: int) -> dict[str, float]:
     """Of a run on so many test images, in bits/dim, with its standard error."""
-    places = ("--runs-dir", str(run.parent), "--cluster", "debug")
-    command("cldctl", "eval", run.name, "--elbo", f"eval.points={points}", *places)
+    cldctl("eval", run, "--elbo", f"eval.points={points}")
     reports = [read_object(file) for file in (run / "evals").glob("*/report.json")]
     elbo: Mapping[str, float] = next(report["elbo"] for report in reports if "elbo" in report)
     return {"bpd": elbo["bpd"], "bpd_stderr": elbo["stderr"]}
@@ -209,25 +223,19 @@ def row(parsed: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate: what is stored of a row."""
     steps, net = steps_of(parsed), judge.trained(parsed.data)
     model = trained(parsed, parsed.run, parsed.settings, steps)
-    names = ("row", "settings", "seed", "minutes")
-    about = {**{name: getattr(parsed, name) for name in names}, "n": parsed.samples}
-    training = {"steps": steps, "batch_size": model.recipe.train.batch_size}
     said = judge.of_model(net, model, parsed.data, parsed.samples)
-    real = {
-        name: asdict(it) for name, it in judge.references(net, parsed.data, parsed.samples).items()
-    }
-    machine = {"machine": harness.machine(), "version": cld_core.__version__}
-    sampler = {
-        "sampler": f"{model.recipe.sampling.method}, {model.recipe.sampling.nfe} evaluations"
-    }
+    real = judge.references(net, parsed.data, parsed.samples)
+    sampling = model.recipe.sampling
     return {
-        **about,
-        **training,
+        "minutes": _MINUTES,
+        "steps": steps,
+        "batch_size": model.recipe.train.batch_size,
         **asdict(said),
         **bound(parsed.run, parsed.points),
-        **sampler,
-        "real": real,
-        **machine,
+        "sampler": f"{sampling.method}, {sampling.nfe} evaluations",
+        "real": {name: asdict(it) for name, it in real.items()},
+        "machine": harness.machine(),
+        "version": cld_core.__version__,
     }
 
 
@@ -256,31 +264,15 @@ def samplers(parsed: argparse.Namespace) -> dict[str, Any]:
     """FID and accuracy of a trained row by sampler and network evaluations; those of tuned samplers
     are fitted."""
     run: Path = parsed.run
-    for nfe in TUNED:
-        command(
-            "cldctl",
-            "tune",
-            run.name,
-            "--nfe",
-            str(nfe),
-            "--runs-dir",
-            str(run.parent),
-            "--cluster",
-            "debug",
-        )
+    cldctl("tune", run, "--nfe", ",".join(map(str, TUNED)))
     net, model = judge.trained(parsed.data), cld_core.load(run)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[int, Any]] = {name: {} for name in SAMPLERS}
     for name, keys in SAMPLERS.items():
         for nfe in TUNED if name == "tuned" else NFE:
             said = judge.of_model(net, model, parsed.data, parsed.samples, nfe=nfe, **keys)
-            found.setdefault(name, {})[str(nfe)] = {"fid": said.fid, "accuracy": said.accuracy}
-            print(
-                f"{name}, {nfe}: FID {said.fid:.2f}, {100 * said.accuracy:.1f} %",
-                file=sys.stderr,
-                flush=True,
-            )
-    about = {name: getattr(parsed, name) for name in ("row", "settings", "seed")}
-    return {**about, "n": parsed.samples, "samplers": found}
+            found[name][nfe] = {"fid": said.fid, "accuracy": said.accuracy}
+            print(name, nfe, said, file=sys.stderr, flush=True)
+    return {"samplers": found}
 
 
 def cell(values: Sequence[float], factor: float, digits: int) -> str:
@@ -294,7 +286,6 @@ def table(results: Path) -> str:
     """The tables of all stored rows, in Markdown."""
     files = sorted(results.glob("*-seed*.json")) if results.is_dir() else []
     stored = [read_object(file) for file in files if not file.stem.endswith("-samplers")]
-    compared = [read_object(file) for file in files if file.stem.endswith("-samplers")]
     if not stored:
         return "No results yet."
     lines = [f"| row | settings | seeds | {_HEADINGS} |", "| -- " * 6 + "|"]
@@ -303,10 +294,22 @@ def table(results: Path) -> str:
             those = [it for it in stored if (it["row"], it["settings"]) == (name, settings)]
             if those:
                 lines.append(f"| {name} | {settings} | {len(those)} | {_cells(those)} |")
-    for name, it in stored[0]["real"].items():
+    real = {name: it for row in stored for name, it in row["real"].items()}
+    for name, it in real.items():
         lines.append(f"| {name} |  |  | {it['fid']:.2f} |  | {100 * it['accuracy']:.1f} |")
     timed = read_object(results / "steps.json")["machine"]
-    return "\n".join([*lines, "", _about(stored, timed), *map(_samplers, compared)])
+    return "\n".join([*lines, "", _about(stored, timed), "", _samplers(compared(results))])
+
+
+def compared(results: Path) -> list[dict[str, Any]]:
+    """What is stored of the samplers of rows, in the order of `ROWS`."""
+    found = [read_object(file) for file in results.glob("*-samplers.json")]
+    return sorted(found, key=lambda it: list(ROWS).index(it["row"]))
+
+
+def best(it: Mapping[str, Any], nfe: int) -> tuple[float, str]:
+    """The lowest FID of the samplers of a row, and the name of the sampler."""
+    return min((of[str(nfe)]["fid"], name) for name, of in it["samplers"].items() if str(nfe) in of)
 
 
 def _cells(those: Sequence[Mapping[str, Any]]) -> str:
@@ -339,21 +342,53 @@ def _about(stored: Sequence[Mapping[str, Any]], timed: Mapping[str, Any]) -> str
     return f"Training: {trained} {where}. {judged}. The standard error of a bound is {errors:.3f}."
 
 
-def _samplers(it: Mapping[str, Any]) -> str:
-    """The table of the samplers of a row: FID, and the share of samples of their class."""
-    about = f"**{it['row']}**, {it['settings']}, seed {it['seed']}, {it['n']:,} samples"
+def _samplers(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of the best sampler of each row by evaluations."""
     lines = [
-        f"\n{about}: FID / of their class, %.\n",
-        f"| sampler | {' | '.join(f'{nfe} evaluations' for nfe in NFE)} |",
-        "| -- " * (1 + len(NFE)) + "|",
+        f"| row | settings | samples | {' | '.join(f'{nfe} evaluations' for nfe in NFE)} |",
+        "| -- " * (3 + len(NFE)) + "|",
     ]
-    for name, of in it["samplers"].items():
-        cells = [
-            f"{of[key]['fid']:.2f} / {100 * of[key]['accuracy']:.1f}" if key in of else ""
-            for key in map(str, NFE)
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for it in rows:
+        lowest = [best(it, nfe) for nfe in NFE]
+        cells = " | ".join(f"{fid:.2f} ({name})" for fid, name in lowest)
+        lines.append(f"| {it['row']} | {it['settings']} | {it['n']:,} | {cells} |")
     return "\n".join(lines)
+
+
+def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """FID against evaluations, with the best sampler of each row."""
+    result = Figure(figsize=(6, 4), layout="constrained")
+    ax = result.subplots()
+    for it in rows:
+        style = "o-" if it["row"] in PHASE_SPACE else "s--"
+        ax.loglog(
+            NFE, [best(it, nfe)[0] for nfe in NFE], style, label=f"{it['row']}, {it['settings']}"
+        )
+    ax.set(xlabel="network evaluations", ylabel="FID in the judge's features", xticks=NFE)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+    ax.legend(frameon=False)
+    return result
+
+
+def nearest(parsed: argparse.Namespace) -> Figure:
+    """A sample of each class of each row with the best settings, over the training picture that is
+    nearest to it in root mean square."""
+    known = Images.of(parsed.data, "train").pixels
+    rows = {row: parsed.runs_dir / f"{row}-{BEST[row]}-seed{parsed.seed}" for row in ROWS}
+    rows = {row: run for row, run in rows.items() if run.is_dir()}
+    result = Figure(figsize=(8, 1.7 * len(rows)), layout="constrained")
+    for ax, (row, run) in zip(
+        result.subplots(len(rows), squeeze=False).flat, rows.items(), strict=True
+    ):
+        model = cld_core.load(run)
+        n = len(model.classes or ())
+        x = to_pixels(model.sample(n, label=torch.arange(n)))
+        near = known[torch.cdist(x.flatten(1).float(), known.flatten(1).float()).argmin(1)]
+        strips = [torch.cat(list(images[:, 0]), dim=1) for images in (x, near)]
+        ax.imshow(torch.cat(strips).numpy(), cmap="gray", vmin=0, vmax=255)
+        ax.set(ylabel=row, xticks=[], yticks=[])
+    return result
 
 
 def main() -> None:
@@ -370,7 +405,6 @@ def main() -> None:
     parser.add_argument(
         "--samplers", action="store_true", help="compare samplers of a row that has been computed"
     )
-    parser.add_argument("--minutes", type=float, default=15.0, help="time of training of a row")
     parser.add_argument("--samples", type=int, default=2000, help="samples for judge and FID")
     parser.add_argument("--points", type=int, default=500, help="test images for the bound")
     parser.add_argument(
@@ -390,7 +424,10 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--table", action="store_true", help="print the tables of what is stored")
-    parser.add_argument("--page", type=Path, help="with --table: write them into this page")
+    parser.add_argument(
+        "--page", type=Path, help="with --table: write them and the plot into this page"
+    )
+    parser.add_argument("--nearest", type=Path, help="write the picture of nearest neighbours")
     parsed = parser.parse_intermixed_args()
     if parsed.table:
         text = table(parsed.results)
@@ -398,6 +435,10 @@ def main() -> None:
         if parsed.page is not None:
             page = replaced(parsed.page.read_text(), "leaderboard", text)
             parsed.page.write_text(replaced(page, "trials", trials_table(parsed.results)))
+            plot(compared(parsed.results)).savefig(parsed.page.parent / PLOT, **_SAVED)
+        return
+    if parsed.nearest is not None:
+        nearest(parsed).savefig(parsed.nearest, **_SAVED)
         return
     if parsed.row is None:
         parser.error("pass --row, or --table")
@@ -416,7 +457,8 @@ def main() -> None:
     parsed.run = parsed.runs_dir / f"{parsed.row}-{parsed.settings}-seed{parsed.seed}"
     file = parsed.results / f"{parsed.run.name}{suffix}.json"
     if not file.is_file():
-        write_json(file, compute(parsed))
+        about = {name: getattr(parsed, name) for name in ("row", "settings", "seed")}
+        write_json(file, {**about, "n": parsed.samples, **compute(parsed)})
     print(file)
 
 

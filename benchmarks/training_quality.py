@@ -1,19 +1,23 @@
-"""What importance sampling of t and preconditioning gain: `python -m benchmarks.training_quality`.
+"""What options of training gain: tables of docs/howto/better-training.md, on one core.
 
-Prints the two tables of docs/howto/better-training.md. Both are of toy_diamond, in batches of 512,
-on one core. A few minutes.
+python -m benchmarks.training_quality importance preconditioning    # of toy_diamond; minutes
+python -m benchmarks.training_quality times                         # 30 minutes
 """
 
 import itertools
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+import cld_core
 from cld_core import seeds
 from cld_core.config import load
 from cld_core.config.shipped import find
+from cld_core.evaluate.vectors import sliced_w2
 from cld_core.loss import ScoreMatching
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
@@ -34,6 +38,12 @@ SCORES = {
     "plain": (),
     "mixed score": ("objective.mixed_score=true",),
     "preconditioned": ("objective.precondition=data", "objective.data_std=0.41"),
+}
+TIMES = {
+    "log": {"objective.times": "log", "objective.weighting": "reweightedv2"},
+    "uniform": {"objective.times": "uniform", "objective.weighting": "reweightedv2"},
+    "lognormal": {},
+    "lognormal, 10 % log": {"objective.log_share": 0.1},
 }
 
 
@@ -104,11 +114,41 @@ def preconditioning() -> None:
         )
 
 
+def table(n: int, rng: np.random.Generator) -> np.ndarray:
+    """(n, 6): two modes, a heavy tail, a curve, an interval, and two columns with a correlation."""
+    z = rng.standard_normal((5, n))
+    modes = np.where(rng.random(n) < 0.3, -2.0 + 0.3 * z[0], 1.0 + 0.6 * z[0])
+    gamma = rng.gamma(2.0, size=n)
+    curve, related = np.sin(2.0 * modes) + 0.2 * z[2], 0.7 * gamma + 0.3 * z[3]
+    return np.stack([modes, np.exp(0.5 * z[1]), curve, rng.random(n), gamma, related], axis=1)
+
+
+def series(n: int, rng: np.random.Generator) -> np.ndarray:
+    """(n, 3, 100): damped sines."""
+    amplitude, phase = rng.gamma(4.0, 0.25, (n, 3, 1)), rng.uniform(0, 2 * np.pi, (n, 3, 1))
+    t, frequency = np.linspace(0, 2 * np.pi, 100), np.array([[2.0], [3.0], [5.0]])
+    return amplitude * np.exp(-0.17 * t) * np.sin(frequency * t + phase)
+
+
+def times() -> None:
+    print("| data | seed | times | sliced W2 | bound, nats |\n", "| -- " * 5, "|", sep="")
+    for law, n, steps in ((table, 20_000, 8000), (series, 2000, 1000)):
+        x, new, other = (torch.tensor(law(n, np.random.default_rng(i))).float() for i in range(3))
+        w2 = sliced_w2(other.flatten(1), new.flatten(1))
+        print(f"| {law.__name__} |  | true samples | {w2:.4f} |  |", flush=True)
+        for seed, (name, keys) in itertools.product((0, 1), TIMES.items()):
+            model = cld_core.fit(x, steps, seed=seed, **{"objective.log_share": 0.0, **keys})
+            w2 = sliced_w2(model.sample(n).flatten(1), new.flatten(1))
+            bound = -model.log_likelihood(new[:100]).mean()
+            print(f"| {law.__name__} | {seed} | {name} | {w2:.4f} | {bound:.2f} |", flush=True)
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    importance()
-    print()
-    preconditioning()
+    tables = {"importance": importance, "preconditioning": preconditioning, "times": times}
+    for name in sys.argv[1:] or tables:
+        tables[name]()
+        print()
 
 
 if __name__ == "__main__":

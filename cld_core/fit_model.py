@@ -268,6 +268,9 @@ def _suggested(examples: Source, given: Values, size: str) -> Values:
     keys = suggested(examples.shape, train, size, tests=tests, data_std=std, sde=sde, steps=steps)
     own = _given("objective", given)
     if own.get("mixed_score") or own.get("precondition") == "none":
-        # The caller chose another form of the score for Gaussian data, or none.
-        del keys["objective"]["precondition"], keys["objective"]["data_std"]
+        # The caller chose another form of the score for Gaussian data, or none: what is measured in
+        # units of it goes, too.
+        keys["objective"] = {name: it for name, it in keys["objective"].items() if name == "name"}
+    elif own.get("times", "lognormal") != "lognormal":
+        del keys["objective"]["log_share"]
     return keys

@@ -16,6 +16,7 @@ from cld_core.config import Recipe
 from cld_core.config.keys import Shape
 from cld_core.config.registry import implementation_of
 from cld_core.config.train import ObjectiveSpec
+from cld_core.errors import RecipeError
 from cld_core.plugins import is_shipped, trial
 from cld_core.score import NoiseModel, Score, coefficients
 from cld_core.sde import Diffusion
@@ -140,6 +141,9 @@ def noise_levels(sde: Diffusion, objective: ObjectiveSpec) -> Histogram:
     """Times at which the noise levels sigma have the law that ``objective.times`` names.
 
     They are cut to those from loss_eps to 1. A share ``log_share`` is uniform in log t.
+
+    Raises:
+        RecipeError: no time has such levels.
     """
     eps = objective.loss_eps
     edges = eps ** (1.0 - torch.arange(CELLS + 1, dtype=torch.float64) / CELLS)
@@ -150,8 +154,16 @@ def noise_levels(sde: Diffusion, objective: ObjectiveSpec) -> Histogram:
         log_ratio = (levels / objective.data_std).log()
         below = torch.special.ndtr((log_ratio - objective.noise_mean) / objective.noise_std)
     masses = below.diff()
+    total = masses.sum()
+    if total == 0.0:
+        lowest, highest = (levels[[0, -1]] / objective.data_std).log().tolist()
+        raise RecipeError(
+            f"'objective.noise_mean': {objective.noise_mean:g}, in a law with a standard deviation "
+            f"of {objective.noise_std:g}, is far from all noise levels of this diffusion, whose "
+            f"log(sigma / data_std) is {lowest:.1f} to {highest:.1f}. Choose a mean in between."
+        )
     share = objective.log_share
-    return Histogram((1.0 - share) * masses / masses.sum() + share / CELLS, eps)
+    return Histogram((1.0 - share) * masses / total + share / CELLS, eps)
 
 
 class ScoreMatching:

@@ -32,6 +32,8 @@ _GRIDS: dict[str, dict[str, Any]] = {
 _MOST_PASSES = {1: 5000, 2: 1000, 3: 500}
 # By the number of axes, the test points of an evaluation.
 _POINTS = {1: 1000, 2: 100, 3: 64}
+# Numbers that are few enough for the network to see waves of them. With six or ten, waves harm.
+_FEW = 3
 # The longest side that is not folded, in multiples of the channels, and the largest patch.
 _LONGEST = {2: 3, 3: 0.75}
 _MOST_FOLDED = {2: 8, 3: 4}
@@ -83,9 +85,6 @@ def suggested(
     keys["train"] = train
     keys["periodic"] = {"samples_every": every}
     if is_vector:
-        # Vectors differ most from normal ones at small t. The coarse structure of curves and
-        # pictures is decided at large t.
-        keys["objective"]["times"] = "log"
         keys["sampling"] = {"method": "exponential", "nfe": 30}
         keys["eval"] = {"samples": 2000, "points": points, "batch_size": 2000}
         keys["eval"]["elbo"] = {"rtol": 1e-4, "atol": 1e-4}
@@ -102,7 +101,14 @@ def suggested(
 
 
 def _objective(sde: str, data_std: float) -> dict[str, Any]:
-    keys = {"precondition": "data", "data_std": data_std}
+    # Measured to be best: docs/howto/better-training.md.
+    keys = {
+        "precondition": "data",
+        "weighting": "edm",
+        "times": "lognormal",
+        "log_share": 0.1,
+        "data_std": data_std,
+    }
     objectives: tuple[str, ...] = SECTIONS["sde"].find(sde).spec.objectives
     return keys if ObjectiveSpec.name in objectives else {"name": objectives[0], **keys}
 
@@ -135,7 +141,10 @@ def rounded(number: float) -> int:
 def _network(shape: Shape, dials: Mapping[str, Any]) -> dict[str, Any]:
     if len(shape) == 1:
         width = min(_WIDEST, max(dials["width"], 2 ** math.ceil(math.log2(2 * shape[0]))))
-        return {"name": "mlp", "width": width, "layers": dials["layers"], "time_input": "fourier"}
+        keys = {"name": "mlp", "width": width, "layers": dials["layers"], "time_input": "fourier"}
+        # Without waves of x, few numbers are learned as if they were normal.
+        few = {"input_features": 64, "input_scale": 0.5} if shape[0] <= _FEW else {}
+        return {**keys, **few}
     sides = shape[1:]
     channels = dials["channels"]
     # Patches and resolutions divide all sides.

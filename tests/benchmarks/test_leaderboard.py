@@ -82,13 +82,12 @@ def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capf
         "seconds_per_step",
         lambda recipes: dict.fromkeys(recipes, 0.02) | {"hold": 0.03},
     )
+    monkeypatch.setattr(leaderboard, "_MINUTES", 0.001)
     row = (
         "--row",
         "psld",
         "--settings",
         "published",
-        "--minutes",
-        0.001,
         "--samples",
         12,
         "--threads",
@@ -100,18 +99,13 @@ def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capf
     row = json.loads((tmp_path / "results" / "psld-published-seed0.json").read_text())
     assert (row["steps"], row["batch_size"], row["n"]) == (2, 4, 12)
     assert row["bpd"] > 0
-    with pytest.raises(SystemExit, match=r"is of 0\.001 minutes, not 1\. Choose another --results"):
-        run(monkeypatch, "--row", "psld", "--seed", 1, "--minutes", 1, *places)
 
     other = {**row, "seed": 1, "fid": row["fid"] + 2, "bpd": row["bpd"] + 1}
     (tmp_path / "results" / "psld-published-seed1.json").write_text(json.dumps(other))
-    compared = {
-        "row": "psld",
-        "settings": "published",
-        "seed": 0,
-        "n": 12,
-        "samplers": {"tuned": {"5": {"fid": 1.5, "accuracy": 0.875}}},
-    }
+    of_gddim = {str(nfe): {"fid": 2.0, "accuracy": 0.5} for nfe in leaderboard.NFE}
+    of_tuned = {"5": {"fid": 1.5, "accuracy": 0.875}}
+    compared = {name: row[name] for name in ("row", "settings", "seed", "n")}
+    compared["samplers"] = {"gddim": of_gddim, "tuned": of_tuned}
     (tmp_path / "results" / "psld-published-seed0-samplers.json").write_text(json.dumps(compared))
     monkeypatch.setattr(leaderboard, "_TRIAL_STEPS", 2)
     monkeypatch.setattr(leaderboard, "_TRIAL", {"seed": 3, "samples": 12, "points": 2})
@@ -121,15 +115,21 @@ def test_a_row_from_training_to_the_table(data, net, tmp_path, monkeypatch, capf
     trials = json.loads((tmp_path / "results" / "trials-psld.json").read_text())
     assert list(trials) == list(some)
 
+    (tmp_path / "images").mkdir()
     run(monkeypatch, "--table", "--page", page, *places)
     shown = Path(page).read_text()
     assert (
         f"| psld | published | 2 | {row['fid'] + 1:.2f} ± 1.41 | {row['bpd'] + 0.5:.3f} ± 0.707 |"
         in shown
     )
-    assert "| tuned | 1.50 / 87.5 |" in shown
+    assert "| psld | published | 12 | 1.50 (tuned) | 2.00 (gddim) |" in shown
+    assert (tmp_path / "images" / "leaderboard.png").stat().st_size > 1000
     assert f"| psld | levels | {trials['levels']['fid']:.2f} |" in shown
     assert "Training: 2 steps of 4 images" in shown
+
+    monkeypatch.setitem(leaderboard.BEST, "psld", "published")
+    run(monkeypatch, "--nearest", tmp_path / "nearest.png", *places)
+    assert (tmp_path / "nearest.png").stat().st_size > 1000
 
 
 def test_steps_of_all_rows_are_timed_in_turn(data, monkeypatch):

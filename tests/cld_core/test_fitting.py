@@ -153,6 +153,8 @@ def test_keys_go_over_what_is_suggested():
     assert (recipe.objective.name, recipe.train.seed, recipe.train.steps) == ("dsm", 7, 1)
     for given in ({"objective__mixed_score": True}, {"objective": {"precondition": "none"}}):
         assert cld_core.fit(ROWS, 1, **given).recipe.objective.precondition == "none"
+    others = cld_core.fit(ROWS, 1, objective__times="log").recipe.objective
+    assert (others.times, others.log_share, others.weighting) == ("log", 0, "edm")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from cld_core import nets
 from cld_core.config.network import MlpSpec
 from cld_core.config.train import ObjectiveSpec
+from cld_core.errors import RecipeError
 from cld_core.loss import Draws, ScoreMatching, noise_levels
 from cld_core.score import Score
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
@@ -114,6 +115,12 @@ def test_noise_levels_are_log_normal_in_units_of_the_data_whatever_the_diffusion
     t, _ = noise_levels(sde, objective)(u01)
     found = (sde.noise_level(t) / STD).log()
     assert_close(found, -0.3 + 0.7 * torch.special.ndtri(u01), rtol=0, atol=2e-3)
+
+
+def test_noise_levels_that_no_time_has_are_refused():
+    objective = ObjectiveSpec(times="lognormal", noise_mean=20.0, noise_std=0.1)
+    with pytest.raises(RecipeError, match=r"objective\.noise_mean"):
+        noise_levels(SDE, objective)
 
 
 @SDES

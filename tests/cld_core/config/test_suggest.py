@@ -68,6 +68,11 @@ def test_a_larger_size_is_a_larger_network_that_trains_for_longer():
     assert recipe((900,), 10_000).network.width > made[0].network.width, "for many features"
 
 
+def test_the_network_of_few_numbers_sees_waves_of_them():
+    assert recipe((3,), 10_000).network.input_features > 0
+    assert recipe((4,), 10_000).network.input_features == 0
+
+
 def test_a_diffusion_without_hybrid_score_matching_has_its_own_objective():
     assert suggested((2,), sde="vpsde")["objective"]["name"] == "dsm"
 
